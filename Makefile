@@ -1,0 +1,64 @@
+# `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup model engines lab report test check lint solutions bench doctor lock down clean
+
+export LABS_CACHE PYTHON
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+PY := .venv/bin/python
+
+help: ## this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:
+	@environment/bootstrap.sh
+
+model: setup # what `make check` needs and no engine
+	@$(PY) environment/install.py torch models/smollm2-135m-instruct
+
+engines: setup ## install the small model and every engine (again: does nothing, fast)
+	@$(PY) environment/install.py
+
+lab: engines ## the course: JupyterLab opens, engines and model ready
+	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $$([ $$(id -u) = 0 ] && echo --allow-root) \
+	    --LabApp.default_url=/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb
+
+report: engines ## the main job without a browser: run lab 3.3.1, write results/report.html and .md
+	@$(PY) environment/run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb
+
+test: engines lint ## everything: lint, types, unit tests, real engines, notebooks
+	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
+	$(PY) -c 'import sys; from shared.hardware import browser; sys.exit(not browser())' && which="" || \
+	    { which="not browser"; echo "No Chromium: the test that opens a page is left out (sudo apt install chromium)."; }; \
+	LABS_SIZE=quick LABS_RESULTS=$$results $(PY) -m pytest -m "$$which" \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests solutions
+
+check: model lint ## lint, types, unit tests: under two minutes, starts no engine
+	@$(PY) -m pytest -q -m "not engine and not browser" tests
+
+lint: setup
+	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
+
+solutions: engines ## run the solutions and keep their outputs (for instructors)
+	@for notebook in solutions/*.ipynb; do $(PY) environment/run_notebook.py --in-place $$notebook || exit 1; done
+
+bench: engines ## how much the measuring itself costs and errs
+	@$(PY) tests/bench.py
+
+doctor: setup ## check this machine; each failed check says how to fix it
+	@$(PY) -m shared.hardware
+
+lock: setup ## renew every lock file (ARGS=--upgrade: newest versions)
+	@$(PY) environment/locks.py $(ARGS)
+
+down: setup ## end every engine that the labs started
+	@$(PY) -m shared.launch down
+
+clean: ## remove .venv, engines and converted weights (results stay)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines models build-tools tools logs run || true

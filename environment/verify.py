@@ -1,0 +1,54 @@
+"""The proof that an installed engine works: real answers, judged by the reference."""
+
+import asyncio
+
+from steps import Job
+
+from shared import LabError, hardware, models
+from shared.api import greedy_tokens
+from shared.client import stream
+from shared.launch import launch
+from shared.metrics import GAP_LIMIT_NATS
+from shared.prompts import CHECK_QUESTIONS, chat
+
+
+def verify(job: Job, name: str) -> str:
+    """Start the engine, measure a first token, hold its greedy text to the reference. Returns the figures.
+
+    Raises LabError if a token lies further below the reference's best than a correct engine's does.
+    """
+    # Torch takes seconds to import and may not have been there when this program started.
+    import torch
+
+    from shared.llama import Llama, greedy_gap
+
+    model = models.choose(hardware.detect())
+    flags = {"vllm": {"--max-model-len": 2048, "--enforce-eager": True}, "llamacpp": {"-c": 2048}}[name]
+    with launch(name, model, flags, quiet=True) as engine:
+        body = {
+            "model": model.name,
+            "messages": chat(model, "What is gravity?"),
+            "max_tokens": 16,
+            "temperature": 0,
+        }
+        trace = asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+        if trace.error:
+            raise LabError(f"{engine.spec.title} did not answer its first question: {trace.error}.")
+        job.say(f"{job.step.title}: first measured token: TTFT {trace.ttft_ms:.0f} ms, "
+                f"start-up {engine.startup_s:.1f} s")  # fmt: skip
+        answers = [greedy_tokens(engine, chat(model, q), 32) for q in CHECK_QUESTIONS]
+    job.doing = "judging its text by the reference"
+    llama = Llama.load(model.weights("hf"), torch.float32)
+    worst = 0.0
+    for question, (prompt_ids, tokens) in zip(CHECK_QUESTIONS, answers, strict=True):
+        if prompt_ids != llama.prompt_ids(chat(model, question)):
+            raise LabError(
+                f"{job.step.title} turns {question!r} into other tokens than the reference: its template is wrong."
+            )
+        worst = max([worst, *greedy_gap(llama, chat(model, question), tokens)])
+    if worst > GAP_LIMIT_NATS:
+        raise LabError(f"{job.step.title}: a greedy token lies {worst:.2f} nats below the reference's best; "
+                       f"a correct engine stays within {GAP_LIMIT_NATS}.")  # fmt: skip
+    return (
+        f"proved: TTFT {trace.ttft_ms:.0f} ms, {len(answers)} greedy answers within {worst:.3f} nats of the reference"
+    )

@@ -1,0 +1,14 @@
+"""The helper package of the inference engine labs.
+
+Data flows one way, and a notebook touches each room once, in this order:
+
+    hardware.detect() -> models.choose() -> launch.launch() -> Engine
+    prompts.*() -> load.closed() -> client.stream() -> Trace
+    metrics.summarise() -> results.record() -> milestones / report / plots
+
+Nothing here imports torch but `shared.llama`, and nothing works at import time.
+"""
+
+from shared.errors import LabError
+
+__all__ = ["LabError"]

@@ -1,0 +1,39 @@
+"""llama.cpp's own server. `-c` is the context of all `-np` slots together."""
+
+from collections.abc import Mapping
+
+from shared.engines.spec import EngineSpec, Start
+
+
+def command(start: Start) -> list[str]:
+    return [
+        str(start.home / "bin" / "llama-server"),
+        "--model", str(start.model.weights(start.precision)),
+        "--alias", start.model.name,
+        "--host", "127.0.0.1", "--port", str(start.port),
+        "--threads", str(start.cores),
+        "--metrics",
+    ]  # fmt: skip
+
+
+def env(start: Start) -> Mapping[str, str]:
+    return {"LLAMA_ARG_OFFLINE": "1"}
+
+
+SPEC = EngineSpec(
+    name="llamacpp",
+    title="llama.cpp",
+    command=command,
+    env=env,
+    precisions=("BF16", "Q8_0", "Q4_0"),
+    reads="gguf",
+    token_ids="llamacpp",
+    # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
+    exact_length={"ignore_eos": True, "cache_prompt": False},
+    startup_s=2,
+    causes=(
+        (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
+        (r"failed to load model|invalid magic|tensor .* is not within", "a torn or wrong model file", "make engines"),
+        (r"Illegal instruction", "it was compiled for another processor", "make clean; make engines"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,133 @@
+"""Many users at once.
+
+    run = load.closed(engine, prompts.short(model), users=16, requests=32)
+
+Closed loop: each of N users sends its next request when its last answer has ended. The load therefore
+slows down with the engine: it finds throughput, and hides how long a request would wait if users came
+whether or not the engine kept up (that needs an open loop).
+"""
+
+import asyncio
+import resource
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+from tqdm import tqdm
+
+from shared.client import Limits, Trace, stream
+from shared.errors import LabError
+from shared.launch import Engine
+from shared.prompts import PromptSet
+
+
+@dataclass(frozen=True)
+class Run:
+    """One load on one engine: every trace, and what was asked for."""
+
+    traces: tuple[Trace, ...]
+    users: int
+    max_tokens: int
+    prompts: str
+    engine: dict[str, Any]  # Engine.provenance() at the time
+    client_cpu_share: float  # of one core, spent by this process while the load ran
+
+
+def closed(
+    engine: Engine,
+    prompts: PromptSet,
+    *,
+    users: int,
+    requests: int,
+    max_tokens: int = 64,
+    warmup: bool = True,
+    limits: Limits | None = None,
+) -> Run:
+    """`requests` requests of `users` users, each answer exactly `max_tokens` long and greedy.
+
+    Before them each user sends one short request that isn't counted (`warmup`). Raises LabError if the
+    engine dies, or if no request succeeds; single failures stay in the traces.
+    """
+    if users < 1 or requests < users:
+        raise LabError(f"{requests} requests can't come from {users} users.", "ask for at least one request each")
+    supply = iter(prompts)
+    url = engine.url + "/v1/chat/completions"
+    title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
+
+    async def one(tokens: int) -> Trace:
+        body = {
+            "model": engine.model.name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
+            **engine.spec.exact_length,
+        }  # fmt: skip
+        return await stream(url, body, limits)
+
+    async def everything() -> tuple[list[Trace], float]:
+        if warmup:
+            await asyncio.gather(*(one(4) for _ in range(users)))
+        traces: list[Trace] = []
+        started = 0
+        cpu, wall = _cpu_s(), time.perf_counter()
+        with tqdm(total=requests, desc=title, unit="request", leave=False, file=sys.stdout) as line:
+
+            async def user() -> None:
+                nonlocal started
+                while started < requests and engine.alive:
+                    started += 1
+                    traces.append(await one(max_tokens))
+                    line.update()
+
+            await asyncio.gather(*(user() for _ in range(users)))
+        return traces, (_cpu_s() - cpu) / (time.perf_counter() - wall)
+
+    traces, share = _in_own_loop(everything())
+    if died(engine, traces):
+        raise LabError(f"{engine.spec.title} died under the load. Its last lines:\n{engine.tail()}", "launch it again")
+    if all(t.error for t in traces):
+        raise LabError(f"No request of {title} succeeded; the first failed with: {traces[0].error}.",
+                       "read the engine's log: print(engine.tail())")  # fmt: skip
+    return Run(tuple(traces), users, max_tokens, prompts.name, engine.provenance(), round(share, 4))
+
+
+def died(engine: Engine, traces: list[Trace]) -> bool:
+    """Whether the engine is gone. Its watchdog notices a moment after our connections broke."""
+    deadline = time.monotonic() + 1
+    while engine.alive and traces[-1].error and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not engine.alive
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on an event loop of its own: a notebook's thread has one already, and a slower one.
+
+    Ctrl-C (or the notebook's stop button) cancels it, so that no request is left behind.
+    """
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+    finally:
+        asyncio.run_coroutine_threadsafe(_cancel_rest(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _cancel_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

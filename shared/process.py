@@ -1,0 +1,78 @@
+"""Processes that end with the program that started them, and the ports they listen on."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+WATCHDOG = Path(__file__).with_name("watchdog.py")
+
+
+class Guarded:
+    """A command under shared/watchdog.py: `end()` ends it and all below it, and so does our own death."""
+
+    def __init__(
+        self,
+        command: list[str],
+        log: IO[bytes],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        nice: int = 0,
+    ) -> None:
+        read_end, self._lifeline = os.pipe()  # while our end is open, the watchdog lets the command live
+        try:
+            self._process = subprocess.Popen(
+                # -I -S: only the standard library; no module of shared/ can hide one of it, and it starts faster
+                [sys.executable, "-I", "-S", str(WATCHDOG), str(read_end), str(os.getpid()), str(nice), *command],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
+                env={**os.environ, **(env or {})}, pass_fds=[read_end], start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(read_end)
+        self.pid = self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; 128 + n if signal n ended it."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code  # negative: the watchdog itself was killed
+
+    def end(self) -> None:
+        """End it and everything that it started; returns when they are gone."""
+        lifeline, self._lifeline = self._lifeline, -1  # first: another thread may end it as well
+        if lifeline >= 0:
+            os.close(lifeline)
+        self._process.wait()
+
+
+def start_time(pid: int) -> int | None:
+    """When a living process began, in clock ticks since boot: tells it from a later one with the same id."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return None if fields[0] == "Z" else int(fields[19])
+    return None
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def taken(port: int) -> bool:
+    """Whether another program holds this port of 127.0.0.1."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False

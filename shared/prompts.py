@@ -1,0 +1,67 @@
+"""What engines are asked.
+
+Every measured prompt begins with a nonce, in the system message, right at its start: two requests then
+share no more than the template's first three tokens, and no prefix cache helps by accident.
+"""
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shared.models import ModelChoice
+
+# Twelve questions on which engines are held to the reference: facts, lists, code, numbers, other scripts.
+CHECK_QUESTIONS = (
+    "What is gravity?",
+    "List three fruits.",
+    "Write a haiku about a river.",
+    "What is 17 + 25?",
+    "Name the capital of France.",
+    "Write a Python function that adds two numbers.",
+    "Translate 'good morning' into Spanish.",
+    "Explain photosynthesis in one sentence.",
+    "Who wrote 'Romeo and Juliet'?",
+    "Describe the year 1969 in two sentences.",
+    "Why is the sky blue? Answer briefly — and in plain words.",
+    "What does the word 'naïve' mean?",
+)
+
+SHORT_QUESTIONS = (
+    "Explain why the sea is salty.",
+    "Describe how a bicycle stays upright.",
+    "Tell me how bread is baked.",
+    "Explain what a rainbow is.",
+    "Describe a day in a lighthouse.",
+    "Tell me how a clock works.",
+    "Explain why leaves change their colour.",
+    "Describe how honey is made.",
+    "Tell me about the history of paper.",
+    "Explain how a sailing boat moves.",
+    "Describe the life of a salmon.",
+    "Tell me why we sleep.",
+)
+
+
+def chat(model: ModelChoice, question: str, nonce: str = "") -> list[dict[str, str]]:
+    """One question as messages. The system message is always sent: not every engine adds the default one."""
+    system = f"[{nonce}] {model.system}" if nonce else model.system
+    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """An endless supply of prompts of one class, each with a nonce of its own."""
+
+    name: str
+    model: ModelChoice
+    questions: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[list[dict[str, str]]]:
+        for question in itertools.cycle(self.questions):
+            yield chat(self.model, question, secrets.token_hex(4))
+
+
+def short(model: ModelChoice) -> PromptSet:
+    """Questions of about 40 tokens with template and nonce."""
+    return PromptSet("short", model, SHORT_QUESTIONS)

@@ -1,0 +1,42 @@
+"""Looking at real processes from a test: by their ids in /proc, with patience and an end to it."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.process import start_time
+
+Run = Callable[..., "subprocess.Popen[str]"]
+LIMIT_S = 5.0  # after which nothing that was to end may still run
+
+
+def eventually(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
+    """Whether it comes to hold within the limit."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def alive(pid: int) -> bool:
+    return start_time(pid) is not None
+
+
+def appears(file: Path) -> Path:
+    """Waits until a process has written something into the file."""
+    assert eventually(lambda: file.exists() and file.read_text() != "", 20), f"no {file.name}"
+    return file
+
+
+def read_pid(file: Path) -> int:
+    assert eventually(lambda: file.exists() and file.read_text().endswith("\n"), 20), f"no {file.name}"
+    return int(file.read_text())
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Waits for its end: exit code, standard output, standard error."""
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err

@@ -1,0 +1,224 @@
+"""Real engines: started, judged, refused with a reason, and gone when their program is gone."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared import LabError, load, metrics, paths, prompts
+from shared.api import greedy_tokens, post_json
+from shared.client import stream
+from shared.hardware import Machine
+from shared.launch import Engine, down, launch, stop_all
+from shared.metrics import GAP_LIMIT_NATS
+from shared.models import ModelChoice
+from shared.process import start_time, taken
+from shared.prompts import CHECK_QUESTIONS, chat
+from shared.watchdog import descendants
+
+pytestmark = pytest.mark.engine
+
+SMALL = {"-np": 4, "-c": 8192}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def engine(model: ModelChoice) -> Engine:
+    return launch("llamacpp", model, SMALL, quiet=True)
+
+
+def test_a_first_token_is_measured_and_counted(engine: Engine, model: ModelChoice) -> None:
+    body = {"model": model.name, "messages": chat(model, "What is gravity?"), "max_tokens": 24, "temperature": 0}
+    trace = asyncio.run(stream(engine.url + "/v1/chat/completions", {**body, **engine.spec.exact_length}))
+    assert trace.error is None
+    assert trace.output_tokens == 24
+    assert trace.input_tokens == len(greedy_tokens(engine, chat(model, "What is gravity?"), 1)[0])
+    assert trace.ttft_ms
+    assert trace.tpot_ms
+    assert 0 < trace.ttft_ms < trace.e2e_ms
+    assert "ravity" in trace.text
+
+
+def test_throughput_is_the_engines_own_count(engine: Engine, model: ModelChoice) -> None:
+    before = generated(engine)
+    run = load.closed(engine, prompts.short(model), users=4, requests=8, max_tokens=16, warmup=False)
+    summary = metrics.summarise(run)
+    assert (summary.requests, summary.failed, summary.cached_tokens) == (8, 0, 0)
+    assert summary.output_tokens == 8 * 16 == generated(engine) - before
+    assert summary.run.engine["flags"] == SMALL
+    assert re.fullmatch("[0-9a-f]{64}", summary.run.engine["model_sha256"])
+
+
+def generated(engine: Engine) -> int:
+    """Tokens generated so far, by the engine's Prometheus counter."""
+    import urllib.request
+
+    text = urllib.request.urlopen(engine.url + engine.spec.metrics, timeout=5).read().decode()
+    found = re.search(r"^llamacpp:tokens_predicted_total (\d+)", text, re.M)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("precision", ["BF16", "Q4_0"])
+def test_the_reference_tells_the_right_weights_from_wrong_ones(model: ModelChoice, precision: str) -> None:
+    import torch
+
+    from shared.llama import Llama, greedy_gap
+
+    llama = Llama.load(model.weights("hf"), torch.float32)
+    engine = launch("llamacpp", model, SMALL, precision=precision, quiet=True)
+    worst = 0.0
+    for question in CHECK_QUESTIONS:
+        prompt_ids, tokens = greedy_tokens(engine, chat(model, question), 32)
+        assert prompt_ids == llama.prompt_ids(chat(model, question))
+        worst = max([worst, *greedy_gap(llama, chat(model, question), tokens)])
+    assert (worst <= GAP_LIMIT_NATS) == (precision == "BF16"), worst
+
+
+def test_the_same_launch_twice_is_one_engine_and_another_replaces_it(engine: Engine, model: ModelChoice) -> None:
+    assert launch("llamacpp", model, SMALL, quiet=True) is engine
+    other = launch("llamacpp", model, {"-np": 2, "-c": 4096}, quiet=True)
+    assert other is not engine
+    assert other.alive
+    assert not engine.alive
+
+
+def test_leaving_the_block_frees_process_and_port(model: ModelChoice) -> None:
+    with launch("llamacpp", model, SMALL, quiet=True) as engine:
+        below = descendants(engine.process.pid)
+        assert below
+        assert taken(engine.port)
+    assert not taken(engine.port)
+    assert all(start_time(pid) is None for pid in below)
+
+
+STUDENT = """
+import asyncio, os
+from shared import hardware, models
+from shared.launch import launch
+from shared.client import stream
+from shared.prompts import chat
+model = models.choose(hardware.detect())
+engine = launch("llamacpp", model, {"-np": 1, "-c": 8192}, quiet=True)
+print(engine.process.pid, engine.port, flush=True)
+body = {"model": model.name, "messages": chat(model, "Count."), "max_tokens": 4000, "ignore_eos": True}
+asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+"""
+
+
+def test_no_engine_outlives_a_program_killed_in_mid_stream() -> None:
+    for _ in range(3):
+        student = subprocess.Popen([sys.executable, "-c", STUDENT], stdout=subprocess.PIPE, text=True)
+        assert student.stdout
+        pid, port = map(int, student.stdout.readline().split())
+        engine_pids = [pid, *descendants(pid)]
+        assert len(engine_pids) >= 2
+        time.sleep(0.3)
+        student.send_signal(signal.SIGKILL)
+        student.wait()
+        deadline = time.monotonic() + 5
+        while any(start_time(p) for p in engine_pids) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [p for p in engine_pids if start_time(p)] == []
+        assert not taken(port)
+
+
+def test_down_ends_what_another_program_left(capsys: pytest.CaptureFixture[str]) -> None:
+    student = subprocess.Popen([sys.executable, "-c", STUDENT], stdout=subprocess.PIPE, text=True)
+    assert student.stdout
+    pid, port = map(int, student.stdout.readline().split())
+    assert down(parent=student.pid) == 1
+    assert f"ended llamacpp (process {pid}, port {port})" in capsys.readouterr().out
+    assert start_time(pid) is None
+    assert not taken(port)
+    assert student.wait(10) == 0  # its stream ended with an error; it was not killed
+
+
+def test_a_record_of_a_dead_engine_harms_no_later_process() -> None:
+    """A record whose process id now belongs to someone else is dropped, and that process left alone."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    file = paths.cache() / "run" / f"{bystander.pid}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"pid": bystander.pid, "started": 1, "engine": "x", "port": 1, "parent": -7}))
+    try:
+        assert down(parent=-7) == 0
+        assert bystander.poll() is None
+        assert not file.exists()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_taken_port_is_said(model: ModelChoice) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LabError, match=rf"Port {port} .*taken.*\nFix: leave `port` out"):
+            launch("llamacpp", model, SMALL, port=port, quiet=True)
+
+
+def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
+    with pytest.raises(LabError) as error:
+        launch("llamacpp", model, {"--max-num-seqs": 4}, quiet=True)
+    assert "ended while starting" in str(error.value)
+    assert "  | error: invalid argument: --max-num-seqs" in str(error.value)
+    assert "1. a flag that it doesn't know → compare it with llama-server --help" in str(error.value)
+
+
+def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> None:
+    with pytest.raises(LabError, match=r"no engine 'lama'.*\nFix: choose one of llamacpp, vllm"):
+        launch("lama", model)
+    with pytest.raises(LabError, match=r"can't load FP8.*\nFix: choose one of BF16, Q8_0, Q4_0"):
+        launch("llamacpp", model, precision="FP8")
+
+
+def test_a_damaged_model_is_refused_before_the_engine_starts(model: ModelChoice, tmp_path: Path) -> None:
+    copy = tmp_path / "gguf"
+    shutil.copytree(model.gguf_folder, copy, ignore=shutil.ignore_patterns("*Q8_0*", "*Q4_0*"))
+    file = copy / f"{model.name}-BF16.gguf"
+    with file.open("r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+    with pytest.raises(LabError, match=r"it is torn.*\nFix: rm -r .*make engines"):
+        launch("llamacpp", replace(model, gguf_folder=copy), SMALL)
+
+
+def test_an_engine_that_is_not_installed_is_said(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    with pytest.raises(LabError, match=r"llama.cpp is not installed in .*\nFix: make engines"):
+        launch("llamacpp", model, SMALL)
+
+
+def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:
+    os.kill(descendants(engine.process.pid)[0], signal.SIGKILL)
+    with pytest.raises(LabError, match=r"llama.cpp died under the load.*"):
+        load.closed(engine, prompts.short(model), users=2, requests=4, max_tokens=64)
+    assert launch("llamacpp", model, SMALL, quiet=True).alive  # the same cell run again starts a new one
+
+
+def test_every_engine_is_given_the_same_cores(machine: Machine, engine: Engine) -> None:
+    threads = engine.command[engine.command.index("--threads") + 1]
+    assert int(threads) == engine.cores == machine.cores
+
+
+def test_an_engines_refusal_is_quoted(engine: Engine) -> None:
+    with pytest.raises(LabError, match=r"/v1/chat/completions answered 4\d\d: .*messages"):
+        post_json(engine.url + "/v1/chat/completions", {"model": "x"})

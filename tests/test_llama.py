@@ -1,0 +1,147 @@
+"""The reference must itself be right: equal to transformers, whatever way the tokens are fed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shared.llama import Llama, greedy_gap
+from shared.metrics import GAP_LIMIT_NATS
+from shared.models import ModelChoice
+from shared.prompts import CHECK_QUESTIONS, chat
+
+
+@pytest.fixture(scope="module")
+def llama(model: ModelChoice) -> Llama:
+    return Llama.load(model.weights("hf"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts(llama: Llama, model: ModelChoice) -> list[list[int]]:
+    """Three prompts of different lengths."""
+    return [llama.prompt_ids(chat(model, q))[:n] for q, n in zip(CHECK_QUESTIONS, (31, 12, 25), strict=False)]
+
+
+def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    counts = torch.tensor([len(r) for r in rows])
+    ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    return ids, counts
+
+
+def test_logits_equal_transformers_for_a_batch_of_different_lengths(
+    llama: Llama, prompts: list[list[int]], model: ModelChoice
+) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(model.weights("hf"), dtype=torch.float32)
+    ids, counts = padded(prompts)
+    cache = llama.new_cache(3, 64)
+    ours = llama.forward(ids, cache, counts)
+    following = ours.argmax(-1)
+    decoded = llama.forward(following[:, None], cache)
+    with torch.inference_mode():
+        for row, prompt in enumerate(prompts):
+            whole = torch.tensor([[*prompt, int(following[row])]])
+            expected = theirs(whole, attention_mask=torch.ones_like(whole)).logits[0]
+            torch.testing.assert_close(ours[row], expected[-2], atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(decoded[row], expected[-1], atol=2e-4, rtol=1e-4)
+
+
+def test_prefill_in_chunks_equals_prefill_at_once(llama: Llama, prompts: list[list[int]]) -> None:
+    prompt = torch.tensor([prompts[0]])
+    whole = llama.forward(prompt, llama.new_cache(1, 64), every=True)
+    cache = llama.new_cache(1, 64)
+    parts = [llama.forward(chunk, cache, every=True) for chunk in prompt.split(7, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-4, rtol=1e-4)
+    assert cache.lengths.tolist() == [len(prompts[0])]
+
+
+def test_a_sequence_does_not_depend_on_its_neighbours(llama: Llama, prompts: list[list[int]]) -> None:
+    together = llama.generate(prompts, 12)
+    assert together == [llama.generate([prompt], 12)[0] for prompt in prompts]
+
+
+def test_a_full_cache_is_an_error_not_an_overwrite(llama: Llama, prompts: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="room for 8 tokens"):
+        llama.forward(torch.tensor([prompts[0]]), llama.new_cache(1, 8))
+
+
+def test_the_template_gives_the_known_prompt(llama: Llama, model: ModelChoice) -> None:
+    text = llama.tokenizer.decode(llama.prompt_ids(chat(model, "Hi")))
+    expected = f"<|im_start|>system\n{model.system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert text == expected
+
+
+def test_numbers_are_split_into_digits(llama: Llama) -> None:
+    ids = llama.tokenizer.encode("2048 tokens", add_special_tokens=False)
+    assert [llama.tokenizer.decode([i]) for i in ids] == ["2", "0", "4", "8", " tokens"]
+
+
+def test_its_own_greedy_text_has_no_gap(llama: Llama, model: ModelChoice) -> None:
+    messages = chat(model, CHECK_QUESTIONS[0])
+    [tokens] = llama.generate([llama.prompt_ids(messages)], 32)
+    gaps = greedy_gap(llama, messages, tokens)
+    assert len(gaps) == len(tokens) > 20
+    assert max(gaps) < 1e-3
+
+
+def test_bfloat16_stays_within_the_limit(llama: Llama, model: ModelChoice) -> None:
+    rounded = Llama.load(model.weights("hf"), torch.bfloat16)
+    for question in CHECK_QUESTIONS[:4]:
+        messages = chat(model, question)
+        [tokens] = rounded.generate([rounded.prompt_ids(messages)], 32)
+        assert max(greedy_gap(llama, messages, tokens)) <= GAP_LIMIT_NATS
+
+
+def test_a_wrong_template_is_caught(llama: Llama, model: ModelChoice) -> None:
+    plain = llama.tokenizer.encode("user: What is gravity?\nassistant:", add_special_tokens=False)
+    [tokens] = llama.generate([plain], 32)
+    assert max(greedy_gap(llama, chat(model, "What is gravity?"), tokens)) > GAP_LIMIT_NATS
+
+
+def test_a_missing_system_message_is_caught(llama: Llama, model: ModelChoice) -> None:
+    worst = 0.0
+    for question in CHECK_QUESTIONS[:6]:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        [tokens] = llama.generate([llama.tokenizer.encode(text, add_special_tokens=False)], 32)
+        worst = max([worst, *greedy_gap(llama, chat(model, question), tokens)])
+    assert worst > GAP_LIMIT_NATS
+
+
+def test_another_model_is_caught(llama: Llama, model: ModelChoice) -> None:
+    """The nearest thing to another model: this one with a single layer of thirty left out."""
+    other = Llama.load(model.weights("hf"), torch.float32)
+    for weights in (other.qkv, other.out, other.gate_up, other.down, other.attn_norm, other.mlp_norm):
+        del weights[12]
+    other.layers -= 1
+    messages = chat(model, CHECK_QUESTIONS[0])
+    [tokens] = other.generate([other.prompt_ids(messages)], 32)
+    assert max(greedy_gap(llama, messages, tokens)) > GAP_LIMIT_NATS
+
+
+def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice, tmp_path: Path) -> None:
+    import shutil
+
+    from shared import LabError
+
+    copy = tmp_path / "model"
+    shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("*.gguf"))
+    damaged = replace(model, folder=copy)
+    assert damaged.weights("hf") == copy / "hf"
+    file = copy / "hf" / "model.safetensors"
+    with file.open("r+b") as f:
+        f.seek(100_000_000)
+        f.write(b"\0")
+    with pytest.raises(LabError, match=r"was altered.*\nFix: rm -r .*make engines"):
+        damaged.weights("hf")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(LabError, match="has 1000 bytes, and 269"):
+        damaged.weights("hf")
+    file.unlink()
+    with pytest.raises(LabError, match="is missing"):
+        damaged.weights("hf")
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(LabError, match="The model is not in"):
+        damaged.weights("hf")

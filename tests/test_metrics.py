@@ -1,0 +1,135 @@
+"""Figures against values worked out by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from shared import LabError
+from shared.client import Trace
+from shared.load import Run
+from shared.metrics import Spread, compare, number, summarise
+
+MS = 1_000_000
+
+
+def trace(
+    arrivals_ms: list[float], tokens: int | None, sent_ms: float, end_ms: float, cached: int | None = 0, error: str = ""
+) -> Trace:
+    stamps = tuple(int(a * MS) for a in arrivals_ms)
+    texts = ("x",) * len(stamps)
+    return Trace(int(sent_ms * MS), stamps, texts, int(end_ms * MS), 40, tokens, cached, "length", error or None)
+
+
+def a_run(*traces: Trace) -> Run:
+    return Run(traces, 2, 8, "short", {"engine": "none"}, 0.05)
+
+
+# Sent at 0, first token after 100 ms, then gaps of 10, 20, 30; the second: after 200 ms, gaps of 20, 20.
+FIRST = trace([100, 110, 130, 160], 4, sent_ms=0, end_ms=170)
+SECOND = trace([210, 230, 250], 3, sent_ms=10, end_ms=260)
+MULTI = trace([120, 180], 7, sent_ms=20, end_ms=200)  # seven tokens in two chunks
+BROKEN = trace([21], None, sent_ms=20, end_ms=22, error="HTTP 500")  # after 1 ms: it must not look fast
+
+
+def test_two_requests_by_hand() -> None:
+    s = summarise(a_run(FIRST, SECOND))
+    assert s.ttft_ms == Spread(150, 100, 200, 2)
+    assert s.tpot_ms == Spread(20, 20, 20, 2)  # (160 - 100) / 3 and (250 - 210) / 2
+    assert s.itl_ms == Spread(20, 10, 30, 5)  # pooled: 10 20 30 20 20
+    assert s.e2e_ms == Spread(210, 170, 250, 2)
+    assert s.wall_s == 0.26  # from the first send, 0, to the last end, 260
+    assert s.output_tokens == 7
+    assert s.output_tok_s == 26.92  # 7 / 0.26
+    assert s.input_tokens == Spread(40, 40, 40, 2)
+    assert (s.requests, s.failed, s.first_error, s.users, s.client_cpu_share) == (2, 0, None, 2, 0.05)
+
+
+def test_tokens_of_a_chunk_with_several_count_and_make_no_gap() -> None:
+    s = summarise(a_run(FIRST, MULTI))
+    assert s.output_tokens == 11
+    assert s.tpot_ms == Spread(15, 10, 20, 2)  # (180 - 120) / 6 = 10
+    assert s.itl_ms == Spread(20, 10, 30, 3)  # of FIRST alone
+    assert summarise(a_run(MULTI)).itl_ms is None
+
+
+def test_a_failed_request_is_counted_and_is_never_fast() -> None:
+    s = summarise(a_run(FIRST, BROKEN))
+    assert (s.requests, s.failed, s.first_error, s.output_tokens) == (2, 1, "HTTP 500", 4)
+    good = summarise(a_run(FIRST))
+    assert (s.ttft_ms, s.tpot_ms, s.itl_ms, s.e2e_ms) == (good.ttft_ms, good.tpot_ms, good.itl_ms, good.e2e_ms)
+
+
+def test_tokens_of_a_failed_request_count_for_nothing_and_its_time_does() -> None:
+    half = trace([120, 130], 2, sent_ms=20, end_ms=400, error="reset")
+    s = summarise(a_run(FIRST, half))
+    assert (s.output_tokens, s.wall_s, s.output_tok_s) == (4, 0.4, 10)
+
+
+@pytest.mark.parametrize("traces", [(), (BROKEN,), (BROKEN, BROKEN)])
+def test_no_success_is_no_summary(traces: tuple[Trace, ...]) -> None:
+    with pytest.raises(LabError, match="No request succeeded; the first failed with: " + ("HTTP" if traces else "no")):
+        summarise(a_run(*traces))
+
+
+def test_missing_usage_is_an_error_and_not_a_count_of_chunks() -> None:
+    with pytest.raises(LabError, match="no `usage`"):
+        summarise(a_run(FIRST, dataclasses.replace(SECOND, output_tokens=None)))
+
+
+def test_unknown_is_none_and_not_zero() -> None:
+    one = trace([100], 1, sent_ms=0, end_ms=110, cached=None)
+    s = summarise(a_run(one))
+    assert (s.tpot_ms, s.itl_ms, s.cached_tokens) == (None, None, None)
+    assert s.ttft_ms == Spread(100, 100, 100, 1)
+    silent = trace([], 0, sent_ms=0, end_ms=50)  # a good answer without a token
+    assert summarise(a_run(silent)).ttft_ms is None
+    assert summarise(a_run(silent, one)).ttft_ms == Spread(100, 100, 100, 1)
+
+
+def test_cached_tokens_are_known_only_if_each_answer_says() -> None:
+    cached = [dataclasses.replace(FIRST, cached_tokens=n) for n in (16, 0, None)]
+    assert summarise(a_run(*cached[:2])).cached_tokens == 16
+    assert summarise(a_run(*cached)).cached_tokens is None
+    assert summarise(a_run(cached[1])).cached_tokens == 0
+
+
+def test_values_go_into_a_ledger_without_the_traces() -> None:
+    values = summarise(a_run(FIRST, SECOND)).values()
+    assert "run" not in values
+    assert json.loads(json.dumps(values))["ttft_ms"] == {"median": 150, "low": 100, "high": 200, "n": 2}
+
+
+def test_spread() -> None:
+    assert Spread.of([3, 1, None, 8]) == Spread(3, 1, 8, 3)
+    assert Spread.of(x for x in [1.0, 2.0]) == Spread(1.5, 1, 2, 2)
+    assert Spread.of([0]) == Spread(0, 0, 0, 1)
+    assert Spread.of([]) is None
+    assert Spread.of([None, None]) is None
+    assert str(Spread(8.312, 7.5, 1234.5, 3)) == "8.31 (7.5–1,234)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (8.314, "8.31"), (104.4, "104"), (999.4, "999"), (999.7, "1,000"), (1234.0, "1,234"),
+     (0.0, "0"), (-8.0, "-8"), (-999.7, "-1,000"), (1_234_567.0, "1,234,567")],
+)  # fmt: skip
+def test_numbers_as_a_reader_wants_them(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ratio"),
+    [
+        ([20, 22, 21], [10, 11, 10.5], 2),
+        ([10, 11, 10.5], [20, 22, 21], 0.5),
+        ([20, 22, 21], [10, 20.5, 11], None),  # ranges overlap
+        ([10, 30], [15, 20], None),  # one within the other
+        ([15, 20], [10, 30], None),
+        ([20, 21], [10, 20], None),  # they touch
+        ([], [1], None),
+        ([1], [], None),
+    ],
+)
+def test_there_is_no_winner_where_ranges_overlap(ours: list[float], theirs: list[float], ratio: float | None) -> None:
+    assert compare(ours, theirs) == ratio

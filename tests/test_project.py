@@ -1,0 +1,69 @@
+"""What the pages say is so: commands exist, links lead somewhere, notebooks are fit to be published."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from shared import paths
+
+NOTEBOOKS = sorted((paths.REPO / "solutions").glob("*.ipynb"))
+
+
+def tracked() -> list[Path]:
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=paths.REPO, text=True).split("\0")
+    return [paths.REPO / name for name in names if name]
+
+
+def make_help() -> set[str]:
+    text = subprocess.check_output(["make"], cwd=paths.REPO, text=True)
+    return set(re.findall(r"^  make (\w+) ", text, re.M))
+
+
+def test_every_make_command_that_is_mentioned_exists() -> None:
+    offered = make_help()
+    assert {"lab", "report", "test", "check", "bench", "doctor", "engines", "down", "clean", "lock"} <= offered
+    for file in tracked():
+        if file.suffix in (".md", ".py", ".ipynb", ".sh"):
+            for command in re.findall(r"`make (?:[A-Z_]+=\S+ )?(\w+)", file.read_text()):
+                assert command in offered, f"{file}: make {command}"
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    pages = [f for f in tracked() if f.suffix == ".md"]
+    assert pages
+    for page in pages:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_no_machine_path_is_tracked() -> None:
+    for file in tracked():
+        if file.suffix != ".png":
+            found = re.search(r"(/root/|/home/\w+/|/work/main)", file.read_text(errors="replace"))
+            assert found is None or file == Path(__file__), f"{file}: {found and found[0]}"
+
+
+def test_tracked_files_are_small() -> None:
+    assert sum(f.stat().st_size for f in tracked()) < 20 * 2**20
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
+def test_a_solution_is_fit_to_be_published(file: Path) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    code: list[Any] = [c for c in notebook.cells if c.cell_type == "code"]
+    for cell in notebook.cells:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", cell.id), f"{cell.id} is not a name in words"
+    for cell in code:
+        assert cell.execution_count, f"{cell.id} was not run: make solutions"
+        assert all(out.output_type != "error" for out in cell.outputs), cell.id
+    figures = [o for c in code for o in c.outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert figures
+    assert all("image/png" in o["data"] for o in figures), "GitHub shows only static pictures: run it with Chromium"
+    milestone = json.dumps([c.outputs for c in code if c.id == "milestone"])
+    assert "6 of 6 claims borne out" in milestone

@@ -1,0 +1,83 @@
+"""The report says what the ledger holds, and no more; and it can be read where its readers are."""
+
+import re
+from pathlib import Path
+
+import pytest
+from ledger import fill
+from playwright.sync_api import sync_playwright
+
+from shared import LabError, hardware
+from shared.report import build_report
+
+
+@pytest.fixture(autouse=True)
+def no_browser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take seconds each: only the test that looks at them makes them."""
+    if "browser" not in request.keywords:
+        monkeypatch.setattr("shared.plots.browser", lambda: None)
+
+
+def test_without_results_there_is_no_report() -> None:
+    with pytest.raises(LabError, match=r"nothing to report.*\nFix: run the cell `run-load`"):
+        build_report("3.3.1")
+
+
+def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
+    assert line.count("**llama.cpp**, 2×") == 3
+    assert "| Time to first token (TTFT), ms | no winner | no winner | no winner |" in text  # equal by design
+    assert "not what they do on a GPU" in text
+    assert "Not verified on hardware" in text
+
+
+def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 10.1})
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    assert "**vLLM**" not in text.split("## Machine")[0]
+    assert text.count("| no winner") == 9
+
+
+def test_the_page_loads_nothing_from_anywhere(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20}, rounds=1)
+    page = build_report("3.3.1").read_text()
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # the plotting library's own text aside
+    assert not re.findall(r"""(?:src|href)=["']?\w+:""", outside)
+    assert "<link" not in outside
+
+
+@pytest.mark.browser
+def test_a_reader_sees_figures_and_tables(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    page_file = build_report("3.3.1")
+    path = hardware.browser()
+    assert path, "this test needs Chromium: sudo apt install chromium"
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for width, scheme in ((1200, "light"), (390, "dark")):
+            context = browser.new_context(
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,
+                offline=True,  # type: ignore[arg-type]
+            )
+            page = context.new_page()
+            problems: list[str] = []
+            page.on("pageerror", lambda e, seen=problems: seen.append(str(e)))
+            page.on("request", lambda r, seen=problems: seen.append(r.url) if r.url.startswith("http") else None)
+            page.goto(page_file.as_uri())
+            page.wait_for_selector(".plot .scatterlayer .trace")
+            assert page.locator(".plot").count() == 3
+            assert page.locator(".plot").first.locator(".scatterlayer .trace").count() == 2
+            assert page.locator("figure table").count() == 3
+            assert page.evaluate("document.documentElement.scrollWidth") <= width  # no sideways scrolling
+            dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+            assert dark == (scheme == "dark")
+            ink = page.locator(".plot .legendtext").first.evaluate("e => getComputedStyle(e).fill")
+            assert ink == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
+            assert problems == []
+        browser.close()
+    assert len(list(own_results.glob("report-figure-*.png"))) == 3

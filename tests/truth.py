@@ -1,0 +1,82 @@
+"""The truth server as the labs see an engine, and the records that traces are compared with."""
+
+import dataclasses
+import json
+import re
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.client import Trace
+from shared.engines import EngineSpec
+from shared.launch import Engine
+from shared.models import ModelChoice
+from shared.process import Guarded
+
+COMMAND = [sys.executable, str(Path(__file__).with_name("truth_server.py"))]
+SPEC = EngineSpec(
+    name="truth",
+    title="The truth server",
+    command=lambda _: COMMAND,
+    env=lambda _: {},
+    precisions=("BF16",),
+    reads="gguf",
+    token_ids="vllm",
+)
+NO_FILES = Path("/nonexistent")
+MODEL = ModelChoice("truth", NO_FILES, NO_FILES, "You are exact.", 0, 0, 0, 0, 0, "invented")
+
+
+class TruthEngine(Engine):
+    """A real Engine with a real process; only its model has no files."""
+
+    @classmethod
+    def start(cls, log: Path) -> "TruthEngine":
+        with log.open("wb") as out:
+            process = Guarded(COMMAND, out)
+        engine = cls(SPEC, MODEL, "BF16", {}, 1, "1", COMMAND, 0, log, process)
+        deadline = time.monotonic() + 20
+        while not (said := re.search(r"listening on (\d+)\n", log.read_text())):
+            if not engine.alive or time.monotonic() > deadline:
+                engine.stop()
+                raise RuntimeError(f"the truth server did not start: {log.read_text()}")
+            time.sleep(0.02)
+        engine.port = int(said[1])
+        return engine
+
+    def plan(self, **truth: object) -> None:
+        """What the next load's requests ask for: shared.load sends `exact_length` with each of them."""
+        self.spec = dataclasses.replace(SPEC, exact_length={"truth": truth})
+
+    def records(self) -> list[dict[str, Any]]:
+        with urllib.request.urlopen(self.url + "/record", timeout=20) as said:
+            found: list[dict[str, Any]] = json.load(said)
+        return found
+
+    def provenance(self) -> dict[str, Any]:
+        return {"engine": "truth"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """How far a trace is from the server's record, in ms. Both contain one trip through the kernel."""
+
+    ttft_ms: float
+    arrivals_ms: list[float]
+
+
+def judge(trace: Trace, records: Sequence[dict[str, Any]]) -> Errors:
+    """Compare with the record that the trace's first token names."""
+    number = re.match(r"#(\d+)", trace.text)
+    assert number, f"a trace without its number: {trace}"
+    record = records[int(number[1]) - 1]
+    sent = [ns for ns, chunks in record["sends"] for _ in range(chunks)]
+    assert len(sent) == len(trace.arrivals_ns), "chunks were lost"
+    assert trace.ttft_ms is not None
+    return Errors(
+        trace.ttft_ms - (sent[0] - record["received_ns"]) / 1e6,
+        [(ours - true) / 1e6 for ours, true in zip(trace.arrivals_ns, sent, strict=True)],
+    )
