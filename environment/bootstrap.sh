@@ -6,6 +6,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${LABS_CACHE:-$HOME/.cache/inference-labs}
 stamp=$root/.venv/.ready
 cd "$root"
+export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
 fail() { printf '%s\nFix: %s\n' "$1" "$2" >&2; exit 1; }
 

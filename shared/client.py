@@ -37,7 +37,7 @@ class Limits:
 class Trace:
     """One request, as it happened. Times are nanoseconds of `time.perf_counter_ns`."""
 
-    sent_ns: int  # the request's last byte was handed to the kernel; connecting is over
+    sent_ns: int  # just before the request was handed to the kernel; connecting is over
     arrivals_ns: tuple[int, ...]  # each chunk that carried text
     texts: tuple[str, ...]  # of those chunks
     end_ns: int  # the stream ended, well or not

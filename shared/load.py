@@ -22,6 +22,7 @@ from tqdm import tqdm
 from shared.client import Limits, Trace, stream
 from shared.errors import LabError
 from shared.launch import Engine
+from shared.process import taken
 from shared.prompts import PromptSet
 
 
@@ -94,8 +95,11 @@ def closed(
 
 def died(engine: Engine, traces: list[Trace]) -> bool:
     """Whether the engine is gone. Its watchdog notices a moment after our connections broke."""
-    deadline = time.monotonic() + 1
-    while engine.alive and traces[-1].error and time.monotonic() < deadline:
+    began = time.monotonic()
+    while engine.alive and traces[-1].error:
+        waited = time.monotonic() - began
+        if waited > 5 or (waited > 1 and taken(engine.port)):  # it still listens: it refused, and lives
+            break
         time.sleep(0.05)
     return not engine.alive
 

@@ -18,9 +18,23 @@ from typing import Any
 from shared.errors import LabError
 from shared.load import Run
 
-# How far a correct BF16 engine's greedy token may lie below the float32 reference's best, at any step
-# (shared.llama.greedy_gap). Measured: BF16 engines stay below 0.15; Q8_0 reaches 0.4, Q4_0 reaches 6.
-GAP_LIMIT_NATS = 0.2
+# How far a correct BF16 engine's greedy tokens may lie below the float32 reference's best
+# (shared.llama.greedy_gap). At one step: the small model's best logit is mostly between 16 and 32, where
+# BF16 numbers lie 0.125 apart, so rounding two logits alone can turn a near-tie of that size, and thirty
+# layers of rounding add to it. On average: such near-ties are rare. Measured, 12 answers of up to 48
+# tokens, worst / mean: BF16 engines at most 0.20 / 0.0016 (on a processor without BF16 instructions).
+GAP_LIMIT_NATS = 0.3
+MEAN_GAP_LIMIT_NATS = 0.003
+
+
+def gap_fault(gaps: Sequence[float]) -> str | None:
+    """What is wrong with the greedy gaps of a few hundred tokens, None if a correct BF16 engine may have them."""
+    worst, mean = max(gaps), statistics.fmean(gaps)
+    if worst > GAP_LIMIT_NATS:
+        return f"a greedy token lies {worst:.2f} nats below the reference's best (limit {GAP_LIMIT_NATS})"
+    if mean > MEAN_GAP_LIMIT_NATS:
+        return f"greedy tokens lie {mean:.4f} nats below the reference's best on average (limit {MEAN_GAP_LIMIT_NATS})"
+    return None
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,11 @@ def summarise(run: Run) -> Summary:
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Ratio of medians of two sets of repeats, or None if their ranges overlap: then there is no winner."""
-    if not ours or not theirs:
+    """Ratio of medians of two sets of repeats, or None for no winner: their ranges overlap.
+
+    One value has no range, so it neither wins nor loses.
+    """
+    if min(len(ours), len(theirs)) < 2:
         return None
     if min(ours) <= max(theirs) and min(theirs) <= max(ours):
         return None

@@ -17,7 +17,7 @@ from shared.client import Trace
 from shared.engines import ENGINES
 from shared.errors import LabError
 from shared.load import Run
-from shared.metrics import GAP_LIMIT_NATS, summarise
+from shared.metrics import gap_fault, summarise
 from shared.plots import rounds
 from shared.results import Entry
 
@@ -92,11 +92,8 @@ def same_text(entries: Entries) -> tuple[bool, str]:
         worst = max(gaps)
         if worst != entry["values"]["worst_gap_nats"]:
             return False, f"{ENGINES[engine].title}: the recorded worst gap doesn't follow from the raw ones"
-        if worst > GAP_LIMIT_NATS:
-            return (
-                False,
-                f"{ENGINES[engine].title}: a token lies {worst:.2f} nats below the best (limit {GAP_LIMIT_NATS})",
-            )
+        if fault := gap_fault(gaps):
+            return False, f"{ENGINES[engine].title}: {fault}"
         seen.append(f"{ENGINES[engine].title} worst {worst:.3f} nats over {len(gaps)} tokens")
     return True, "; ".join(seen)
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shared.llama import Llama, greedy_gap
-from shared.metrics import GAP_LIMIT_NATS
+from shared.metrics import gap_fault
 from shared.models import ModelChoice
 from shared.prompts import CHECK_QUESTIONS, chat
 
@@ -87,27 +87,28 @@ def test_its_own_greedy_text_has_no_gap(llama: Llama, model: ModelChoice) -> Non
     assert max(gaps) < 1e-3
 
 
-def test_bfloat16_stays_within_the_limit(llama: Llama, model: ModelChoice) -> None:
+def test_bfloat16_stays_within_the_limits(llama: Llama, model: ModelChoice) -> None:
     rounded = Llama.load(model.weights("hf"), torch.bfloat16)
-    for question in CHECK_QUESTIONS[:4]:
-        messages = chat(model, question)
-        [tokens] = rounded.generate([rounded.prompt_ids(messages)], 32)
-        assert max(greedy_gap(llama, messages, tokens)) <= GAP_LIMIT_NATS
+    chats = [chat(model, question) for question in CHECK_QUESTIONS]
+    answers = rounded.generate([rounded.prompt_ids(messages) for messages in chats], 48)
+    gaps = [gap for m, tokens in zip(chats, answers, strict=True) for gap in greedy_gap(llama, m, tokens)]
+    assert gap_fault(gaps) is None
+    assert max(gaps) > 0  # it does round
 
 
 def test_a_wrong_template_is_caught(llama: Llama, model: ModelChoice) -> None:
     plain = llama.tokenizer.encode("user: What is gravity?\nassistant:", add_special_tokens=False)
     [tokens] = llama.generate([plain], 32)
-    assert max(greedy_gap(llama, chat(model, "What is gravity?"), tokens)) > GAP_LIMIT_NATS
+    assert gap_fault(greedy_gap(llama, chat(model, "What is gravity?"), tokens))
 
 
 def test_a_missing_system_message_is_caught(llama: Llama, model: ModelChoice) -> None:
-    worst = 0.0
+    gaps: list[float] = []
     for question in CHECK_QUESTIONS[:6]:
         text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         [tokens] = llama.generate([llama.tokenizer.encode(text, add_special_tokens=False)], 32)
-        worst = max([worst, *greedy_gap(llama, chat(model, question), tokens)])
-    assert worst > GAP_LIMIT_NATS
+        gaps += greedy_gap(llama, chat(model, question), tokens)
+    assert gap_fault(gaps)
 
 
 def test_another_model_is_caught(llama: Llama, model: ModelChoice) -> None:
@@ -118,7 +119,7 @@ def test_another_model_is_caught(llama: Llama, model: ModelChoice) -> None:
     other.layers -= 1
     messages = chat(model, CHECK_QUESTIONS[0])
     [tokens] = other.generate([other.prompt_ids(messages)], 32)
-    assert max(greedy_gap(llama, messages, tokens)) > GAP_LIMIT_NATS
+    assert gap_fault(greedy_gap(llama, messages, tokens))
 
 
 def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice, tmp_path: Path) -> None:

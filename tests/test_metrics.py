@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from shared import LabError
 from shared.client import Trace
 from shared.load import Run
-from shared.metrics import Spread, compare, number, summarise
+from shared.metrics import Spread, compare, gap_fault, number, summarise
 
 MS = 1_000_000
 
@@ -129,7 +130,23 @@ def test_numbers_as_a_reader_wants_them(value: float, text: str) -> None:
         ([20, 21], [10, 20], None),  # they touch
         ([], [1], None),
         ([1], [], None),
+        ([2], [1, 1.1], None),  # one value has no range
     ],
 )
-def test_there_is_no_winner_where_ranges_overlap(ours: list[float], theirs: list[float], ratio: float | None) -> None:
+def test_there_is_no_winner_where_ranges_overlap_or_are_unknown(
+    ours: list[float], theirs: list[float], ratio: float | None
+) -> None:
     assert compare(ours, theirs) == ratio
+
+
+@pytest.mark.parametrize(
+    ("gaps", "fault"),
+    [
+        ([0.0] * 399 + [0.2], None),  # one near-tie, decided by rounding
+        ([0.0] * 399 + [0.31], r"0\.31 nats below the reference's best"),
+        ([0.0] * 380 + [0.1] * 20, r"0\.0050 nats below the reference's best on average"),
+    ],
+)
+def test_gaps_of_rounding_are_told_from_gaps_of_another_model(gaps: list[float], fault: str | None) -> None:
+    said = gap_fault(gaps)
+    assert said is None if fault is None else said and re.search(fault, said)

@@ -69,7 +69,7 @@ def test_a_bettered_gap_is_refused() -> None:
 def test_a_wrong_engine_is_refused() -> None:
     fill({"llamacpp": 10, "vllm": 20})
     results.record("3.3.1", "greedy/vllm", {"worst_gap_nats": 6.1}, raw=[{"gaps": [0.0, 6.1]}])
-    assert any("6.10 nats below the best" in e for e in failing())
+    assert any("6.10 nats below the reference's best" in e for e in failing())
 
 
 def test_a_quoted_figure_does_not_count_as_measured() -> None:
