@@ -47,7 +47,13 @@ def main() -> int:
     arguments = [a for a in sys.argv[1:] if a != "--in-place"]
     source = Path(arguments[0]).resolve()
     notebook = nbformat.read(source, as_version=4)
-    runner = Runner(notebook, timeout=1800, coalesce_streams=True, resources={"metadata": {"path": str(source.parent)}})
+    runner = Runner(
+        notebook,
+        timeout=1800,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(source.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of TCP without encryption: loopback only here
+    )
     runner.on_cell_start = runner.announce
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)

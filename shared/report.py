@@ -71,8 +71,11 @@ def summary(entries: dict[str, Entry]) -> Section:
         rows.append((f"{title.split(',')[0]}, {unit}", *(verdict(data, u, more_is_better) for u in users)))
     header = ("", *(f"{u} user{'s' if u > 1 else ''}" for u in users))
     table = Table("", header, rows).markdown()
-    note = "The factor is the ratio of the medians to the next engine's. No winner: the rounds overlap, or one only."
-    text = f"**This machine, this model.**{caveat}\n\n{table}\n\n{note} The figures are below."
+    note = (
+        "The factor is the ratio of the medians to the next engine's. No winner: the rounds overlap, or there was "
+        "only one. The figures are below."
+    )
+    text = f"**This machine, this model.**{caveat}\n\n{table}\n\n{note}"
     return Section("Which engine was ahead", text)
 
 

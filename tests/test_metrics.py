@@ -144,7 +144,7 @@ def test_there_is_no_winner_where_ranges_overlap_or_are_unknown(
     [
         ([0.0] * 399 + [0.2], None),  # one near-tie, decided by rounding
         ([0.0] * 399 + [0.31], r"0\.31 nats below the reference's best"),
-        ([0.0] * 380 + [0.1] * 20, r"0\.0050 nats below the reference's best on average"),
+        ([0.0] * 370 + [0.1] * 30, r"0\.0075 nats below the reference's best on average"),
     ],
 )
 def test_gaps_of_rounding_are_told_from_gaps_of_another_model(gaps: list[float], fault: str | None) -> None:
