@@ -125,7 +125,7 @@ def test_named_steps_come_with_what_they_need_and_no_more(labs_cache: Path, inst
 
 def test_name_that_is_no_step_is_told(installing: Run) -> None:
     code, _, err = finish(installing("step('a', 'true'), step('b', 'true')", "x"))
-    assert (code, err) == (1, "No such step: x.\nFix: name one of: a, b.\n")
+    assert (code, err) == (1, "No such step: x.\nFix: name one of: a, b\n")
 
 
 def test_two_runs_on_one_cache_wait_for_each_other(tmp_path: Path, installing: Run) -> None:
