@@ -1,8 +1,8 @@
 """Everything that the labs need on this machine: `make engines`. Or only the steps that are named.
 
 Steps run side by side as soon as what they need is there: vLLM is fetched while llama.cpp compiles.
-Each engine is then proved on the small model; the compiler is held still meanwhile. Run again, it goes
-on where it stopped, and does nothing when all is ready.
+Each engine is then proved on the small model; compilers are held still while its first token is measured.
+Run again, it goes on where it stopped, and does nothing when all is ready.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from typing import IO
 
 import host
 from engines.llamacpp import recipe as llamacpp
+from engines.ollama import recipe as ollama
+from engines.sglang import recipe as sglang
 from engines.vllm import recipe as vllm
 from quiet import Quiet, Stopped
 from steps import Job, Step
@@ -27,7 +29,9 @@ from shared import LabError, hardware, launch, paths
 
 small_model = importlib.import_module("small-model.recipe")  # a folder's name, not a module's
 
-STEPS: dict[str, Step] = {step.name: step for step in (*host.STEPS, *small_model.STEPS, vllm.STEP, llamacpp.STEP)}
+STEPS: dict[str, Step] = {
+    step.name: step for step in (*host.STEPS, *small_model.STEPS, vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
+}
 
 
 class Installation:
@@ -41,6 +45,7 @@ class Installation:
         self.jobs = {name: Job(s, self.stop, self.quiet, self.say) for name, s in steps.items() if not s.ready()}
         self.errors: list[str] = []
         self.screen = threading.Lock()
+        self.proving = threading.Lock()
         for name, step in steps.items():
             if step.built():
                 self.done[name].set()
@@ -58,6 +63,17 @@ class Installation:
         if self.stop.is_set():
             raise Stopped
 
+    @contextlib.contextmanager
+    def one_proof(self) -> Iterator[None]:
+        """One engine at a time: a first token is measured in a proof."""
+        while not self.proving.acquire(timeout=0.1):
+            if self.stop.is_set():
+                raise Stopped
+        try:
+            yield
+        finally:
+            self.proving.release()
+
     def do(self, job: Job) -> None:
         step = job.step
         try:
@@ -71,7 +87,7 @@ class Installation:
             if step.verify and not step.verified():
                 job.doing = "waiting for what its proof needs"
                 self.wait_for(step.verify_after)
-                with self.quiet.hold():
+                with self.one_proof():
                     job.doing = "answering the first prompts"
                     proof = step.verify(job)
                 (step.home / "verified.txt").write_text(proof + "\n")

@@ -53,6 +53,12 @@ LOCKS = (
         (f"{HERE}/engines/vllm/requirements.in", f"{HERE}/engines/vllm/overrides.txt"),
         ("--overrides", f"{HERE}/engines/vllm/overrides.txt"),
     ),
+    Lock(f"{HERE}/engines/ollama/go.lock", (f"{HERE}/engines/ollama/go.in",), ("--no-deps",)),
+    Lock(
+        f"{HERE}/engines/sglang/requirements.lock",
+        (f"{HERE}/engines/sglang/requirements.in", f"{HERE}/engines/sglang/overrides.txt"),
+        ("--overrides", f"{HERE}/engines/sglang/overrides.txt"),
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from quiet import Quiet, Stopped
 
 from shared import LabError, paths
+from shared.models import sha256
 from shared.process import Guarded
 
 UV = str(paths.REPO / ".venv" / "bin" / "uv")
@@ -71,11 +72,6 @@ class Step:
 
     def ready(self) -> bool:
         return self.built() and self.verified()
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 @dataclass

@@ -11,17 +11,18 @@ VERSION = next(
 )
 
 
-def install_torch(job: Job, python: str) -> str:
+def install_torch(job: Job, python: str, *also: str) -> str:
     """Put the pinned torch into the environment of `python`; returns which build it is, for the record.
 
     Without a GPU the CPU build (200 MB) is tried first. Its index can't be hashed here, and many networks
-    don't reach it: then the registry's ordinary build (3 GB with its CUDA libraries), by hash.
+    don't reach it: then the registry's ordinary build (3 GB with its CUDA libraries), by hash. `also` names
+    packages that must come from the same index as a CPU build (torchvision); otherwise the caller's lock has them.
     """
     if hardware.detect().gpu is None:
         try:
             job.run(
                 "installing torch (CPU build)",
-                [UV, "pip", "install", "--python", python, "--torch-backend", "cpu", f"torch=={VERSION}"],
+                [UV, "pip", "install", "--python", python, "--torch-backend", "cpu", f"torch=={VERSION}", *also],
                 UV_HTTP_RETRIES="0",
             )
             return "CPU build"

@@ -11,6 +11,13 @@ from shared.launch import launch
 from shared.metrics import gap_fault
 from shared.prompts import CHECK_QUESTIONS, chat
 
+FLAGS: dict[str, dict[str, object]] = {
+    "ollama": {"OLLAMA_CONTEXT_LENGTH": 2048},
+    "llamacpp": {"-c": 2048},
+    "vllm": {"--max-model-len": 2048, "--enforce-eager": True},
+    "sglang": {"--max-total-tokens": 4096, "--max-running-requests": 4},
+}
+
 
 def verify(job: Job, name: str) -> str:
     """Start the engine, measure a first token, hold its greedy text to the reference. Returns the figures.
@@ -23,19 +30,18 @@ def verify(job: Job, name: str) -> str:
     from shared.llama import Llama, greedy_gap
 
     model = models.choose(hardware.detect())
-    flags = {"vllm": {"--max-model-len": 2048, "--enforce-eager": True}, "llamacpp": {"-c": 2048}}[name]
-    with launch(name, model, flags, quiet=True) as engine:
+    with launch(name, model, FLAGS[name], quiet=True) as engine:
         body = {
-            "model": model.name,
+            "model": engine.served_name,
             "messages": chat(model, "What is gravity?"),
             "max_tokens": 16,
             "temperature": 0,
         }
-        trace = asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+        with job.quiet.hold():
+            trace = asyncio.run(stream(engine.url + "/v1/chat/completions", body))
         if trace.error:
             raise LabError(f"{engine.spec.title} did not answer its first question: {trace.error}.")
-        job.say(f"{job.step.title}: first measured token: TTFT {trace.ttft_ms:.0f} ms, "
-                f"start-up {engine.startup_s:.1f} s")  # fmt: skip
+        job.say(f"{job.step.title}: first measured token: TTFT {trace.ttft_ms:.0f} ms")
         answers = [greedy_tokens(engine, chat(model, q), 48) for q in CHECK_QUESTIONS]
     job.doing = "judging its text by the reference"
     llama = Llama.load(model.weights("hf"), torch.float32)

@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,25 @@ from typing import Any
 from tqdm import tqdm
 
 from shared import paths
-from shared.api import get_status, post_json
+from shared.api import get, post_json
 from shared.engines import ENGINES, EngineSpec, Flags, Start, as_arguments
 from shared.errors import LabError
 from shared.hardware import detect
 from shared.models import ModelChoice
 from shared.process import Guarded, free_port, start_time, taken
+from shared.watchdog import descendants, signal_all
 
 KEEP_LOGS = 20
+MARGIN_GIB = 0.5  # what a launch leaves for everything else
 
 COMMON_CAUSES = (
     (r"address already in use|couldn't bind|failed to bind", "its port is taken", "leave `port` out"),
     (r"out of memory|cannot allocate memory|bad_alloc|MemoryError|Killed", "too little memory", "make down"),
     (r"No space left on device", "the disk is full", "free some space"),
+    (r"GatedRepoError|gated repo|401 Client Error", "the model is gated, and no token was given",
+     "accept its licence on its page, then: export HF_TOKEN=..."),
+    (r"RepositoryNotFoundError|does not appear to have a file named|OfflineModeIsEnabled|LocalEntryNotFoundError",
+     "the model isn't there", "check its name or path"),
     (r"No such file or directory", "a file is missing", "make engines"),
     (r"ModuleNotFoundError|ImportError|cannot open shared object", "it is damaged", "make clean; make engines"),
 )  # fmt: skip
@@ -63,6 +70,11 @@ class Engine:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def served_name(self) -> str:
+        """What a request must call the model."""
+        return self.spec.served_name(self.model, self.precision)
+
+    @property
     def alive(self) -> bool:
         return self.process.exit_code() is None
 
@@ -78,6 +90,14 @@ class Engine:
         record_file(self.process.pid).unlink(missing_ok=True)
         if _running.get(self.spec.name) is self:
             del _running[self.spec.name]
+
+    def pause(self) -> None:
+        """Hold every process of the engine still: it takes no processor time, and its memory stays."""
+        signal_all(descendants(self.process.pid), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused engine go on where it was."""
+        signal_all(descendants(self.process.pid), signal.SIGCONT)
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log."""
@@ -101,7 +121,8 @@ class Engine:
     def command_line(self) -> str:
         """The start command as one could type it, one flag a line."""
         words = [shlex.quote(paths.show(Path(w)) if w.startswith("/") else w) for w in self.command]
-        return " ".join(words).replace(" --", " \\\n  --")
+        settings = [f"{name}={value} \\\n" for name, value in environment(self.spec, self.flags).items()]
+        return "".join(settings) + " ".join(words).replace(" --", " \\\n  --")
 
 
 _running: dict[str, Engine] = {}  # by engine name: this process's own, so that a cell run twice starts one
@@ -126,24 +147,28 @@ def launch(
     """
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
-    spec, flags = ENGINES[name], dict(flags or {})
+    spec, flags, machine = ENGINES[name], dict(flags or {}), detect()
+    if spec.needs_gpu and machine.gpu is None:
+        raise LabError(f"{spec.title} can't run on this machine: {spec.needs_gpu}, and there is none.",
+                       "use another engine here; this one is for a DGX Spark")  # fmt: skip
     precision = precision or spec.precisions[0]
     if precision not in spec.precisions:
         raise LabError(f"{spec.title} can't load {precision} here.", f"choose one of {', '.join(spec.precisions)}")
-    cores = cores or detect().cores
+    cores = cores or machine.cores
     old = _running.get(name)
     if old:
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
         old.stop()
+    need_memory(spec, model, precision, flags)
     home = (paths.cache() / "engines" / name).resolve()
     if not (home / "installed.json").exists():
         raise LabError(f"{spec.title} is not installed in {paths.show(home)}.", "make engines")
     if port and taken(port):
         raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.",
                        f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it")  # fmt: skip
-    engine = start(spec, Start(home, model, precision, port or free_port(), cores), flags)
+    engine = start(spec, Start(home, model, precision, port or free_port(), cores, flags))
     _running[name] = engine
     try:
         wait_until_ready(engine, timeout_s, quiet)
@@ -153,18 +178,36 @@ def launch(
     return engine
 
 
-def start(spec: EngineSpec, what: Start, flags: Flags) -> Engine:
+def need_memory(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags) -> None:
+    """Raise LabError, with the sum, unless weights, KV cache, the engine's processes and a margin fit in memory."""
+    weights = model.file_bytes(spec.weights_form(precision)) / 2**30
+    kv = spec.kv_bytes(model, flags) / 2**30
+    need, there = weights + kv + spec.overhead_gib + MARGIN_GIB, detect().available_gib
+    if need > there:
+        raise LabError(
+            f"{spec.title} needs {weights:.1f} GiB for weights + {kv:.1f} for the KV cache + {spec.overhead_gib:.1f} "
+            f"for its processes + {MARGIN_GIB:.1f} as a margin = {need:.1f} GiB, and {there:.1f} GiB are available.",
+            "stop another engine (make down), close other programs, or ask for less context",
+        )
+
+
+def environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
+    """The flags of an engine that takes them from the environment."""
+    return {name: str(value) for name, value in flags.items()} if spec.flags_in == "environment" else {}
+
+
+def start(spec: EngineSpec, what: Start) -> Engine:
     """Start the process under its watchdog, its output to a log; does not wait."""
-    command = spec.command(what) + as_arguments(flags)
+    command = spec.command(what) + (as_arguments(what.flags) if spec.flags_in == "arguments" else [])
     logs = paths.cache() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:
         old.unlink(missing_ok=True)
     log = logs / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}-{what.port}.log"
     with log.open("wb") as out:
-        process = Guarded(command, out, cwd=logs, env=spec.env(what))
+        process = Guarded(command, out, cwd=logs, env={**spec.env(what), **environment(spec, what.flags)})
     version = json.loads((what.home / "installed.json").read_text())["version"]
-    engine = Engine(spec, what.model, what.precision, flags, what.cores, version, command, what.port, log, process)
+    engine = Engine(spec, what.model, what.precision, what.flags, what.cores, version, command, what.port, log, process)
     record = {
         "pid": process.pid,
         "started": start_time(process.pid),
@@ -182,7 +225,7 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
     began = time.monotonic()
     title = f"{engine.spec.title} is starting (about {engine.spec.startup_s} s on two cores)"
     with tqdm(bar_format="{desc}: {elapsed}", desc=title, leave=False, file=sys.stdout, disable=quiet) as line:
-        while get_status(engine.port, engine.spec.health) != 200:
+        while (get(engine.port, engine.spec.health) or (0,))[0] != 200:
             line.update(0)
             line.refresh()
             if not engine.alive:
@@ -190,8 +233,10 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
             if time.monotonic() - began > timeout_s:
                 raise died(engine, f"{engine.spec.title} was not ready after {timeout_s:.0f} s.")
             time.sleep(0.1)
-        body = {"model": engine.model.name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+        body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
         try:
+            if engine.spec.prepare:
+                engine.spec.prepare(engine.url, engine.model, engine.precision)
             post_json(engine.url + "/v1/chat/completions", body, timeout_s)
         except (OSError, LabError) as e:
             raise died(engine, f"{engine.spec.title} says that it is ready, but gave no token: {e}.") from None
@@ -213,6 +258,19 @@ def died(engine: Engine, what: str) -> LabError:
         f"{what} Last lines of {paths.show(engine.log)}:\n{tail}\nLikeliest causes:\n"
         + "\n".join(f"  {i}. {cause}" for i, cause in enumerate(causes[:3], 1))
     )
+
+
+@contextlib.contextmanager
+def alone(engine: Engine) -> Iterator[None]:
+    """All other engines of this process are paused inside this block, so that none takes time from this one."""
+    others = [other for other in _running.values() if other is not engine]
+    for other in others:
+        other.pause()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.resume()
 
 
 def record_file(pid: int) -> Path:

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
 from tqdm import tqdm
 
+from shared.api import counters
 from shared.client import Limits, Trace, stream
 from shared.errors import LabError
 from shared.launch import Engine
@@ -36,6 +37,7 @@ class Run:
     prompts: str
     engine: dict[str, Any]  # Engine.provenance() at the time
     client_cpu_share: float  # of one core, spent by this process while the load ran
+    counted: dict[str, float] = field(default_factory=dict)  # by how much the engine's own counters grew
 
 
 def closed(
@@ -61,16 +63,17 @@ def closed(
 
     async def one(tokens: int) -> Trace:
         body = {
-            "model": engine.model.name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
+            "model": engine.served_name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
             **engine.spec.exact_length,
         }  # fmt: skip
         return await stream(url, body, limits)
 
-    async def everything() -> tuple[list[Trace], float]:
+    async def everything() -> tuple[list[Trace], float, dict[str, float]]:
         if warmup:
             await asyncio.gather(*(one(4) for _ in range(users)))
         traces: list[Trace] = []
         started = 0
+        before = counters(engine)
         cpu, wall = _cpu_s(), time.perf_counter()
         with tqdm(total=requests, desc=title, unit="request", leave=False, file=sys.stdout) as line:
 
@@ -82,15 +85,17 @@ def closed(
                     line.update()
 
             await asyncio.gather(*(user() for _ in range(users)))
-        return traces, (_cpu_s() - cpu) / (time.perf_counter() - wall)
+        share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
+        after = counters(engine)
+        return traces, share, {name: after[name] - before[name] for name in before.keys() & after.keys()}
 
-    traces, share = _in_own_loop(everything())
+    traces, share, counted = _in_own_loop(everything())
     if died(engine, traces):
         raise LabError(f"{engine.spec.title} died under the load. Its last lines:\n{engine.tail()}", "launch it again")
     if all(t.error for t in traces):
         raise LabError(f"No request of {title} succeeded; the first failed with: {traces[0].error}.",
                        "read the engine's log: print(engine.tail())")  # fmt: skip
-    return Run(tuple(traces), users, max_tokens, prompts.name, engine.provenance(), round(share, 4))
+    return Run(tuple(traces), users, max_tokens, prompts.name, engine.provenance(), round(share, 4), counted)
 
 
 def died(engine: Engine, traces: list[Trace]) -> bool:

@@ -74,7 +74,7 @@ class Summary:
     first_error: str | None
     input_tokens: Spread | None
     output_tokens: int  # of all successful requests, by the engine's own count
-    cached_tokens: int | None  # of all their prompts; None if the engine doesn't say
+    cached_tokens: int | None  # of all prompts, by `usage` or else by the engine's counter; None if neither says
     wall_s: float
     output_tok_s: float
     ttft_ms: Spread | None
@@ -82,6 +82,7 @@ class Summary:
     itl_ms: Spread | None
     e2e_ms: Spread | None
     client_cpu_share: float
+    counted: dict[str, float]  # by how much the engine's own counters grew
     run: Run = field(repr=False)
 
     def values(self) -> dict[str, Any]:
@@ -102,7 +103,9 @@ def summarise(run: Run) -> Summary:
         raise LabError("The engine reported no `usage`, so its tokens are not known.", "chunks are not tokens")
     wall_s = (max(t.end_ns for t in run.traces) - min(t.sent_ns for t in run.traces)) / 1e9
     tokens = sum(c for c in counts if c is not None)
-    cached = [t.cached_tokens for t in good]
+    told = [t.cached_tokens for t in good if t.cached_tokens is not None]
+    counter = run.counted.get("cached_tokens")
+    by_counter = None if counter is None else int(counter)
     gaps = [gap for t in good for gap in (t.itl_ms or ())]
     return Summary(
         users=run.users,
@@ -111,7 +114,7 @@ def summarise(run: Run) -> Summary:
         first_error=bad[0].error if bad else None,
         input_tokens=Spread.of(t.input_tokens for t in good),
         output_tokens=tokens,
-        cached_tokens=None if None in cached else sum(c for c in cached if c is not None),
+        cached_tokens=sum(told) if len(told) == len(good) else by_counter,
         wall_s=round(wall_s, 4),
         output_tok_s=round(tokens / wall_s, 2),
         ttft_ms=Spread.of(t.ttft_ms for t in good),
@@ -119,6 +122,7 @@ def summarise(run: Run) -> Summary:
         itl_ms=Spread.of(gaps),
         e2e_ms=Spread.of(t.e2e_ms for t in good),
         client_cpu_share=run.client_cpu_share,
+        counted=run.counted,
         run=run,
     )
 

@@ -49,11 +49,19 @@ class ModelChoice:
         verify(self.gguf_folder, name)
         return self.gguf_folder / name
 
+    def noted(self, form: str = "BF16") -> dict[str, str]:
+        """Size and hash of the weights, as the set-up noted them."""
+        if form == "hf":
+            return manifest(self.folder)["hf/model.safetensors"]
+        return manifest(self.gguf_folder)[f"{self.name}-{form}.gguf"]
+
+    def file_bytes(self, form: str = "BF16") -> int:
+        """What the weights take in memory: the size of their file."""
+        return int(self.noted(form)["bytes"])
+
     def sha256(self, form: str = "BF16") -> str:
         """Hash of the weights, for the provenance of a result."""
-        if form == "hf":
-            return manifest(self.folder)["hf/model.safetensors"]["sha256"]
-        return manifest(self.gguf_folder)[f"{self.name}-{form}.gguf"]["sha256"]
+        return self.noted(form)["sha256"]
 
 
 def choose(machine: Machine) -> ModelChoice:
@@ -99,6 +107,10 @@ def verify(folder: Path, name: str) -> None:
             f"{paths.show(file)} has {file.stat().st_size} bytes, and {expected['bytes']} were written: it is torn.",
             repair(folder),
         )
+    if sha256(file) != expected["sha256"]:
+        raise LabError(f"{paths.show(file)} was altered: its hash is not the one noted at set-up.", repair(folder))
+
+
+def sha256(file: Path) -> str:
     with file.open("rb") as f:
-        if hashlib.file_digest(f, "sha256").hexdigest() != expected["sha256"]:
-            raise LabError(f"{paths.show(file)} was altered: its hash is not the one noted at set-up.", repair(folder))
+        return hashlib.file_digest(f, "sha256").hexdigest()

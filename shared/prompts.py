@@ -1,7 +1,7 @@
 """What engines are asked.
 
 Every measured prompt begins with a nonce, in the system message, right at its start: two requests then
-share no more than the template's first three tokens, and no prefix cache helps by accident.
+share no more than the template's opening (OPENING_TOKENS), and no prefix cache helps by accident.
 """
 
 import itertools
@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shared.models import ModelChoice
+
+# `<|im_start|>`, `system`, a newline and `[` stand before the nonce, and one of its characters may agree by
+# chance: what an engine that always keeps its last prompts (Ollama) can reuse of any prompt.
+OPENING_TOKENS = 5
 
 # Twelve questions on which engines are held to the reference: facts, lists, code, numbers, other scripts.
 CHECK_QUESTIONS = (

@@ -117,6 +117,7 @@ def method(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:
     count = min(len(v) for v in data.values())
     cached = [e["values"]["cached_tokens"] for e in loads.values()]
     cache = "unknown" if None in cached else f"{sum(cached)} prompt tokens"
+    shorter = [ENGINES[name].title for name in names(loads) if not ENGINES[name].exact_length]
     failed = sum(e["values"]["failed"] for e in loads.values())
     total = sum(e["values"]["requests"] for e in loads.values())
     rows = []
@@ -131,7 +132,9 @@ def method(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:
             Table("", header, rows).markdown(),
             "",
             "- Closed loop: N users, each sends its next request when its last answer has ended; "
-            f"{some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens, greedy.",
+            f"{some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens"
+            + (f" ({', '.join(shorter)} can't suppress its end-of-text: at most)" if shorter else "")
+            + ", greedy.",
             f"- {count} rounds or more of each load, engines in turn (A B A B …), after a warm-up request per user. "
             "Figures are the median of the rounds, in brackets the least and the most. "
             "Where two engines' ranges overlap there is no winner.",

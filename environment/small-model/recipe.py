@@ -15,10 +15,11 @@ import gguf
 import numpy as np
 import tokenizers
 from safetensors import TensorSpec, serialize_file
-from steps import Job, Step, sha256
+from steps import Job, Step
 from tokenizers import decoders, models, pre_tokenizers
 
 from shared import paths
+from shared.models import sha256
 
 NAME = "smollm2-135m-instruct"
 SOURCE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -1,8 +1,20 @@
 """Every engine of the module, one file each, as data."""
 
-from shared.engines import llamacpp, vllm
-from shared.engines.spec import EngineSpec, Flags, Start, as_arguments
+from shared.engines import llamacpp, ollama, sglang, trtllm, vllm
+from shared.engines.spec import CAPABILITIES, EngineSpec, Flags, Start, as_arguments
 
-ENGINES: dict[str, EngineSpec] = {spec.name: spec for spec in (llamacpp.SPEC, vllm.SPEC)}
+ENGINES: dict[str, EngineSpec] = {
+    spec.name: spec for spec in (ollama.SPEC, llamacpp.SPEC, vllm.SPEC, sglang.SPEC, trtllm.SPEC)
+}
 
-__all__ = ["ENGINES", "EngineSpec", "Flags", "Start", "as_arguments"]
+__all__ = ["CAPABILITIES", "ENGINES", "EngineSpec", "Flags", "Start", "as_arguments", "matrix"]
+
+
+def matrix(profile: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What each engine can do on machines of this profile, as header and rows; each "no" with its reason."""
+    header = ("engine", *CAPABILITIES)
+    rows = [
+        (spec.title, *(f"no: {why}" if (why := spec.why_not(profile, c)) else "yes" for c in CAPABILITIES))
+        for spec in ENGINES.values()
+    ]
+    return header, rows

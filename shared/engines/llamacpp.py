@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Start
+from shared.engines.spec import EngineSpec, Flags, Start
+from shared.models import ModelChoice
 
 
 def command(start: Start) -> list[str]:
@@ -20,6 +21,10 @@ def env(start: Start) -> Mapping[str, str]:
     return {"LLAMA_ARG_OFFLINE": "1"}
 
 
+def kv_bytes(model: ModelChoice, flags: Flags) -> int:
+    return int(str(flags.get("-c", model.context))) * model.kv_bytes_per_token()
+
+
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
@@ -30,7 +35,19 @@ SPEC = EngineSpec(
     token_ids="llamacpp",
     # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
+    port=8080,
+    counters={
+        "running": "llamacpp:requests_processing",
+        "waiting": "llamacpp:requests_deferred",
+        "prompt_tokens": "llamacpp:prompt_tokens_total",
+        "cached_tokens": "llamacpp:prompt_tokens_cached_total",
+        "generated_tokens": "llamacpp:tokens_predicted_total",
+        "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
+    },
     startup_s=2,
+    kv_bytes=kv_bytes,
+    overhead_gib=0.3,
+    cannot={"cpu": {"tensor parallel": "it splits a model over GPUs, not over processor cores"}},
     causes=(
         (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
         (r"failed to load model|invalid magic|tensor .* is not within", "a torn or wrong model file", "make engines"),

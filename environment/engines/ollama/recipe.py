@@ -1,0 +1,101 @@
+"""Ollama: its own Go server, on the llama.cpp programs that are built here anyway.
+
+Since 0.30 its module carries no engine: it runs `llama-server` and `llama-quantize`, which it looks for in
+../lib/ollama beside its own bin/. An installed `ollama` of that age or younger is used instead.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from steps import UV, Job, Step
+from verify import verify
+
+from shared import LabError, paths
+
+VERSION = "0.33.0"
+OLDEST = (0, 30)  # older ones compile an engine in, and their module lacks its headers
+MODULE = "github.com/ollama/ollama"
+# Of the module's archive, as in a go.sum and in Go's checksum database. The archive's own go.sum pins the rest.
+SUM = "h1:eBW81lwwaxeIDaw9U17xbqpttik6QBn7sVavoRfzyqk="
+
+
+def installed() -> tuple[Path, str] | None:
+    """Path and version of an `ollama` on the PATH that is young enough."""
+    program = shutil.which("ollama")
+    if program is None:
+        return None
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version = re.search(r"version is (\d+)\.(\d+)\S*", said) or re.search(r"client version is (\d+)\.(\d+)\S*", said)
+    if version is None or (int(version[1]), int(version[2])) < OLDEST:
+        return None
+    return Path(program).resolve(), version[0].split()[-1]
+
+
+def build(job: Job) -> None:
+    bin_dir = job.dest / "bin"
+    shutil.rmtree(bin_dir, ignore_errors=True)
+    bin_dir.mkdir()
+    found = installed()
+    if found:
+        program, version = found
+        (bin_dir / "ollama").symlink_to(program)
+        job.say(f"{job.step.title}: taking the installed Ollama {version}, {paths.show(program)}")
+    else:
+        version = VERSION
+        compile_server(job, bin_dir / "ollama")
+        # Relative and as a whole, so that a newer build of llama.cpp is found as well.
+        (job.dest / "lib").mkdir(exist_ok=True)
+        (job.dest / "lib" / "ollama").unlink(missing_ok=True)
+        (job.dest / "lib" / "ollama").symlink_to("../../llamacpp/bin")
+    (job.dest / "installed.json").write_text(json.dumps({"engine": "ollama", "version": version}))
+
+
+def compile_server(job: Job, target: Path) -> None:
+    work = job.dest / "work"
+    go_venv = work / "go"
+    job.run("making an environment for Go", [UV, "venv", "--quiet", "--allow-existing",
+            "--python", sys.executable, str(go_venv)])  # fmt: skip
+    job.run("installing Go", [UV, "pip", "install", "--python", str(go_venv / "bin" / "python"),
+            "--require-hashes", "--no-deps", "-r", "environment/engines/ollama/go.lock"])  # fmt: skip
+    go = str(go_venv / "bin" / "go")
+    env = {
+        "GOPATH": str(work / "gopath"),
+        "GOCACHE": str(work / "gocache"),
+        "GOENV": "off",
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "-modcacherw",  # so that the folder can be deleted
+        "GOMAXPROCS": str(len(os.sched_getaffinity(0))),
+    }
+    answer = work / "download.json"
+    job.run("downloading", ["sh", "-c", f'"{go}" mod download -json {MODULE}@v{VERSION} > "{answer}"'],
+            cwd=work, **env)  # fmt: skip
+    module = json.loads(answer.read_text())
+    if module["Sum"] != SUM:
+        raise LabError(f"The archive of Ollama {VERSION} differs from the pinned one ({module['Sum']}).",
+                       "check GOPROXY, then run the same command again")  # fmt: skip
+    job.run(
+        "compiling",
+        [go, "build", "-trimpath", "-ldflags", f"-s -w -X={MODULE}/version.Version={VERSION}", "-o", str(target), "."],
+        cwd=Path(module["Dir"]), **env,
+    )  # fmt: skip
+    shutil.rmtree(work)
+
+
+STEP = Step(
+    name="engines/ollama",
+    title=f"Ollama {VERSION}",
+    inputs=("environment/engines/ollama/recipe.py", "environment/engines/ollama/go.lock"),
+    needs_gib=2.0,
+    build=build,
+    verify=lambda job: verify(job, "ollama"),
+    verify_after=("engines/llamacpp", "torch", "models/smollm2-135m-instruct", "models/smollm2-135m-instruct-gguf"),
+    nice=10,
+)

@@ -1,0 +1,108 @@
+"""What the specs say, without starting an engine."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared import LabError, launch
+from shared.api import byte_vocabulary
+from shared.engines import CAPABILITIES, ENGINES, Start, as_arguments, matrix
+from shared.hardware import Machine
+from shared.launch import environment, need_memory
+from shared.models import ModelChoice
+
+HOME = Path("/opt/engine")
+
+
+def started(name: str, model: ModelChoice, **flags: object) -> Start:
+    return Start(HOME, model, "BF16", 4711, 2, {f"--{k.replace('_', '-')}": v for k, v in flags.items()})
+
+
+def test_flags_become_arguments_in_their_order() -> None:
+    assert as_arguments({"-np": 16, "--flag": True, "--off": False, "--x": "a b"}) == [
+        "-np",
+        "16",
+        "--flag",
+        "--x",
+        "a b",
+    ]
+
+
+def test_every_no_in_the_matrix_has_its_reason() -> None:
+    header, rows = matrix("cpu")
+    assert header == ("engine", *CAPABILITIES)
+    assert [row[0] for row in rows] == ["Ollama", "llama.cpp", "vLLM", "SGLang", "TensorRT-LLM"]
+    for row in rows:
+        for cell in row[1:]:
+            assert cell == "yes" or len(cell.removeprefix("no: ")) > 10
+    assert set(rows[-1][1:]) == {"no: it needs an NVIDIA GPU"}
+    assert "yes" in dict(zip(header, matrix("spark")[1][-1], strict=True)).values()
+
+
+@pytest.mark.parametrize("name", [n for n in ENGINES if n != "trtllm"])
+def test_an_engine_listens_on_this_machine_only(name: str, model: ModelChoice) -> None:
+    start = started(name, model)
+    said = " ".join([*ENGINES[name].command(start), *ENGINES[name].env(start).values()])
+    assert "127.0.0.1" in said
+    assert "4711" in said
+    assert "0.0.0.0" not in said
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "bound"),
+    [("0,1", 1, "0,1"), ("0,1", 2, "0|1"), ("0,1", 3, "0|1|1"), ("0,1,2,3,4,5", 3, "0,1|2,3|4,5")],
+)
+def test_ranks_of_vllm_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, cores: str, ranks: int, bound: str
+) -> None:
+    numbers = {int(c) for c in cores.split(",")}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: numbers)
+    start = replace(started("vllm", model, tensor_parallel_size=ranks), cores=len(numbers))
+    assert ENGINES["vllm"].env(start)["VLLM_CPU_OMP_THREADS_BIND"] == bound
+
+
+def test_ollama_takes_its_flags_from_the_environment(model: ModelChoice) -> None:
+    spec = ENGINES["ollama"]
+    assert environment(spec, {"OLLAMA_NUM_PARALLEL": 16}) == {"OLLAMA_NUM_PARALLEL": "16"}
+    assert environment(ENGINES["vllm"], {"--max-num-seqs": 16}) == {}
+    assert spec.served_name(model, "Q8_0") == f"{model.name}:q8_0"
+    own = spec.env(started("ollama", model))
+    assert own["OLLAMA_MODELS"] == own["HOME"] != os.environ["HOME"]
+
+
+def test_tensorrt_llm_says_what_it_needs(model: ModelChoice, machine: Machine) -> None:
+    if machine.gpu is None:
+        with pytest.raises(LabError, match="TensorRT-LLM can't run on this machine: it needs an NVIDIA GPU"):
+            launch.launch("trtllm", model)
+
+
+def test_a_launch_that_does_not_fit_is_refused_with_its_sum(
+    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, machine: Machine
+) -> None:
+    monkeypatch.setattr(launch, "detect", lambda: replace(machine, available_gib=3.0))
+    with pytest.raises(LabError, match=r"0\.3 GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"):
+        need_memory(ENGINES["vllm"], model, "BF16", {})
+    need_memory(ENGINES["llamacpp"], model, "BF16", {"-c": 8192})
+    with pytest.raises(LabError, match=r"llama\.cpp needs .* for the KV cache"):
+        need_memory(ENGINES["llamacpp"], model, "BF16", {"-c": 200_000})
+
+
+def test_bytes_name_the_tokens_of_the_vocabulary(model: ModelChoice) -> None:
+    from tokenizers import Tokenizer
+
+    file = model.folder / "hf" / "tokenizer.json"
+    tokenizer, ids = Tokenizer.from_file(str(file)), byte_vocabulary(file)
+    assert len(ids) == tokenizer.get_vocab_size() - len(tokenizer.get_added_tokens_decoder())
+    text = "Gravity — naïve, 17 + 25\n\tdef f(): 'x'"
+    encoded = tokenizer.encode(text, add_special_tokens=False).ids
+    by_id = {number: piece for piece, number in ids.items()}
+    assert b"".join(by_id[i] for i in encoded).decode() == text
+
+
+def test_every_engine_can_be_told_from_the_others_in_a_figure() -> None:
+    from shared.plots import LOOK
+
+    assert set(LOOK) == set(ENGINES)
+    assert len({look[0] for look in LOOK.values()}) == len({look[1] for look in LOOK.values()}) == len(ENGINES)
