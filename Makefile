@@ -24,9 +24,8 @@ model: setup # what `make check` needs and no engine
 engines: setup ## install the small model and every engine (again: does nothing, fast)
 	@$(PY) environment/install.py
 
-lab: engines ## the course: JupyterLab opens, engines and model ready
-	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $$([ $$(id -u) = 0 ] && echo --allow-root) \
-	    --LabApp.default_url=/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb
+lab: setup ## the course: JupyterLab opens as soon as one engine is ready, the others follow
+	@$(PY) environment/lab.py
 
 report: engines ## the main job without a browser: run lab 3.3.1, write results/report.html and .md
 	@$(PY) environment/run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb

@@ -1,12 +1,11 @@
 """Everything that the labs need on this machine: `make engines`. Or only the steps that are named.
 
 Steps run side by side as soon as what they need is there: vLLM is fetched while llama.cpp compiles.
-Each engine is then proved on the small model; compilers are held still while its first token is measured.
+Each engine is then proved on the small model; compilers are held still while it answers.
 Run again, it goes on where it stopped, and does nothing when all is ready.
 """
 
 import contextlib
-import fcntl
 import importlib
 import os
 import signal
@@ -15,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import IO
 
 import host
 from engines.llamacpp import recipe as llamacpp
@@ -26,6 +24,7 @@ from quiet import Quiet, Stopped
 from steps import Job, Step
 
 from shared import LabError, hardware, launch, paths
+from shared.process import exclusive, held
 
 small_model = importlib.import_module("small-model.recipe")  # a folder's name, not a module's
 
@@ -38,7 +37,7 @@ class Installation:
     """One run over all steps that are not ready yet."""
 
     def __init__(self, steps: dict[str, Step]) -> None:
-        self.started = time.monotonic()
+        self.started = self.spoke = time.monotonic()
         self.stop = threading.Event()
         self.quiet = Quiet(self.stop)
         self.done = {name: threading.Event() for name in steps}
@@ -65,14 +64,24 @@ class Installation:
 
     @contextlib.contextmanager
     def one_proof(self) -> Iterator[None]:
-        """One engine at a time: a first token is measured in a proof."""
+        """One engine at a time, and never beside somebody's measurement: a first token is measured in a proof."""
         while not self.proving.acquire(timeout=0.1):
             if self.stop.is_set():
                 raise Stopped
         try:
-            yield
+            while held(paths.measuring()):
+                if self.stop.wait(0.1):
+                    raise Stopped
+            with exclusive(paths.measuring(), "A measurement is running; waiting for it ..."):
+                yield
         finally:
             self.proving.release()
+
+    def give_way(self) -> None:
+        """While a notebook measures, every build is held still."""
+        with contextlib.suppress(Stopped), self.quiet.hold():
+            while held(paths.measuring()) and not self.stop.wait(0.1):
+                pass
 
     def do(self, job: Job) -> None:
         step = job.step
@@ -118,12 +127,11 @@ class Installation:
         try:
             for thread in threads:
                 thread.start()
-            last = time.monotonic()
             while any(t.is_alive() for t in threads):
                 time.sleep(0.2)
-                if sys.stdout.isatty() or time.monotonic() - last > 30:
-                    last = time.monotonic()
-                    self.progress()
+                if held(paths.measuring()) and not self.proving.locked():
+                    self.give_way()
+                self.progress()
         except KeyboardInterrupt:
             self.errors.append("Stopped. Nothing is left running; the same command goes on from here.")
         finally:
@@ -154,6 +162,7 @@ class Installation:
                 signal.signal(number, handler)
 
     def progress(self) -> None:
+        """One line of what goes on: on the screen, and in a file for those who wait (shared.launch)."""
         busy = [j for j in self.jobs.values() if j.doing and not j.doing.startswith("waiting")]
         parts = []
         for job in busy:
@@ -161,6 +170,11 @@ class Installation:
             count = line.split("]")[0] + "]" if line.startswith("[") else ""
             parts.append(f"{job.step.title}: {job.doing} {count} {clock(job.started)}".replace("  ", " "))
         text = " · ".join(parts)
+        with contextlib.suppress(OSError):
+            paths.install_status().write_text(f"[{clock(self.started)}] {text}")
+        if not (sys.stdout.isatty() or time.monotonic() - self.spoke > 30):
+            return
+        self.spoke = time.monotonic()
         with self.screen:
             if sys.stdout.isatty():
                 width = os.get_terminal_size().columns - 1
@@ -174,24 +188,17 @@ def clock(since: float) -> str:
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[IO[str]]:
+def one_at_a_time() -> contextlib.AbstractContextManager[None]:
     """Two installations into one cache wait for each other."""
     try:
         paths.cache().mkdir(parents=True, exist_ok=True)
-        file = (paths.cache() / "install.lock").open("w")
+        paths.installing().touch()
     except OSError as e:
         raise LabError(
             f"The set-up can't write to its cache, {paths.show(paths.cache())}: {e.strerror}.",
             "make it a folder that you can write to, or name another one: make LABS_CACHE=/some/folder",
         ) from None
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another set-up is running on this cache; waiting for it ...", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+    return exclusive(paths.installing(), "Another set-up is running on this cache; waiting for it ...")
 
 
 def choose(names: list[str]) -> dict[str, Step]:

@@ -7,6 +7,7 @@ half-made engine is never taken for a whole one, and the old one serves until th
 """
 
 import contextlib
+import functools
 import hashlib
 import platform
 import re
@@ -43,7 +44,7 @@ class Step:
     facts: tuple[str, ...] = ()  # of this machine, if the result depends on them
     root: Path | None = None  # instead of the cache: for what is installed into .venv
 
-    @property
+    @functools.cached_property  # once: a file edited during a build must not move the folder under it
     def key(self) -> str:
         digest = hashlib.sha256(platform.machine().encode())
         for fact in self.facts:

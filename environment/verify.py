@@ -30,15 +30,14 @@ def verify(job: Job, name: str) -> str:
     from shared.llama import Llama, greedy_gap
 
     model = models.choose(hardware.detect())
-    with launch(name, model, FLAGS[name], quiet=True) as engine:
+    with launch(name, model, FLAGS[name], quiet=True) as engine, job.quiet.hold():
         body = {
             "model": engine.served_name,
             "messages": chat(model, "What is gravity?"),
             "max_tokens": 16,
             "temperature": 0,
         }
-        with job.quiet.hold():
-            trace = asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+        trace = asyncio.run(stream(engine.url + "/v1/chat/completions", body))
         if trace.error:
             raise LabError(f"{engine.spec.title} did not answer its first question: {trace.error}.")
         job.say(f"{job.step.title}: first measured token: TTFT {trace.ttft_ms:.0f} ms")

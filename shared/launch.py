@@ -30,7 +30,7 @@ from shared.engines import ENGINES, EngineSpec, Flags, Start, as_arguments
 from shared.errors import LabError
 from shared.hardware import detect
 from shared.models import ModelChoice
-from shared.process import Guarded, free_port, start_time, taken
+from shared.process import Guarded, free_port, held, start_time, taken
 from shared.watchdog import descendants, signal_all
 
 KEEP_LOGS = 20
@@ -162,9 +162,7 @@ def launch(
             return old
         old.stop()
     need_memory(spec, model, precision, flags)
-    home = (paths.cache() / "engines" / name).resolve()
-    if not (home / "installed.json").exists():
-        raise LabError(f"{spec.title} is not installed in {paths.show(home)}.", "make engines")
+    home = wait_until_installed(spec, quiet)
     if port and taken(port):
         raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.",
                        f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it")  # fmt: skip
@@ -176,6 +174,25 @@ def launch(
         engine.stop()
         raise
     return engine
+
+
+def wait_until_installed(spec: EngineSpec, quiet: bool) -> Path:
+    """The folder of the engine; waits, and shows what is going on, while a set-up is still making it.
+
+    Raises LabError if no set-up is running, or it ends without it.
+    """
+    link = paths.cache() / "engines" / spec.name
+    waited = False
+    with tqdm(bar_format="{desc}", leave=False, file=sys.stdout, disable=quiet) as line:
+        while not (link / "installed.json").exists() and held(paths.installing()):
+            waited = True
+            with contextlib.suppress(OSError):
+                line.set_description_str(f"{spec.title} is still being installed {paths.install_status().read_text()}")
+            time.sleep(0.5)
+    if not (link / "installed.json").exists():
+        how = "the set-up ended without it" if waited else "no set-up is running"
+        raise LabError(f"{spec.title} is not installed in {paths.show(link)}, and {how}.", "make engines")
+    return link.resolve()
 
 
 def need_memory(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 import uvloop
 from tqdm import tqdm
 
+from shared import paths
 from shared.api import counters
 from shared.client import Limits, Trace, stream
 from shared.errors import LabError
 from shared.launch import Engine
-from shared.process import taken
+from shared.process import exclusive, taken
 from shared.prompts import PromptSet
 
 
@@ -89,7 +90,8 @@ def closed(
         after = counters(engine)
         return traces, share, {name: after[name] - before[name] for name in before.keys() & after.keys()}
 
-    traces, share, counted = _in_own_loop(everything())
+    with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
+        traces, share, counted = _in_own_loop(everything())
     if died(engine, traces):
         raise LabError(f"{engine.spec.title} died under the load. Its last lines:\n{engine.tail()}", "launch it again")
     if all(t.error for t in traces):

@@ -11,6 +11,21 @@ def cache() -> Path:
     return Path(os.environ.get("LABS_CACHE") or Path.home() / ".cache" / "inference-labs").expanduser()
 
 
+def installing() -> Path:
+    """The lock of a running set-up."""
+    return cache() / "install.lock"
+
+
+def install_status() -> Path:
+    """One line: what a running set-up is doing."""
+    return cache() / "logs" / "install-status.txt"
+
+
+def measuring() -> Path:
+    """The lock of a running measurement: a set-up holds its builds still, other measurements wait."""
+    return cache() / "measuring.lock"
+
+
 def results() -> Path:
     """What was measured (`LABS_RESULTS`): a student's own work, never deleted by this project."""
     return Path(os.environ.get("LABS_RESULTS") or REPO / "results").expanduser()

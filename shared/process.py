@@ -1,11 +1,12 @@
-"""Processes that end with the program that started them, and the ports they listen on."""
+"""Processes that end with the program that started them, the ports they listen on, and who waits for whom."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +50,31 @@ class Guarded:
         if lifeline >= 0:
             os.close(lifeline)
         self._process.wait()
+
+
+@contextlib.contextmanager
+def exclusive(file: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock of this file; if another program has it, say `waiting` and wait. Any death frees it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def held(file: Path) -> bool:
+    """Whether somebody is inside `exclusive` of this file now."""
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def start_time(pid: int) -> int | None:

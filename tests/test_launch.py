@@ -183,7 +183,9 @@ def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> None:
-    with pytest.raises(LabError, match=r"no engine 'lama'.*\nFix: choose one of llamacpp, vllm"):
+    with pytest.raises(
+        LabError, match=r"no engine 'lama'.*\nFix: choose one of ollama, llamacpp, vllm, sglang, trtllm"
+    ):
         launch("lama", model)
     with pytest.raises(LabError, match=r"can't load FP8.*\nFix: choose one of BF16, Q8_0, Q4_0"):
         launch("llamacpp", model, precision="FP8")

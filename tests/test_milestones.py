@@ -35,7 +35,7 @@ def record(key: str, *traces: Trace) -> None:
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.plots.browser", lambda: None)  # no pictures: they take seconds each
-    fill({"llamacpp": 10, "vllm": 20})
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
     build_report("3.3.1")
 
 
@@ -51,7 +51,7 @@ def test_an_empty_ledger_bears_out_nothing_and_names_the_cells() -> None:
 def test_a_whole_ledger_bears_out_every_claim() -> None:
     found = milestones.check("3.3.1")
     assert found.complete, found
-    assert "18 summaries computed again" in repr(found)
+    assert "36 summaries computed again" in repr(found)
 
 
 @pytest.mark.usefixtures("done")
@@ -67,13 +67,13 @@ def test_a_bettered_gap_is_refused() -> None:
 
 
 def test_a_wrong_engine_is_refused() -> None:
-    fill({"llamacpp": 10, "vllm": 20})
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20})
     results.record("3.3.1", "greedy/vllm", {"worst_gap_nats": 6.1}, raw=[{"gaps": [0.0, 6.1]}])
     assert any("6.10 nats below the reference's best" in e for e in failing())
 
 
 def test_a_quoted_figure_does_not_count_as_measured() -> None:
-    fill({"llamacpp": 10})
+    fill({"ollama": 11, "llamacpp": 10, "sglang": 25})
     for users in (1, 4, 16):
         results.record(
             "3.3.1",
