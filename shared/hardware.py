@@ -168,7 +168,7 @@ def check_disk() -> Check:
 
 def check_memory() -> Check:
     available = meminfo()["MemAvailable"] / GIB
-    return check("6 GiB of memory for two engines", available >= 6, f"{available:.1f} GiB available",
+    return check("12 GiB of memory for four engines at once", available >= 12, f"{available:.1f} GiB available",
                  "close other programs (make down ends engines that were left)")  # fmt: skip
 
 

@@ -148,9 +148,8 @@ def launch(
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
     spec, flags, machine = ENGINES[name], dict(flags or {}), detect()
-    if spec.needs_gpu and machine.gpu is None:
-        raise LabError(f"{spec.title} can't run on this machine: {spec.needs_gpu}, and there is none.",
-                       "use another engine here; this one is for a DGX Spark")  # fmt: skip
+    if spec.unavailable:
+        raise LabError(f"{spec.title} can't be started: {spec.unavailable}.", "use another engine")
     precision = precision or spec.precisions[0]
     if precision not in spec.precisions:
         raise LabError(f"{spec.title} can't load {precision} here.", f"choose one of {', '.join(spec.precisions)}")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from processes import Run, alive, appears, eventually, finish, read_pid
 
+from shared.process import exclusive
+
 pytest_plugins = ["made_up_steps"]
 
 # The first build works for a minute, with a process in a session of its own; another goes on from its file.
@@ -142,3 +144,29 @@ def test_two_runs_on_one_cache_wait_for_each_other(tmp_path: Path, installing: R
     (tmp_path / "go").touch()
     assert (finish(first)[0], finish(second)[0]) == (0, 0)
     assert (tmp_path / "builds").read_text() == "built\n"
+
+
+def test_a_measurement_holds_the_builds(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
+    count = tmp_path / "count"
+    process = installing(f"step('tool', 'while [ ! -e {tmp_path}/go ]; do echo x >> {count}; sleep 0.01; done')")
+    appears(count)
+    with exclusive(labs_cache / "measuring.lock", "never printed"):
+        time.sleep(0.6)
+        before = count.stat().st_size
+        time.sleep(0.4)
+        assert count.stat().st_size == before
+        assert "TOOL: working" in (labs_cache / "logs" / "install-status.txt").read_text()
+    assert eventually(lambda: count.stat().st_size > before)
+    (tmp_path / "go").touch()
+    assert finish(process)[0] == 0
+
+
+def test_a_proof_waits_for_a_measurement(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
+    proof = f"lambda job: Path('{tmp_path}/proving').write_text('x') and 'answers'"
+    with exclusive(labs_cache / "measuring.lock", "never printed"):
+        process = installing(f"step('tool', 'true', verify={proof})")
+        assert eventually(lambda: (labs_cache / "tool").is_dir())
+        time.sleep(0.5)
+        assert not (tmp_path / "proving").exists()
+    code, out, _ = finish(process)
+    assert (code, "TOOL: answers" in out) == (0, True)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from shared.hardware import Machine
 from shared.launch import Engine, down, launch, stop_all
 from shared.metrics import gap_fault
 from shared.models import ModelChoice
-from shared.process import start_time, taken
+from shared.process import exclusive, start_time, taken
 from shared.prompts import CHECK_QUESTIONS, chat
 from shared.watchdog import descendants
 
@@ -207,6 +208,37 @@ def test_an_engine_that_is_not_installed_is_said(
     monkeypatch.setenv("LABS_CACHE", str(tmp_path))
     with pytest.raises(LabError, match=r"llama.cpp is not installed in .*\nFix: make engines"):
         launch("llamacpp", model, SMALL)
+
+
+def test_an_engine_that_is_being_installed_is_waited_for(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = paths.cache() / "engines" / "llamacpp"
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    paths.install_status().parent.mkdir()
+    paths.install_status().write_text("[0:30] llama.cpp: compiling [7/205]")
+
+    def install(whole: bool) -> None:
+        with exclusive(paths.installing(), "never printed"):
+            started.set()
+            time.sleep(1)
+            if whole:
+                (tmp_path / "engines").mkdir()
+                (tmp_path / "engines" / "llamacpp").symlink_to(installed)
+                time.sleep(1)  # other engines are still being installed
+
+    for whole in (False, True):
+        started = threading.Event()
+        setup = threading.Thread(target=install, args=[whole])
+        setup.start()
+        started.wait()
+        if whole:
+            assert launch("llamacpp", model, SMALL).alive
+            assert "still being installed [0:30] llama.cpp: compiling [7/205]" in capsys.readouterr().out
+        else:
+            with pytest.raises(LabError, match=r"not installed in .*, and the set-up ended without it"):
+                launch("llamacpp", model, SMALL)
+        setup.join()
 
 
 def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:

@@ -15,7 +15,7 @@ import pytest
 from processes import alive, eventually, read_pid
 
 from shared import paths
-from shared.process import Guarded, free_port, taken
+from shared.process import Guarded, free_port, held, taken
 
 OWNER = """
 import sys, time
@@ -148,3 +148,30 @@ def test_port_is_free_until_somebody_listens() -> None:
         s.bind(("127.0.0.1", port))
         s.listen()
         assert taken(port)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from shared.process import exclusive
+with exclusive(Path(sys.argv[1]), "waiting for the other"):
+    print("inside", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / "lock"
+    assert not held(lock)
+    run = [sys.executable, "-c", HOLDER, str(lock)]
+    first = subprocess.Popen([*run, "60"], stdout=subprocess.PIPE, text=True, cwd=paths.REPO)
+    assert first.stdout
+    assert first.stdout.readline() == "inside\n"
+    assert held(lock)
+    second = subprocess.Popen([*run, "0"], stdout=subprocess.PIPE, text=True, cwd=paths.REPO)
+    assert second.stdout
+    assert second.stdout.readline() == "waiting for the other\n"
+    first.kill()  # even this frees the lock
+    first.communicate()
+    assert second.communicate(timeout=20)[0] == "inside\n"
+    assert not held(lock)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Flags, Start
+from shared.engines.spec import EngineSpec, Flags, Start, everywhere
 from shared.models import ModelChoice
 
 
@@ -47,7 +47,7 @@ SPEC = EngineSpec(
     startup_s=2,
     kv_bytes=kv_bytes,
     overhead_gib=0.3,
-    cannot={"cpu": {"tensor parallel": "it splits a model over GPUs, not over processor cores"}},
+    cannot=everywhere({"tensor parallel": "it splits a model over GPUs, not over processor cores"}),
     causes=(
         (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
         (r"failed to load model|invalid magic|tensor .* is not within", "a torn or wrong model file", "make engines"),

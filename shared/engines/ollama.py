@@ -7,7 +7,7 @@ how the number of threads and the counters get there.
 from collections.abc import Mapping
 
 from shared import paths
-from shared.engines.spec import EngineSpec, Flags, Start
+from shared.engines.spec import EngineSpec, Flags, Start, everywhere
 from shared.errors import LabError
 from shared.models import ModelChoice, sha256
 
@@ -60,7 +60,7 @@ def kv_bytes(model: ModelChoice, flags: Flags) -> int:
     return slots * context * model.kv_bytes_per_token()
 
 
-NO_EAGLE = "its API offers drafts only of models that carry their own (MTP, DFlash)"
+NO_DRAFT = "its API offers drafts only of models that carry their own (MTP, DFlash)"
 SPEC = EngineSpec(
     name="ollama",
     title="Ollama",
@@ -87,15 +87,14 @@ SPEC = EngineSpec(
     startup_s=3,
     kv_bytes=kv_bytes,
     overhead_gib=0.5,
-    cannot={
-        profile: {
-            "draft model": NO_EAGLE,
-            "EAGLE-3": NO_EAGLE,
+    cannot=everywhere(
+        {
+            "draft model": NO_DRAFT,
+            "EAGLE-3": NO_DRAFT,
             "tensor parallel": "it splits a model by layers only",
             "Prometheus": "it has no metrics of its own; the labs read its llama-server's",
         }
-        for profile in ("cpu", "cuda", "spark")
-    },
+    ),
     causes=(
         (r"llama-server.*not found|no such file.*llama-server", "its llama-server is missing", "make engines"),
         (r"model requires more system memory", "too little memory", "make down, or a smaller context"),

@@ -6,7 +6,7 @@ scheduler from spinning a core while it has nothing to do.
 
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Flags, Start
+from shared.engines.spec import EngineSpec, Flags, Start, everywhere
 from shared.models import ModelChoice
 
 
@@ -61,14 +61,8 @@ SPEC = EngineSpec(
     },
     startup_s=45,
     kv_bytes=kv_bytes,
-    overhead_gib=2.5,
-    cannot={
-        "cpu": {
-            "draft model": NO_KERNEL,
-            "EAGLE-3": NO_KERNEL,
-            "tensor parallel": NO_KERNEL,
-        }
-    },
+    overhead_gib=3.5,
+    cannot=everywhere({"draft model": NO_KERNEL, "EAGLE-3": NO_KERNEL, "tensor parallel": NO_KERNEL}),
     causes=(
         (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),
         (r"sgl_kernel stand-in: (\S+)", "a kernel that the labs' stand-in doesn't supply", "leave that flag out"),

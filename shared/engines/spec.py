@@ -8,6 +8,7 @@ from shared.models import ModelChoice
 
 Flags = Mapping[str, object]
 
+PROFILES = ("cpu", "cuda", "spark")  # of shared.hardware
 CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3", "tensor parallel", "Prometheus")
 
 
@@ -46,7 +47,7 @@ class EngineSpec:
     startup_s: int = 60  # what to expect on two cores, said while waiting
     kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
     overhead_gib: float = 0.5  # its processes, beside weights and KV cache; measured on two cores
-    needs_gpu: str = ""  # why it can't run without an NVIDIA GPU; "" if it can
+    unavailable: str = ""  # why the labs can't start it; "" if they can
     cannot: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # profile → capability → reason
     causes: tuple[tuple[str, str, str], ...] = ()  # (pattern in the log, cause, fix)
 
@@ -56,9 +57,12 @@ class EngineSpec:
 
     def why_not(self, profile: str, capability: str) -> str:
         """Why it can't do this on machines of this profile; "" if it can."""
-        if self.needs_gpu and profile == "cpu":
-            return self.needs_gpu
-        return self.cannot.get(profile, {}).get(capability, "")
+        return self.unavailable or self.cannot.get(profile, {}).get(capability, "")
+
+
+def everywhere(reasons: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+    """What an engine can't do on any machine: today all of them start the processor's build of it."""
+    return dict.fromkeys(PROFILES, reasons)
 
 
 def as_arguments(flags: Flags) -> list[str]:

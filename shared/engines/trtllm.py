@@ -20,5 +20,5 @@ SPEC = EngineSpec(
     token_ids="vllm",
     port=8000,
     metrics="/prometheus/metrics",
-    needs_gpu="it needs an NVIDIA GPU",
+    unavailable="it needs an NVIDIA GPU, and the labs don't start its container yet",
 )
