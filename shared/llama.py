@@ -7,7 +7,7 @@ up to its own, padding is never seen and is overwritten by the next real token.
 
 It is also the reference that engines are judged by. Greedy text of two correct engines differs: BF16
 rounding decides near-ties differently. So `greedy_gap` asks, in float32 and fed with the engine's own
-tokens, how far below the best token each chosen one lies. A correct BF16 engine stays within 0.3 nats at
+tokens, how far below the best token each chosen one lies. A correct BF16 engine stays within 0.5 nats at
 every step and 0.005 on average (metrics.gap_fault); a wrong template, 4-bit weights or another model don't.
 
     llama = Llama.load(model.weights("hf"), torch.float32)

@@ -19,12 +19,13 @@ from shared.errors import LabError
 from shared.load import Run
 
 # How far a correct BF16 engine's greedy tokens may lie below the float32 reference's best
-# (shared.llama.greedy_gap). At one step: the small model's best logit is mostly between 16 and 32, where
-# BF16 numbers lie 0.125 apart, so rounding two logits alone can turn a near-tie of that size, and thirty
-# layers of rounding add to it. On average: such near-ties are rare. Measured, 12 answers of up to 48
-# tokens, worst / mean: BF16 engines at most 0.20 / 0.0016 (on a processor without BF16 instructions), Q4_0
-# 9.1 / 0.29. Q8_0, at 0.19 / 0.0030, can't be told from rounding: its weights are known by their hash.
-GAP_LIMIT_NATS = 0.3
+# (shared.llama.greedy_gap). At one step: the small model's best logit is mostly between 16 and 42, where
+# BF16 numbers lie 0.125 and, from 32 on, 0.25 apart, so rounding two logits alone can turn a near-tie of
+# that size, and thirty layers of rounding add to it. On average: such near-ties are rare. Measured, 12
+# answers of up to 48 tokens, worst / mean: BF16 engines at most 0.26 / 0.0016 (on a processor without BF16
+# instructions), Q4_0 9.1 / 0.29.
+# Q8_0, at 0.19 / 0.0030, can't be told from rounding: its weights are known by their hash.
+GAP_LIMIT_NATS = 0.5
 MEAN_GAP_LIMIT_NATS = 0.005
 
 

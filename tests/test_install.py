@@ -155,8 +155,9 @@ def test_a_measurement_holds_the_builds(tmp_path: Path, labs_cache: Path, instal
         before = count.stat().st_size
         time.sleep(0.4)
         assert count.stat().st_size == before
-        assert "TOOL: working" in (labs_cache / "logs" / "install-status.txt").read_text()
     assert eventually(lambda: count.stat().st_size > before)
+    status = labs_cache / "logs" / "install-status.txt"
+    assert eventually(lambda: status.exists() and "TOOL: working" in status.read_text())
     (tmp_path / "go").touch()
     assert finish(process)[0] == 0
 

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import pytest
+from processes import eventually
 
 from shared import paths
 from shared.process import taken
@@ -23,11 +24,12 @@ def test_jupyterlab_opens_on_the_first_lab() -> None:
     assert lab.stdout
     try:
         address = next(found[0] for line in lab.stdout if (found := re.search(r"http://127\S+token=\w+", line)))
+        port = int(re.findall(r":(\d+)/", address)[0])
+        assert eventually(lambda: taken(port), 20)
         with urllib.request.urlopen(address, timeout=20) as page:
             assert page.status == 200
             assert "JupyterLab" in page.read().decode()
         assert "/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb" in address
-        port = int(re.findall(r":(\d+)/", address)[0])
         for _ in range(2):  # the first asks whether it is meant
             os.killpg(lab.pid, signal.SIGINT)
         lab.communicate(timeout=30)
