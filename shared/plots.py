@@ -134,8 +134,8 @@ def layout(title: str, x: str, y: str) -> dict[str, Any]:
         "template": None,
         "xaxis": {**axis, "title": x},
         "yaxis": {**axis, "title": y},
-        "legend": {"orientation": "h", "y": 1.08, "x": 1, "xanchor": "right"},
-        "margin": {"l": 64, "r": 24, "t": 72, "b": 56},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 24, "t": 96, "b": 56},
         "height": 420,
     }
 

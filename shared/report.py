@@ -72,8 +72,8 @@ def summary(entries: dict[str, Entry]) -> Section:
     header = ("", *(f"{u} user{'s' if u > 1 else ''}" for u in users))
     table = Table("", header, rows).markdown()
     note = (
-        "The factor is the ratio of the medians to the next engine's. No winner: the rounds overlap, or there was "
-        "only one. The figures are below."
+        "Named are the best engine and those whose rounds overlap with its own; the factor is its median against "
+        "that of the best engine behind them. No winner: all overlap, or there was only one round."
     )
     text = f"**This machine, this model.**{caveat}\n\n{table}\n\n{note}"
     return Section("Which engine was ahead", text)
@@ -84,15 +84,17 @@ def profiles(entries: dict[str, Entry]) -> set[str]:
 
 
 def verdict(data: plots.Rounds, users: int, more_is_better: bool) -> str:
-    """Who is ahead at one load, and by which factor of the next one's median; or that nobody is."""
+    """Who is ahead at one load, all whose rounds overlap the best one's, and by which factor; or that nobody is."""
     at = {engine: values for (engine, u), values in data.items() if u == users}
     if len(at) < 2:
         return "only one measured"
     ranked = sorted(at, key=lambda e: statistics.median(at[e]), reverse=more_is_better)
-    ratio = compare(at[ranked[0]], at[ranked[1]])
-    if ratio is None:
+    ratios = {e: ratio for e in ranked if (ratio := compare(at[ranked[0]], at[e])) is not None}
+    if not ratios:
         return "no winner"
-    return f"**{ENGINES[ranked[0]].title}**, {number(ratio if more_is_better else 1 / ratio)}×"
+    ahead = [f"**{ENGINES[e].title}**" for e in ranked if e not in ratios]
+    ratio = next(iter(ratios.values()))  # to the best of those that are behind
+    return f"{', '.join(ahead)}: {number(ratio if more_is_better else 1 / ratio)}×"
 
 
 def machine(loads: dict[str, Entry]) -> Section:
@@ -116,7 +118,8 @@ def method(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:
     data = rounds(entries, "output_tok_s")
     count = min(len(v) for v in data.values())
     cached = [e["values"]["cached_tokens"] for e in loads.values()]
-    cache = "unknown" if None in cached else f"{sum(cached)} prompt tokens"
+    prompt = sum(e["values"]["input_tokens"]["median"] * e["values"]["requests"] for e in loads.values())
+    cache = "unknown" if None in cached else f"{sum(cached)} of about {prompt:,.0f} prompt tokens"
     shorter = [ENGINES[name].title for name in names(loads) if not ENGINES[name].exact_length]
     failed = sum(e["values"]["failed"] for e in loads.values())
     total = sum(e["values"]["requests"] for e in loads.values())
@@ -162,7 +165,7 @@ def ceiling(entries: dict[str, Entry], value: str) -> tuple[str, float] | None:
     if value != "output_tok_s" or entry is None:
         return None
     limit = entry["values"]["ceiling_tok_s"]
-    return "one user's ceiling by memory bandwidth", limit
+    return "ceiling for one user", limit
 
 
 def start_commands(loads: dict[str, Entry]) -> Section:

@@ -28,7 +28,7 @@ def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
-    assert line.count("**llama.cpp**, 2×") == 3
+    assert line.count("**llama.cpp**: 2×") == 3
     assert "| Time to first token (TTFT), ms | no winner | no winner | no winner |" in text  # equal by design
     assert "not what they do on a GPU" in text
     assert "Not verified on hardware" in text
@@ -40,6 +40,14 @@ def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
     text = (own_results / "report.md").read_text()
     assert "**vLLM**" not in text.split("## Machine")[0]
     assert text.count("| no winner") == 9
+
+
+def test_engines_that_are_level_are_named_together(own_results: Path) -> None:
+    fill({"ollama": 10.1, "llamacpp": 10, "vllm": 20, "sglang": 30})
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
+    assert line.count("**llama.cpp**, **Ollama**: 2×") == 3
 
 
 def test_the_page_loads_nothing_from_anywhere(own_results: Path) -> None:
