@@ -25,6 +25,14 @@ def kv_bytes(model: ModelChoice, flags: Flags) -> int:
     return int(str(flags.get("-c", model.context))) * model.kv_bytes_per_token()
 
 
+COUNTERS = {
+    "running": "llamacpp:requests_processing",
+    "waiting": "llamacpp:requests_deferred",
+    "prompt_tokens": "llamacpp:prompt_tokens_total",
+    "cached_tokens": "llamacpp:prompt_tokens_cached_total",
+    "generated_tokens": "llamacpp:tokens_predicted_total",
+    "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
+}
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
@@ -36,14 +44,7 @@ SPEC = EngineSpec(
     # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
     port=8080,
-    counters={
-        "running": "llamacpp:requests_processing",
-        "waiting": "llamacpp:requests_deferred",
-        "prompt_tokens": "llamacpp:prompt_tokens_total",
-        "cached_tokens": "llamacpp:prompt_tokens_cached_total",
-        "generated_tokens": "llamacpp:tokens_predicted_total",
-        "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
-    },
+    counters=COUNTERS,
     startup_s=2,
     kv_bytes=kv_bytes,
     overhead_gib=0.3,

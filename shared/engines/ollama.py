@@ -7,6 +7,7 @@ how the number of threads and the counters get there.
 from collections.abc import Mapping
 
 from shared import paths
+from shared.engines import llamacpp
 from shared.engines.spec import EngineSpec, Flags, Start, everywhere
 from shared.errors import LabError
 from shared.models import ModelChoice, sha256
@@ -76,14 +77,7 @@ SPEC = EngineSpec(
     health="/api/version",
     metrics="/metrics",
     metrics_of="llama-server",
-    counters={
-        "running": "llamacpp:requests_processing",
-        "waiting": "llamacpp:requests_deferred",
-        "prompt_tokens": "llamacpp:prompt_tokens_total",
-        "cached_tokens": "llamacpp:prompt_tokens_cached_total",
-        "generated_tokens": "llamacpp:tokens_predicted_total",
-        "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
-    },
+    counters=llamacpp.COUNTERS,
     startup_s=3,
     kv_bytes=kv_bytes,
     overhead_gib=0.5,
