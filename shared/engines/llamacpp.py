@@ -33,6 +33,7 @@ COUNTERS = {
     "generated_tokens": "llamacpp:tokens_predicted_total",
     "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
 }
+
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
