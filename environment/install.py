@@ -37,6 +37,7 @@ class Installation:
     """One run over all steps that are not ready yet."""
 
     def __init__(self, steps: dict[str, Step]) -> None:
+        self.steps = tuple(steps.values())
         self.started = self.spoke = time.monotonic()
         self.stop = threading.Event()
         self.quiet = Quiet(self.stop)
@@ -98,6 +99,7 @@ class Installation:
                 self.wait_for(step.verify_after)
                 with self.one_proof():
                     job.doing = "answering the first prompts"
+                    job.first = not any(s.verify and s.built() and s.verified() for s in self.steps)
                     proof = step.verify(job)
                 (step.home / "verified.txt").write_text(proof + "\n")
                 self.say(f"{step.title}: {proof}")

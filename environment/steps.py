@@ -85,6 +85,7 @@ class Job:
     say: Callable[[str], None]
     started: float = field(default_factory=time.monotonic)
     doing: str = "waiting"
+    first: bool = False  # its engine is the first that will answer on this machine
 
     @property
     def dest(self) -> Path:

@@ -97,5 +97,5 @@ STEP = Step(
     build=build,
     verify=lambda job: verify(job, "ollama"),
     verify_after=("engines/llamacpp", "torch", "models/smollm2-135m-instruct", "models/smollm2-135m-instruct-gguf"),
-    nice=10,
+    nice=19,
 )

@@ -47,6 +47,6 @@ STEP = Step(
     needs_gib=8.0,
     build=build,
     verify=lambda job: verify(job, "sglang"),
-    after=("torch",),
+    after=("torch", "engines/vllm"),  # which is not needed, but the sooner it is there, the sooner one can begin
     verify_after=("models/smollm2-135m-instruct",),
 )
