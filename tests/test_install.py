@@ -1,13 +1,18 @@
 """The set-up, `make engines`, on small made-up steps: interrupted, killed, repeated, run twice at once."""
 
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from processes import Run, alive, appears, eventually, finish, read_pid
 
+from shared import paths
 from shared.process import exclusive
+
+sys.path.insert(0, str(paths.REPO / "environment"))  # as when `python environment/install.py` runs
+from install import STEPS  # type: ignore[import-not-found]
 
 pytest_plugins = ["made_up_steps"]
 
@@ -40,6 +45,12 @@ def test_interrupted_build_leaves_nothing_running_and_goes_on(
     assert (labs_cache / "tool" / "half").read_text() == "yesterday\n"
     assert (labs_cache / "tool" / "whole").exists()
     assert "went on from yesterday" in (labs_cache / "logs" / "install-tool.log").read_text()
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "ollama", "vllm", "sglang"])
+def test_every_proof_waits_for_the_reference(engine: str) -> None:
+    # The cache may hold an engine, built but not proved, while a new .venv has no torch yet.
+    assert {"torch", "models/smollm2-135m-instruct"} <= set(STEPS[f"engines/{engine}"].verify_after)
 
 
 def test_second_ctrl_c_changes_nothing(tmp_path: Path, installing: Run) -> None:

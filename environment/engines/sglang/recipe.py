@@ -48,5 +48,5 @@ STEP = Step(
     build=build,
     verify=lambda job: verify(job, "sglang"),
     after=("torch", "engines/vllm"),  # which is not needed, but the sooner it is there, the sooner one can begin
-    verify_after=("models/smollm2-135m-instruct",),
+    verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
 )

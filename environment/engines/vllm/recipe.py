@@ -42,5 +42,5 @@ STEP = Step(
     build=build,
     verify=lambda job: verify(job, "vllm"),
     after=("torch",),  # which brings torch's wheels into uv's cache
-    verify_after=("models/smollm2-135m-instruct",),
+    verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
 )
