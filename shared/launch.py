@@ -35,6 +35,9 @@ from shared.watchdog import descendants, signal_all
 
 KEEP_LOGS = 20
 MARGIN_GIB = 0.5  # what a launch leaves for everything else
+# How often a waiting line is written. A notebook's front end may read a cell's output only when the cell has
+# ended (nbval does), and of more than a thousand messages the last are lost.
+ONCE_A_SECOND: dict[str, Any] = {"mininterval": 1, "miniters": 0}
 
 COMMON_CAUSES = (
     (r"address already in use|couldn't bind|failed to bind", "its port is taken", "leave `port` out"),
@@ -187,7 +190,7 @@ def wait_until_installed(spec: EngineSpec, quiet: bool) -> Path:
             waited = True
             with contextlib.suppress(OSError):
                 line.set_description_str(f"{spec.title} is still being installed {paths.install_status().read_text()}")
-            time.sleep(0.5)
+            time.sleep(1)
     if not (link / "installed.json").exists():
         how = "the set-up ended without it" if waited else "no set-up is running"
         raise LabError(f"{spec.title} is not installed in {paths.show(link)}, and {how}.", "make engines")
@@ -240,10 +243,11 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
     """Until its health endpoint says so and one token has come back."""
     began = time.monotonic()
     title = f"{engine.spec.title} is starting (about {engine.spec.startup_s} s on two cores)"
-    with tqdm(bar_format="{desc}: {elapsed}", desc=title, leave=False, file=sys.stdout, disable=quiet) as line:
+    with tqdm(
+        bar_format="{desc}: {elapsed}", desc=title, leave=False, file=sys.stdout, disable=quiet, **ONCE_A_SECOND
+    ) as line:
         while (get(engine.port, engine.spec.health) or (0,))[0] != 200:
             line.update(0)
-            line.refresh()
             if not engine.alive:
                 raise died(engine, f"{engine.spec.title} ended while starting (exit {engine.process.exit_code()}).")
             if time.monotonic() - began > timeout_s:

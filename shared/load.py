@@ -23,7 +23,7 @@ from shared import paths
 from shared.api import counters
 from shared.client import Limits, Trace, stream
 from shared.errors import LabError
-from shared.launch import Engine
+from shared.launch import ONCE_A_SECOND, Engine
 from shared.process import exclusive, taken
 from shared.prompts import PromptSet
 
@@ -76,7 +76,7 @@ def closed(
         started = 0
         before = counters(engine)
         cpu, wall = _cpu_s(), time.perf_counter()
-        with tqdm(total=requests, desc=title, unit="request", leave=False, file=sys.stdout) as line:
+        with tqdm(total=requests, desc=title, unit="request", leave=False, file=sys.stdout, **ONCE_A_SECOND) as line:
 
             async def user() -> None:
                 nonlocal started

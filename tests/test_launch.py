@@ -20,11 +20,12 @@ import pytest
 from shared import LabError, load, metrics, paths, prompts
 from shared.api import greedy_tokens, post_json
 from shared.client import stream
+from shared.engines import ENGINES, Start
 from shared.hardware import Machine
-from shared.launch import Engine, down, launch, stop_all
+from shared.launch import Engine, down, launch, start, stop_all, wait_until_ready
 from shared.metrics import gap_fault
 from shared.models import ModelChoice
-from shared.process import exclusive, start_time, taken
+from shared.process import exclusive, free_port, start_time, taken
 from shared.prompts import CHECK_QUESTIONS, chat
 from shared.watchdog import descendants
 
@@ -181,6 +182,19 @@ def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
     assert "ended while starting" in str(error.value)
     assert "  | error: invalid argument: --max-num-seqs" in str(error.value)
     assert "1. a flag that it doesn't know → compare it with llama-server --help" in str(error.value)
+
+
+def test_waiting_is_shown_once_a_second_and_ends(model: ModelChoice, capsys: pytest.CaptureFixture[str]) -> None:
+    mute = replace(ENGINES["llamacpp"], command=lambda start: ["sleep", "60"])
+    home = (paths.cache() / "engines" / "llamacpp").resolve()
+    engine = start(mute, Start(home, model, "BF16", free_port(), 1))
+    try:
+        with pytest.raises(LabError, match=r"llama.cpp was not ready after 3 s. Last lines of .*\.log:"):
+            wait_until_ready(engine, 3, quiet=False)
+    finally:
+        engine.stop()
+    # More than a thousand messages in one cell, and nbval loses the last: 3 here, 300 for the longest wait.
+    assert 3 <= capsys.readouterr().out.count("llama.cpp is starting") <= 5
 
 
 def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> None:
