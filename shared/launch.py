@@ -43,9 +43,10 @@ COMMON_CAUSES = (
     (r"address already in use|couldn't bind|failed to bind", "its port is taken", "leave `port` out"),
     (r"out of memory|cannot allocate memory|bad_alloc|MemoryError|Killed", "too little memory", "make down"),
     (r"No space left on device", "the disk is full", "free some space"),
-    (r"GatedRepoError|gated repo|401 Client Error", "the model is gated, and no token was given",
+    (r"(access to|access) a? ?gated repo", "the model is gated, and no token was given",
      "accept its licence on its page, then: export HF_TOKEN=..."),
-    (r"RepositoryNotFoundError|does not appear to have a file named|OfflineModeIsEnabled|LocalEntryNotFoundError",
+    (r"failed to open GGUF file|Repo id must be in the form|is not a valid model identifier|LocalEntryNotFoundError: "
+     "|RepositoryNotFoundError: |does not appear to have a file named",
      "the model isn't there", "check its name or path"),
     (r"No such file or directory", "a file is missing", "make engines"),
     (r"ModuleNotFoundError|ImportError|cannot open shared object", "it is damaged", "make clean; make engines"),
@@ -254,6 +255,8 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
                 raise died(engine, f"{engine.spec.title} was not ready after {timeout_s:.0f} s.")
             time.sleep(0.1)
         body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+        if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.log.read_text(), engine.flags)):
+            raise LabError(f"{engine.spec.title} {fault}.", "check the setting's name and value")
         try:
             if engine.spec.prepare:
                 engine.spec.prepare(engine.url, engine.model, engine.precision)
@@ -266,18 +269,25 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
 
 
 def died(engine: Engine, what: str) -> LabError:
-    """The error for an engine that failed: its last words and what they usually mean."""
-    text = engine.log.read_text(errors="replace")
-    causes = [
-        f"{cause} → {fix}" for sign, cause, fix in (*engine.spec.causes, *COMMON_CAUSES) if re.search(sign, text, re.I)
-    ]
-    if not causes:
-        causes = ["none recognised: the first error in the log usually says it"]
+    """The error for an engine that failed: its last words, what they usually mean, and which of them mean it."""
     tail = "\n".join(f"  | {line[:200]}" for line in engine.tail().splitlines())
-    return LabError(
-        f"{what} Last lines of {paths.show(engine.log)}:\n{tail}\nLikeliest causes:\n"
-        + "\n".join(f"  {i}. {cause}" for i, cause in enumerate(causes[:3], 1))
-    )
+    causes = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(likely_causes(engine.spec, engine.log), 1))
+    return LabError(f"{what} Last lines of {paths.show(engine.log)}:\n{tail}\nLikeliest causes:\n{causes}")
+
+
+def likely_causes(spec: EngineSpec, log: Path) -> list[str]:
+    """At most three, each with its fix and the line of the log that it was recognised by."""
+    lines = log.read_text(errors="replace").splitlines()
+    found: dict[str, str] = {}  # by the line: of two causes for one line the more special comes first
+    for sign, cause, fix in (*spec.causes, *COMMON_CAUSES):
+        line = next((line.strip()[:300] for line in lines if re.search(sign, line, re.I)), None)
+        if line:
+            found.setdefault(line, f"{cause} → {fix}\n     as it says: {line}")
+    if found:
+        return list(found.values())[:3]
+    # The first exception is the one that the others follow from.
+    first = next((line for line in lines if re.search(r"^(\([^)]*\) ERROR .*\] )?[\w.]+Error: ", line)), None)
+    return [f"none recognised; its first error: {first.strip()[:300]}" if first else "none recognised"]
 
 
 @contextlib.contextmanager

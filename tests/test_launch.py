@@ -182,6 +182,12 @@ def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
     assert "ended while starting" in str(error.value)
     assert "  | error: invalid argument: --max-num-seqs" in str(error.value)
     assert "1. a flag that it doesn't know → compare it with llama-server --help" in str(error.value)
+    assert str(error.value).endswith("as it says: error: invalid argument: --max-num-seqs")
+
+
+def test_a_setting_that_ollama_would_leave_aside_is_refused(model: ModelChoice) -> None:
+    with pytest.raises(LabError, match=r"Ollama knows no setting OLLAMA_NUM_PARALEL\.\nFix: check the setting's name"):
+        launch("ollama", model, {"OLLAMA_NUM_PARALEL": 4}, quiet=True)
 
 
 def test_waiting_is_shown_once_a_second_and_ends(model: ModelChoice, capsys: pytest.CaptureFixture[str]) -> None:

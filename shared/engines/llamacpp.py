@@ -34,6 +34,7 @@ COUNTERS = {
     "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
 }
 
+TOO_MANY_SLOTS = (r"n_seq_max must be", "more slots than llama.cpp has", "ask for at most 256")
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
@@ -52,7 +53,9 @@ SPEC = EngineSpec(
     cannot=everywhere({"tensor parallel": "it splits a model over GPUs, not over processor cores"}),
     causes=(
         (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
-        (r"failed to load model|invalid magic|tensor .* is not within", "a torn or wrong model file", "make engines"),
+        (r"error while handling argument", "a flag's value that it can't read", "compare it with llama-server --help"),
+        (r"invalid magic|model is corrupted or incomplete", "a torn or wrong model file", "make engines"),
+        TOO_MANY_SLOTS,
         (r"Illegal instruction", "it was compiled for another processor", "make clean; make engines"),
     ),
 )  # fmt: skip

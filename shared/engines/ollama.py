@@ -4,6 +4,7 @@ It answers by running llama.cpp's `llama-server` below itself, and passes its en
 how the number of threads and the counters get there.
 """
 
+import re
 from collections.abc import Mapping
 
 from shared import paths
@@ -55,6 +56,16 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
         raise LabError(f"Ollama refused the model: {e}.") from None
 
 
+def flags_fault(log: str, flags: Flags) -> str:
+    """Ollama goes on with its default where it doesn't know a setting or can't read its value; its log tells."""
+    if unread := re.search(r"invalid environment variable.* key=(\S+) value=(\S*)", log):
+        return f"can't read {unread[1]}={unread[2]}"
+    known = re.search(r'msg="server config" env="map\[(.*)\]"', log)
+    settings = [name for name in flags if not name.startswith("LLAMA_ARG_")]  # those are its llama-server's
+    unknown = [name for name in settings if known and f"{name}:" not in known[1]]
+    return f"knows no setting {unknown[0]}" if unknown else ""
+
+
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
     slots = int(str(flags.get("OLLAMA_NUM_PARALLEL", 1)))
     context = int(str(flags.get("OLLAMA_CONTEXT_LENGTH", 4096)))
@@ -72,6 +83,7 @@ SPEC = EngineSpec(
     token_ids="ollama",
     port=11434,
     flags_in="environment",
+    flags_fault=flags_fault,
     served_name=served_name,
     prepare=create,
     health="/api/version",
@@ -90,6 +102,7 @@ SPEC = EngineSpec(
         }
     ),
     causes=(
+        llamacpp.TOO_MANY_SLOTS,
         (r"llama-server.*not found|no such file.*llama-server", "its llama-server is missing", "make engines"),
         (r"model requires more system memory", "too little memory", "make down, or a smaller context"),
     ),

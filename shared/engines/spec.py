@@ -37,6 +37,7 @@ class EngineSpec:
     token_ids: str  # how it returns the ids of generated tokens: see api.greedy_tokens
     port: int = 0  # where it listens if nobody says otherwise; the labs always say: a free one
     flags_in: str = "arguments"  # or "environment": where it takes its flags from
+    flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags): which one it silently left aside
     served_name: Callable[[ModelChoice, str], str] = lambda model, _: model.name  # as requests name the model
     prepare: Callable[[str, ModelChoice, str], None] | None = None  # (url, model, precision), before the first token
     health: str = "/health"
