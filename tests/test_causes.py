@@ -99,6 +99,12 @@ PROVOKED = [
         "address already in use",
         "its port is taken",
     ),
+    (
+        "sglang",
+        "AssertionError: SGLANG_CPU_OMP_THREADS_BIND is not set, in this case, the total number of ranks "
+        "(dp_size * tp_size * pp_size = 2) should be smaller than or equal to number of numa node on the machine",
+        "tensor parallel, which it can't do here",
+    ),
     ("sglang", GATED, "the model is gated, and no token was given"),
 ]
 
