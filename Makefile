@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .PHONY: help setup model engines lab report test check lint solutions bench doctor lock down clean
 
 export LABS_CACHE PYTHON
+# Where this is set (container images often do), Python compiles each module again at each start: that took 16 of
+# 28 seconds in each of the three processes of vLLM and SGLang. Once kept in .venv and the cache, it serves all.
+export PYTHONDONTWRITEBYTECODE :=
 ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif

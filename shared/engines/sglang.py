@@ -59,7 +59,7 @@ SPEC = EngineSpec(
         "cached_tokens": "sglang:cached_tokens_total",
         "generated_tokens": "sglang:generation_tokens_total",
     },
-    startup_s=45,
+    startup_s=30,
     kv_bytes=kv_bytes,
     overhead_gib=3.5,
     cannot=everywhere({"draft model": NO_KERNEL, "EAGLE-3": NO_KERNEL, "tensor parallel": NO_KERNEL}),

@@ -45,7 +45,7 @@ class EngineSpec:
     metrics_of: str = ""  # the program below it that serves the metrics, if it isn't the engine itself
     counters: Mapping[str, str] = field(default_factory=dict)  # our name → its metric's
     exact_length: Mapping[str, object] = field(default_factory=dict)  # request fields that suppress end-of-text
-    startup_s: int = 60  # what to expect on two cores, said while waiting
+    startup_s: int = 30  # what to expect on two cores, said while waiting
     kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
     overhead_gib: float = 0.5  # its processes, beside weights and KV cache; measured on two cores
     unavailable: str = ""  # why the labs can't start it; "" if they can

@@ -58,7 +58,7 @@ SPEC = EngineSpec(
         "generated_tokens": "vllm:generation_tokens_total",
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
-    startup_s=60,
+    startup_s=35,
     kv_bytes=kv_bytes,
     overhead_gib=3.0,
     causes=(
