@@ -1,6 +1,7 @@
 """What the pages say is so: commands exist, links lead somewhere, notebooks are fit to be published."""
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -67,3 +68,10 @@ def test_a_solution_is_fit_to_be_published(file: Path) -> None:
     assert all("image/png" in o["data"] for o in figures), "GitHub shows only static pictures: run it with Chromium"
     milestone = json.dumps([c.outputs for c in code if c.id == "milestone"])
     assert "6 of 6 claims borne out" in milestone
+
+
+def test_make_lets_python_keep_what_it_compiled() -> None:
+    probe = 'probe: ; @echo "[$$PYTHONDONTWRITEBYTECODE]"'
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    said = subprocess.run(["make", "-s", "--eval", probe, "probe"], cwd=paths.REPO, env=env, capture_output=True)
+    assert said.stdout == b"[]\n", said.stderr
