@@ -103,9 +103,13 @@ class Engine:
         """Let a paused engine go on where it was."""
         signal_all(descendants(self.process.pid), signal.SIGCONT)
 
+    def said(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(errors="replace")
+
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self.said().splitlines()[-lines:])
 
     def provenance(self) -> dict[str, Any]:
         """What a result must say of the engine that produced it."""
@@ -151,21 +155,21 @@ def launch(
     """
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
-    spec, flags, machine = ENGINES[name], dict(flags or {}), detect()
+    spec, flags = ENGINES[name], dict(flags or {})
     if spec.unavailable:
         raise LabError(f"{spec.title} can't be started: {spec.unavailable}.", "use another engine")
     precision = precision or spec.precisions[0]
     if precision not in spec.precisions:
         raise LabError(f"{spec.title} can't load {precision} here.", f"choose one of {', '.join(spec.precisions)}")
-    cores = cores or machine.cores
+    cores = cores or detect().cores
     old = _running.get(name)
     if old:
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
         old.stop()
+    home = wait_until_installed(spec, model, precision, quiet)
     need_memory(spec, model, precision, flags)
-    home = wait_until_installed(spec, quiet)
     if port and taken(port):
         raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.",
                        f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it")  # fmt: skip
@@ -179,23 +183,30 @@ def launch(
     return engine
 
 
-def wait_until_installed(spec: EngineSpec, quiet: bool) -> Path:
-    """The folder of the engine; waits, and shows what is going on, while a set-up is still making it.
+def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, quiet: bool) -> Path:
+    """The folder of the engine; waits, and shows what is going on, while a set-up is still making what it needs:
+    itself, the engine whose programs it runs, the model's weights.
 
-    Raises LabError if no set-up is running, or it ends without it.
+    Raises LabError if no set-up is running, or it ends without an engine; missing weights are `models`' to name.
     """
-    link = paths.cache() / "engines" / spec.name
+    engines = [ENGINES[name] for name in (spec.name, spec.built_on) if name]
+    link = {needed.name: paths.cache() / "engines" / needed.name for needed in engines}
+
+    def absent() -> list[EngineSpec]:
+        return [needed for needed in engines if not (link[needed.name] / "installed.json").exists()]
+
     waited = False
     with tqdm(bar_format="{desc}", leave=False, file=sys.stdout, disable=quiet) as line:
-        while not (link / "installed.json").exists() and held(paths.installing()):
+        while (absent() or not model.made(spec.weights_form(precision))) and held(paths.installing()):
             waited = True
             with contextlib.suppress(OSError):
                 line.set_description_str(f"{spec.title} is still being installed {paths.install_status().read_text()}")
             time.sleep(1)
-    if not (link / "installed.json").exists():
+    for needed in absent():
         how = "the set-up ended without it" if waited else "no set-up is running"
-        raise LabError(f"{spec.title} is not installed in {paths.show(link)}, and {how}.", "make engines")
-    return link.resolve()
+        where = paths.show(link[needed.name])
+        raise LabError(f"{needed.title} is not installed in {where}, and {how}.", "make engines")
+    return link[spec.name].resolve()
 
 
 def need_memory(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags) -> None:
@@ -255,7 +266,7 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
                 raise died(engine, f"{engine.spec.title} was not ready after {timeout_s:.0f} s.")
             time.sleep(0.1)
         body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-        if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.log.read_text(), engine.flags)):
+        if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.said(), engine.flags)):
             raise LabError(f"{engine.spec.title} {fault}.", "check the setting's name and value")
         try:
             if engine.spec.prepare:

@@ -49,6 +49,10 @@ class ModelChoice:
         verify(self.gguf_folder, name)
         return self.gguf_folder / name
 
+    def made(self, form: str = "BF16") -> bool:
+        """Whether the set-up has finished the weights in this form."""
+        return ((self.folder if form == "hf" else self.gguf_folder) / "manifest.json").exists()
+
     def noted(self, form: str = "BF16") -> dict[str, str]:
         """Size and hash of the weights, as the set-up noted them."""
         if form == "hf":

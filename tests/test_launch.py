@@ -279,6 +279,38 @@ def test_an_engine_that_is_being_installed_is_waited_for(
         setup.join()
 
 
+def test_ollama_waits_for_the_programs_and_weights_that_it_runs_on(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, made = paths.cache() / "engines", tmp_path / "engines"
+    early = replace(model, gguf_folder=tmp_path / "gguf")  # as chosen while llama.cpp is still being compiled
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    made.mkdir()
+    (made / "ollama").symlink_to(real / "ollama")  # Ollama itself is compiled sooner
+    started = threading.Event()
+
+    def install() -> None:
+        with exclusive(paths.installing(), "never printed"):
+            started.set()
+            time.sleep(1)
+            (made / "llamacpp").symlink_to(real / "llamacpp")
+            time.sleep(1)
+            early.gguf_folder.symlink_to(model.gguf_folder)  # by the programs just made
+            time.sleep(2)
+
+    setup = threading.Thread(target=install)
+    setup.start()
+    started.wait()
+    assert launch("ollama", early, {"OLLAMA_CONTEXT_LENGTH": 1024}, quiet=True).alive
+    setup.join()
+    stop_all()
+    (made / "llamacpp").unlink()
+    with pytest.raises(
+        LabError, match=r"llama.cpp is not installed in .*, and no set-up is running.\nFix: make engines"
+    ):
+        launch("ollama", early, {"OLLAMA_CONTEXT_LENGTH": 1024}, quiet=True)
+
+
 def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:
     os.kill(descendants(engine.process.pid)[0], signal.SIGKILL)
     with pytest.raises(LabError, match=r"llama.cpp died under the load.*"):

@@ -43,15 +43,16 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
     """
     from ollama import Client, ResponseError  # its own client; takes half a second to import
 
-    file = model.weights(precision)
     digest = model.sha256(precision)
     stored = paths.cache() / "models" / "ollama" / "blobs" / f"sha256-{digest}"
     if stored.exists() and sha256(stored) != digest:
         stored.unlink()  # torn: it would be taken for whole
     client = Client(url)
     try:
-        blob = f"sha256:{digest}" if stored.exists() else client.create_blob(file)
-        client.create(model=served_name(model, precision), files={file.name: blob}, parameters={"repeat_penalty": 1.0})
+        blob = f"sha256:{digest}" if stored.exists() else client.create_blob(model.weights(precision))
+        client.create(
+            model=served_name(model, precision), files={"model.gguf": blob}, parameters={"repeat_penalty": 1.0}
+        )
     except ResponseError as e:
         raise LabError(f"Ollama refused the model: {e}.") from None
 
@@ -81,6 +82,7 @@ SPEC = EngineSpec(
     precisions=("BF16", "Q8_0", "Q4_0"),
     reads="gguf",
     token_ids="ollama",
+    built_on="llamacpp",
     port=11434,
     flags_in="environment",
     flags_fault=flags_fault,

@@ -35,6 +35,7 @@ class EngineSpec:
     precisions: tuple[str, ...]  # the weights that it loads; the first is the default
     reads: str  # "gguf" | "hf": a GGUF file per precision, or the safetensors folder
     token_ids: str  # how it returns the ids of generated tokens: see api.greedy_tokens
+    built_on: str = ""  # another engine, whose programs it runs
     port: int = 0  # where it listens if nobody says otherwise; the labs always say: a free one
     flags_in: str = "arguments"  # or "environment": where it takes its flags from
     flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags): which one it silently left aside
