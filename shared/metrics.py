@@ -11,7 +11,7 @@ A failed request has no latency. It is counted as failed, and its tokens count f
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -126,6 +126,11 @@ def summarise(run: Run) -> Summary:
         counted=run.counted,
         run=run,
     )
+
+
+def prompt_tokens(values: Mapping[str, Any]) -> float:
+    """About how many prompt tokens the successful requests of a recorded run had: their median times their number."""
+    return float(values["input_tokens"]["median"] * (values["requests"] - values["failed"]))
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> float | None:

@@ -17,7 +17,7 @@ from shared.client import Trace
 from shared.engines import ENGINES
 from shared.errors import LabError
 from shared.load import Run
-from shared.metrics import gap_fault, summarise
+from shared.metrics import gap_fault, prompt_tokens, summarise
 from shared.plots import rounds
 from shared.prompts import OPENING_TOKENS
 from shared.results import Entry
@@ -149,9 +149,7 @@ def no_cache_help(entries: Entries) -> tuple[bool, str]:
     if any(e["values"]["cached_tokens"] is None for e in loads):
         return False, "an engine did not say how many prompt tokens came from its cache"
     cached = sum(e["values"]["cached_tokens"] for e in loads)
-    prompt = sum(
-        e["values"]["input_tokens"]["median"] * (e["values"]["requests"] - e["values"]["failed"]) for e in loads
-    )
+    prompt = sum(prompt_tokens(e["values"]) for e in loads)
     opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
     said = f"by the engines' own counters, {cached} of about {prompt:,.0f} prompt tokens"
     if cached:

@@ -12,7 +12,7 @@ from pathlib import Path
 from shared import paths, plots, results
 from shared.engines import ENGINES
 from shared.errors import LabError
-from shared.metrics import compare, number
+from shared.metrics import compare, number, prompt_tokens
 from shared.page import Section, as_html
 from shared.plots import Table, by_users, rounds
 from shared.results import Entry
@@ -118,7 +118,7 @@ def method(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:
     data = rounds(entries, "output_tok_s")
     count = min(len(v) for v in data.values())
     cached = [e["values"]["cached_tokens"] for e in loads.values()]
-    prompt = sum(e["values"]["input_tokens"]["median"] * e["values"]["requests"] for e in loads.values())
+    prompt = sum(prompt_tokens(e["values"]) for e in loads.values())
     cache = "unknown" if None in cached else f"{sum(cached)} of about {prompt:,.0f} prompt tokens"
     shorter = [ENGINES[name].title for name in names(loads) if not ENGINES[name].exact_length]
     failed = sum(e["values"]["failed"] for e in loads.values())

@@ -17,6 +17,8 @@ from engines.ollama import recipe  # type: ignore[import-not-found]
         ("ollama version is 0.33.0", "0.33.0"),
         ("ollama version is 0.30.1-rc2", "0.30.1-rc2"),
         ("Warning: could not connect to a running Ollama instance\nWarning: client version is 1.2.0", "1.2.0"),
+        ("ollama version is 0.24.0\nWarning: client version is 0.33.0", "0.33.0"),  # an old server still runs
+        ("ollama version is 0.33.0\nWarning: client version is 0.24.0", None),
         ("ollama version is 0.24.0", None),  # it compiles an engine in
         ("something else", None),
     ],

@@ -33,7 +33,8 @@ def installed() -> tuple[Path, str] | None:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    version = re.search(r"version is (\d+)\.(\d+)\S*", said) or re.search(r"client version is (\d+)\.(\d+)\S*", said)
+    # If a server of another version runs, it names that one first; the program's own is the client's.
+    version = re.search(r"client version is (\d+)\.(\d+)\S*", said) or re.search(r"version is (\d+)\.(\d+)\S*", said)
     if version is None or (int(version[1]), int(version[2])) < OLDEST:
         return None
     return Path(program).resolve(), version[0].split()[-1]
