@@ -1,6 +1,7 @@
 """Looking at real processes from a test: by their ids in /proc, with patience and an end to it."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,3 +41,27 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Waits for its end: exit code, standard output, standard error."""
     out, err = process.communicate(timeout=30)
     return process.returncode, out, err
+
+
+# A notebook's stand-in: it launches an engine, says which process and port, and asks for a long answer.
+STUDENT = """
+import asyncio, sys
+from shared import hardware, models
+from shared.launch import launch
+from shared.client import stream
+from shared.prompts import chat
+name, flags = sys.argv[1], eval(sys.argv[2])
+model = models.choose(hardware.detect())
+engine = launch(name, model, flags, quiet=True)
+print(engine.process.pid, engine.port, flush=True)
+body = {"model": engine.served_name, "messages": chat(model, "Count."), "max_tokens": 900, **engine.spec.exact_length}
+asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+"""
+
+
+def start_student(name: str, flags: dict[str, object]) -> tuple[subprocess.Popen[str], int, int]:
+    """The program, in mid-stream soon, and its engine's process id and port."""
+    student = subprocess.Popen([sys.executable, "-c", STUDENT, name, repr(flags)], stdout=subprocess.PIPE, text=True)
+    assert student.stdout
+    pid, port = map(int, student.stdout.readline().split())
+    return student, pid, port

@@ -1,12 +1,11 @@
 """All native engines side by side: the same prompt, still when idle, still when paused, gone when their program is."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+from processes import start_student
 
 from shared import load, metrics, prompts
 from shared.api import counters, greedy_tokens
@@ -98,28 +97,9 @@ def stat(pid: int) -> str:
         return f.read().rsplit(")", 1)[1].split()[0]
 
 
-STUDENT = """
-import asyncio, sys
-from shared import hardware, models
-from shared.launch import launch
-from shared.client import stream
-from shared.prompts import chat
-name, flags = sys.argv[1], eval(sys.argv[2])
-model = models.choose(hardware.detect())
-engine = launch(name, model, flags, quiet=True)
-print(engine.process.pid, engine.port, flush=True)
-body = {"model": engine.served_name, "messages": chat(model, "Count."), "max_tokens": 900, **engine.spec.exact_length}
-asyncio.run(stream(engine.url + "/v1/chat/completions", body))
-"""
-
-
 @pytest.mark.parametrize("name", [*NAMES, *("ollama", "llamacpp") * 3])
 def test_no_engine_outlives_its_program_killed_in_mid_stream(name: str) -> None:
-    student = subprocess.Popen(
-        [sys.executable, "-c", STUDENT, name, repr(FLAGS[name])], stdout=subprocess.PIPE, text=True
-    )
-    assert student.stdout
-    pid, port = map(int, student.stdout.readline().split())
+    student, pid, port = start_student(name, FLAGS[name])
     processes = {p: start_time(p) for p in [pid, *descendants(pid)]}
     assert len(processes) >= 2
     time.sleep(0.3)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import start_student
 
 from shared import LabError, load, metrics, paths, prompts
 from shared.api import greedy_tokens, post_json
@@ -128,41 +128,8 @@ def test_leaving_the_block_frees_process_and_port(model: ModelChoice) -> None:
     assert all(start_time(pid) is None for pid in below)
 
 
-STUDENT = """
-import asyncio, os
-from shared import hardware, models
-from shared.launch import launch
-from shared.client import stream
-from shared.prompts import chat
-model = models.choose(hardware.detect())
-engine = launch("llamacpp", model, {"-np": 1, "-c": 8192}, quiet=True)
-print(engine.process.pid, engine.port, flush=True)
-body = {"model": model.name, "messages": chat(model, "Count."), "max_tokens": 4000, "ignore_eos": True}
-asyncio.run(stream(engine.url + "/v1/chat/completions", body))
-"""
-
-
-def test_no_engine_outlives_a_program_killed_in_mid_stream() -> None:
-    for _ in range(3):
-        student = subprocess.Popen([sys.executable, "-c", STUDENT], stdout=subprocess.PIPE, text=True)
-        assert student.stdout
-        pid, port = map(int, student.stdout.readline().split())
-        engine_pids = [pid, *descendants(pid)]
-        assert len(engine_pids) >= 2
-        time.sleep(0.3)
-        student.send_signal(signal.SIGKILL)
-        student.wait()
-        deadline = time.monotonic() + 5
-        while any(start_time(p) for p in engine_pids) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert [p for p in engine_pids if start_time(p)] == []
-        assert not taken(port)
-
-
 def test_down_ends_what_another_program_left(capsys: pytest.CaptureFixture[str]) -> None:
-    student = subprocess.Popen([sys.executable, "-c", STUDENT], stdout=subprocess.PIPE, text=True)
-    assert student.stdout
-    pid, port = map(int, student.stdout.readline().split())
+    student, pid, port = start_student("llamacpp", {"-np": 1, "-c": 8192})
     assert down(parent=student.pid) == 1
     assert f"ended llamacpp (process {pid}, port {port})" in capsys.readouterr().out
     assert start_time(pid) is None
