@@ -1,24 +1,30 @@
 """What machine this is, as facts with the reason for each.
 
 machine = hardware.detect()     # cores, memory, GPU, and the profile that follows
-hardware.doctor()               # every requirement checked, with a fix for each that fails
+
+`make doctor` (shared/doctor.py) checks what the labs need of it.
 """
 
 import functools
 import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+import json
+import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from shared import paths
 from shared.errors import LabError
+from shared.host import GIB, HERE, MISSING, TIMED_OUT, Answer, Host, cpuinfo, meminfo, memory_limit
 
-GIB = 2**30
+PROFILES = ("cpu", "cuda", "spark")
+# Where the NVIDIA Container Toolkit writes its CDI specification: its service nvidia-cdi-refresh (since 1.18), and
+# `nvidia-ctk cdi generate` as documented (docs.nvidia.com, container-toolkit 1.20.1, cdi-support; read 2026-11-24).
+CDI_SPECIFICATIONS = ("/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml")
+DOCKER_TROUBLES = {
+    "missing": "docker is not on the PATH",
+    "permission": "docker refuses this user",
+    "down": "docker's daemon can't be reached",
+    "hangs": "docker does not answer",
+    "no GPU": "docker has no way to give a GPU to a container",
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,22 @@ class Machine:
     """One machine. `profile` decides which models and sizes a lab uses, `why` says what it follows from."""
 
     profile: str  # "spark" | "cuda" | "cpu"
+    runner: str  # how engines run: as "container"s on a GPU, as "native" processes without one
     why: str
+    name: str  # "DGX Spark" | "GB10 of another maker (...)" | the GPU's name | "no NVIDIA GPU"
     processor: str
     architecture: str
     cores: int  # that this process may use, not that the box has
     memory_gib: float
-    available_gib: float  # MemAvailable: what can be taken without swapping
-    gpu: str | None
+    available_gib: float  # what can be taken without swapping; in a container not more than its limit leaves
+    swap_gib: float  # never counted as available
+    container_limit_gib: float | None  # this process's own memory limit, if it is below the machine's memory
+    gpu: str | None  # name and compute capability, as nvidia-smi prints them
+    unified_memory: bool  # the GPU has no memory of its own: `memory_gib` is for both
+    gpu_memory_gib: float | None  # of a GPU with its own
+    driver: str | None
+    cuda: str | None  # the newest CUDA that the driver runs
+    compute_capability: str | None
     size: str  # "full" | "quick": how long the measurements are (LABS_SIZE)
 
     @property
@@ -41,86 +56,211 @@ class Machine:
         return 5 if self.size == "full" else 2
 
     def __str__(self) -> str:
-        gpu = f", {self.gpu}" if self.gpu else ", no NVIDIA GPU"
+        own = f" with {self.gpu_memory_gib:.0f} GiB" if self.gpu_memory_gib else ""
+        shared = " shared with the GPU" if self.unified_memory else ""
         return (
-            f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB{gpu}"
+            f"{self.name}{own}: {self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB{shared}"
             f" → profile {self.profile!r} ({self.why}), size {self.size!r}"
         )
 
 
 @dataclass(frozen=True)
-class Check:
-    """One requirement: whether it holds, what was seen, and what to do if it doesn't."""
+class Gpu:
+    """The first NVIDIA GPU, as nvidia-smi describes it; None for what it doesn't know."""
 
     name: str
-    ok: bool
-    observed: str
-    fix: str
+    compute_capability: str | None
+    driver: str | None
+    memory_gib: float | None  # None on a GB10: it has no memory of its own
+    cuda: str | None
 
 
-def detect() -> Machine:
-    """Look at this machine. Never guesses: what can't be read is None or says so."""
-    gpu = nvidia_gpu()
-    if gpu and "GB10" in gpu:
-        profile, why = "spark", f"nvidia-smi names {gpu}"
-    elif gpu:
-        profile, why = "cuda", f"nvidia-smi names {gpu}"
-    else:
-        profile, why = "cpu", "nvidia-smi is missing or finds no GPU"
-    size = os.environ.get("LABS_SIZE", "full")
+@dataclass(frozen=True)
+class Docker:
+    """Whether this user can give GPUs to containers, and how docker would do it."""
+
+    trouble: str  # "" | a key of DOCKER_TROUBLES
+    said: str = ""  # docker's own words for it
+    version: str = ""
+    root: str = ""  # where its images lie
+    runtimes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()  # of CDI, the Container Device Interface
+
+
+def detect(host: Host = HERE) -> Machine:
+    """Look at this machine. Never guesses: what can't be read is None or says so.
+
+    What commands say is asked once per process, memory each time. LABS_PROFILE overrides the profile, LABS_SIZE
+    sets the size. Raises LabError for values that neither has, and for a GPU's profile without a GPU.
+    """
+    gpu = find_gpu(host)
+    memory, limit = meminfo(host), memory_limit(host)
+    available = memory["MemAvailable"]
+    if limit:
+        available = min(available, limit.left)
+    profile, why = choose_profile(host, gpu)
+    size = host.env.get("LABS_SIZE", "full")
     if size not in ("full", "quick"):
         raise LabError(f"LABS_SIZE is {size!r}; it can be 'full' or 'quick'.", "unset it, or choose one of the two")
-    memory = meminfo()
     return Machine(
         profile=profile,
+        runner="native" if profile == "cpu" else "container",
         why=why,
-        processor=processor(),
-        architecture=platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        name=machine_name(host, gpu),
+        processor=processor(host),
+        architecture=host.architecture(),
+        cores=host.cores(),
         memory_gib=memory["MemTotal"] / GIB,
-        available_gib=memory["MemAvailable"] / GIB,
-        gpu=gpu,
+        available_gib=available / GIB,
+        swap_gib=memory.get("SwapTotal", 0) / GIB,
+        container_limit_gib=limit.limit / GIB if limit else None,
+        gpu=f"{gpu.name}, {gpu.compute_capability}" if gpu else None,
+        unified_memory=is_gb10(host, gpu) or (gpu is not None and gpu.memory_gib is None),
+        gpu_memory_gib=gpu.memory_gib if gpu else None,
+        driver=gpu.driver if gpu else None,
+        cuda=gpu.cuda if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
         size=size,
     )
 
 
+def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
+    """The profile and what it follows from."""
+    asked = host.env.get("LABS_PROFILE", "")
+    if asked not in ("", *PROFILES):
+        raise LabError(f"LABS_PROFILE is {asked!r}; it can be 'cpu', 'cuda' or 'spark'.",
+                       "unset it, or choose one of the three")  # fmt: skip
+    if asked in ("cuda", "spark") and gpu is None:
+        raise LabError(f"LABS_PROFILE is {asked!r}, which needs an NVIDIA GPU, but {without_gpu(host)}.",
+                       "unset LABS_PROFILE; make doctor says what is wrong with the GPU")  # fmt: skip
+    if asked:
+        return asked, f"LABS_PROFILE={asked}"
+    if gpu is None:
+        return "cpu", (f"this is a {machine_name(host, gpu)}, but " if is_gb10(host, gpu) else "") + without_gpu(host)
+    if trouble := find_docker(host).trouble:
+        return "cpu", (
+            f"nvidia-smi names {gpu.name}, but {DOCKER_TROUBLES[trouble]}: engines run on the processor; "
+            "make doctor says how to change that"
+        )
+    return "spark" if is_gb10(
+        host, gpu
+    ) else "cuda", f"nvidia-smi names {gpu.name}, and docker can give it to containers"
+
+
+def machine_name(host: Host, gpu: Gpu | None) -> str:
+    if is_gb10(host, gpu):
+        product = dmi(host, "product_name")
+        if product == "NVIDIA_DGX_Spark":
+            return "DGX Spark"
+        return f"GB10 of another maker ({' '.join(filter(None, (dmi(host, 'sys_vendor'), product))) or 'unknown'})"
+    if gpu:
+        return gpu.name
+    return "no NVIDIA GPU" if nvidia_smi(host).failure in ("", MISSING) else "no working NVIDIA GPU"
+
+
+def is_gb10(host: Host, gpu: Gpu | None) -> bool:
+    """By the GPU's name; else, if nvidia-smi is silent, by what the box or its DGX OS calls itself."""
+    if gpu:
+        return re.search(r"\bGB10\b", gpu.name) is not None
+    return dmi(host, "product_name") == "NVIDIA_DGX_Spark" or "DGX Spark" in (host.read("/etc/dgx-release") or "")
+
+
+def dmi(host: Host, field: str) -> str:
+    """What the firmware says of the box; readable by every user."""
+    return (host.read(f"/sys/class/dmi/id/{field}") or "").strip()
+
+
 @functools.cache
-def nvidia_gpu() -> str | None:
-    """Name and compute capability of the first GPU, as nvidia-smi prints them; None if there is none."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+def nvidia_smi(host: Host) -> Answer:
+    query = "--query-gpu=name,compute_cap,driver_version,memory.total"
+    return host.run("nvidia-smi", query, "--format=csv,noheader")
+
+
+@functools.cache
+def find_gpu(host: Host) -> Gpu | None:
+    answer = nvidia_smi(host)
+    fields = answer.out.strip().split("\n")[0].split(",")
+    if answer.failure or len(fields) != 4:
         return None
-    return answer.stdout.strip().splitlines()[0] if answer.stdout.strip() else None
+    name, (capability, driver, memory) = fields[0].strip(), (known(field) for field in fields[1:])
+    mib = re.match(r"([\d.]+) MiB$", memory or "")
+    # "CUDA UMD Version" since driver 610
+    cuda = re.search(r"CUDA (?:UMD )?Version *: *([\d.]+)", host.run("nvidia-smi").out)
+    return Gpu(name, capability, driver, float(mib[1]) / 1024 if mib else None, cuda[1] if cuda else None)
 
 
-def meminfo() -> dict[str, int]:
-    """/proc/meminfo in bytes."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+def known(field: str) -> str | None:
+    """nvidia-smi writes [N/A] or Not Supported for what a GPU can't say: of its memory, on a GB10."""
+    text = field.strip()
+    return None if text.strip("[]") in ("", "N/A", "Not Supported", "Unknown Error") else text
 
 
-def cpuinfo(*fields: str) -> str | None:
-    """The first of these fields of /proc/cpuinfo; x86-64 and arm64 name them differently."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in fields:
-            return value.strip()
-    return None
+def without_gpu(host: Host) -> str:
+    """Why no GPU was found."""
+    answer = nvidia_smi(host)
+    if answer.failure == MISSING:
+        return "nvidia-smi is not on the PATH"
+    if answer.failure == TIMED_OUT:
+        return f"nvidia-smi gave {answer.said}"
+    if answer.failure:
+        return f"nvidia-smi failed ({answer.failure})"
+    return "nvidia-smi finds no GPU"
 
 
-def processor() -> str:
-    name = cpuinfo("model name", "Model")
+def gpu_holders(host: Host = HERE) -> dict[int, str]:
+    """The processes that compute on a GPU now: process id → its name with the memory that it holds."""
+    answer = host.run("nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader")
+    found = {}
+    for line in answer.out.splitlines() if not answer.failure else []:
+        pid, _, rest = line.partition(",")
+        name, _, memory = rest.rpartition(",")  # a process's name may hold commas
+        if pid.strip().isdigit():
+            held = known(memory) or "memory unknown"
+            found[int(pid)] = f"{known(name) or 'unnamed'} (process {pid.strip()}, {held})"
+    return found
+
+
+@functools.cache
+def find_docker(host: Host) -> Docker:
+    answer = host.run("docker", "info", "--format", "{{json .}}")
+    if answer.failure in (MISSING, TIMED_OUT):
+        return Docker("missing" if answer.failure == MISSING else "hangs", answer.said)
+    try:
+        info = json.loads(answer.out)
+    except ValueError:
+        info = {}
+    # Without a daemon the client prints its own half; releases differ in whether that is an error.
+    if answer.failure or not info.get("ServerVersion"):
+        said = answer.err.strip() or " ".join(info.get("ServerErrors") or [answer.said])
+        return Docker("permission" if "permission denied" in said else "down", said)
+    runtimes = tuple(sorted(info.get("Runtimes") or {}))
+    devices = tuple(d["ID"] for d in info.get("DiscoveredDevices") or [] if "nvidia.com/gpu" in d.get("ID", ""))
+    trouble = "" if "nvidia" in runtimes or devices else "no GPU"
+    return Docker(trouble, "", info["ServerVersion"], info.get("DockerRootDir", ""), runtimes, devices)
+
+
+def docker_gpu_arguments(host: Host = HERE) -> tuple[str, ...]:
+    """What `docker run` must be told to give a container the GPU.
+
+    `--gpus` calls the toolkit's hook, which refuses in any mode but "legacy" unless the NVIDIA runtime is used
+    (NVIDIA Container Toolkit, README of nvidia-container-runtime). So where it has CDI specifications and its runtime
+    is registered, the runtime is named. Where only CDI devices are known, docker itself maps `--gpus` to them
+    (moby/moby#50228, in 29.2).
+    """
+    docker = find_docker(host)
+    cdi = docker.devices or any(host.read(file) is not None for file in CDI_SPECIFICATIONS)
+    if cdi and "nvidia" in docker.runtimes:
+        return ("--runtime", "nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
+    return ("--gpus", "all")
+
+
+@functools.cache
+def processor(host: Host = HERE) -> str:
+    name = cpuinfo("model name", "Model", host=host)
     if name is None:  # arm64 gives only part numbers: lscpu knows their names
-        try:
-            lines = subprocess.run(
-                ["lscpu"], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.splitlines()
-            name = " + ".join(line.split(":")[1].strip() for line in lines if line.strip().startswith("Model name"))
-        except (OSError, subprocess.SubprocessError):
-            name = None
-    return name or f"unnamed {platform.machine()} processor"
+        lines = host.run("lscpu").out.splitlines()
+        name = " + ".join(line.split(":")[1].strip() for line in lines if line.strip().startswith("Model name"))
+    return name or f"unnamed {host.architecture()} processor"
 
 
 def cpu_flags() -> str:
@@ -128,86 +268,7 @@ def cpu_flags() -> str:
     return hashlib.sha256((cpuinfo("flags", "Features") or "").encode()).hexdigest()[:8]
 
 
-def check(name: str, ok: bool, observed: str, fix: str) -> Check:
-    return Check(name, ok, observed, "" if ok else fix)
-
-
-def check_python() -> Check:
-    version = platform.python_version()
-    return check(
-        "Python 3.11 to 3.13",
-        (3, 11) <= sys.version_info < (3, 14),
-        version,
-        "make PYTHON=/path/to/python3.12 lab",
-    )
-
-
-def check_package() -> Check:
-    here = Path(__file__).resolve().parent
-    wanted = paths.REPO / "shared"
-    foreign = not (paths.REPO / "environment" / "requirements.lock").exists()
-    return check("`import shared` is this project's", here == wanted and not foreign, paths.show(here),
-                 "another package of that name hides ours: uninstall it, then run make lab")  # fmt: skip
-
-
-def check_tool(tool: str, package: str) -> Check:
-    found = shutil.which(tool)
-    return check(tool, found is not None, found or "not on the PATH", f"sudo apt install {package}")
-
-
-def check_disk() -> Check:
-    folder = paths.cache()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / GIB
-    installed = (paths.cache() / "engines" / "vllm").exists()
-    need = 1 if installed else 15
-    return check(f"{need} GiB of disk for engines", free >= need, f"{free:.0f} GiB free in {paths.show(folder)}",
-                 "free some space, or make LABS_CACHE=/big/disk/labs")  # fmt: skip
-
-
-def check_memory() -> Check:
-    available = meminfo()["MemAvailable"] / GIB
-    return check("12 GiB of memory for four engines at once", available >= 12, f"{available:.1f} GiB available",
-                 "close other programs (make down ends engines that were left)")  # fmt: skip
-
-
-def check_browser() -> Check:
-    """Not a requirement: without one, figures are interactive only."""
-    found = browser()
-    return check("Chromium for static pictures (optional)", found is not None, found or "not found",
-                 "sudo apt install chromium, if you want pictures in files")  # fmt: skip
-
-
-def browser() -> str | None:
+def browser(host: Host = HERE) -> str | None:
     """The path of a Chrome or Chromium, if there is one."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-CHECKS: tuple[Callable[[], Check], ...] = (
-    check_python,
-    check_package,
-    lambda: check_tool("c++", "g++"),
-    lambda: check_tool("git", "git"),
-    check_disk,
-    check_memory,
-    check_browser,
-)
-
-
-def doctor() -> list[Check]:
-    """Run every check, in the order in which they matter."""
-    return [one() for one in CHECKS]
-
-
-def main() -> int:
-    print(detect())
-    checks = doctor()
-    for c in checks:
-        print(f"  {'ok  ' if c.ok else 'FIX '} {c.name}: {c.observed}" + ("" if c.ok else f"\n        → {c.fix}"))
-    return 0 if all(c.ok or "(optional)" in c.name for c in checks) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return next((path for name in names if (path := host.which(name))), None)

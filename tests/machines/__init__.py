@@ -1,0 +1,62 @@
+"""Machines that nobody here has, as published outputs: a stand-in for shared.host.Host, one TOML file each.
+
+`source` says where the outputs were published, and what in the file is synthetic.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from shared.host import LIMIT_S, MISSING, TIMED_OUT, Answer, Host
+
+NAMES = sorted(file.stem for file in Path(__file__).parent.glob("*.toml"))
+
+
+class RecordedHost(Host):
+    """Answers from a file; whatever isn't in it doesn't exist."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+        self.env = facts.get("env", {})
+        self.asked: list[str] = []
+
+    def run(self, *command: str, limit_s: float = LIMIT_S) -> Answer:
+        self.asked.append(" ".join(command))
+        said = self.facts.get("commands", {}).get(" ".join(command))
+        if said is None:
+            return Answer(err=f"no such command: {command[0]}", failure=MISSING)
+        if said.get("hangs"):
+            return Answer(err=f"no answer in {limit_s:.0f} s", failure=TIMED_OUT)
+        code = said.get("exit", 0)
+        return Answer(said.get("out", ""), said.get("err", ""), f"exit {code}" if code else "")
+
+    def read(self, path: str) -> str | None:
+        text: str | None = self.facts.get("files", {}).get(path)
+        return text
+
+    def which(self, tool: str) -> str | None:
+        return f"/usr/bin/{tool}" if tool in self.facts["tools"] else None
+
+    def free_bytes(self, folder: Path) -> int | None:
+        return int(self.facts["disk_gib"] * 2**30)
+
+    def architecture(self) -> str:
+        return str(self.facts["architecture"])
+
+    def cores(self) -> int:
+        return int(self.facts["cores"])
+
+    def listeners(self) -> dict[int, str]:
+        return {int(port): who for port, who in self.facts.get("ports", {}).items()}
+
+
+def facts(name: str) -> dict[str, Any]:
+    """The file's content, for a test that changes one thing in it."""
+    return tomllib.loads((Path(__file__).parent / f"{name}.toml").read_text())
+
+
+def machine(name: str, **env: str) -> RecordedHost:
+    """This machine, with these environment variables besides its own."""
+    found = facts(name)
+    found["env"] = {**found.get("env", {}), **env}
+    return RecordedHost(found)
