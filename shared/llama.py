@@ -1,4 +1,4 @@
-"""The small model in plain torch: what every engine computes, on three screens.
+"""A Llama, Qwen2 or Qwen3 model in plain torch: what every engine computes, on three screens.
 
 A forward pass appends T new tokens to each of B sequences. Prefill, chunked prefill and decode are that
 one function: prefill appends the whole prompt to an empty cache, decode appends one token. Sequences may
@@ -15,8 +15,10 @@ every step and 0.005 on average (metrics.gap_fault); a wrong template, 4-bit wei
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shared.errors import LabError
+
 Message = Mapping[str, str]
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 @dataclass
@@ -38,34 +43,46 @@ class KVCache:
 
 
 class Llama:
-    """Weights and shape of a Llama-architecture model with tied embeddings."""
+    """Weights and shape of one model: Qwen2 has a bias on queries, keys and values, Qwen3 a norm on each head's
+    query and key, any may have an output matrix of its own. Raises LabError for what isn't computed here."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Any) -> None:
+        if fault := architecture_fault(config):
+            raise LabError(f"The reference can't compute this model: {fault}.", "choose another model")
         self.layers = int(config["num_hidden_layers"])
         self.heads, self.kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
         self.hidden, self.eps = int(config["hidden_size"]), float(config["rms_norm_eps"])
         self.head_dim = int(config.get("head_dim") or self.hidden // self.heads)
-        self.context, self.eos = int(config["max_position_embeddings"]), int(config["eos_token_id"])
-        self.tokenizer = tokenizer
-        self.embedding = weights["model.embed_tokens.weight"]  # [vocabulary, hidden]; also the output layer
-        self.norm = weights["model.norm.weight"]
+        self.context = int(config["max_position_embeddings"])
+        ends = config["eos_token_id"]
+        self.ends = frozenset(ends if isinstance(ends, list) else [ends])  # any of them ends an answer
+        self.tokenizer, left = tokenizer, dict(weights)
 
         def of(layer: int, *names: str) -> Tensor:
-            return torch.cat([weights[f"model.layers.{layer}.{n}.weight"] for n in names]).contiguous()
+            return torch.cat([left.pop(f"model.layers.{layer}.{n}") for n in names]).contiguous()
+
+        def maybe(layer: int, *names: str) -> Tensor | None:
+            return of(layer, *names) if f"model.layers.{layer}.{names[0]}" in left else None
 
         every = range(self.layers)
-        self.attn_norm = [of(i, "input_layernorm") for i in every]
-        self.mlp_norm = [of(i, "post_attention_layernorm") for i in every]
+        self.embedding = left.pop("model.embed_tokens.weight")  # [vocabulary, hidden]
+        self.output = left.pop("lm_head.weight", self.embedding)  # the same matrix, unless the model has another
+        self.norm = left.pop("model.norm.weight")
+        self.attn_norm = [of(i, "input_layernorm.weight") for i in every]
+        self.mlp_norm = [of(i, "post_attention_layernorm.weight") for i in every]
         # One matrix product instead of three, and one instead of two.
-        self.qkv = [of(i, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj") for i in every]
-        self.out = [of(i, "self_attn.o_proj") for i in every]
-        self.gate_up = [of(i, "mlp.gate_proj", "mlp.up_proj") for i in every]
-        self.down = [of(i, "mlp.down_proj") for i in every]
+        self.qkv = [of(i, *(f"self_attn.{x}_proj.weight" for x in "qkv")) for i in every]
+        self.qkv_bias = [maybe(i, *(f"self_attn.{x}_proj.bias" for x in "qkv")) for i in every]
+        self.q_norm = [maybe(i, "self_attn.q_norm.weight") for i in every]
+        self.k_norm = [maybe(i, "self_attn.k_norm.weight") for i in every]
+        self.out = [of(i, "self_attn.o_proj.weight") for i in every]
+        self.gate_up = [of(i, "mlp.gate_proj.weight", "mlp.up_proj.weight") for i in every]
+        self.down = [of(i, "mlp.down_proj.weight") for i in every]
+        if left:
+            raise LabError(f"The reference doesn't compute {min(left)} of this model.", "choose another model")
 
-        frequency = float(config["rope_theta"]) ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-        angle = torch.arange(self.context)[:, None] * frequency[None]  # [context, head_dim / 2]
-        dtype = self.embedding.dtype
-        self.cos, self.sin = angle.cos().repeat(1, 2).to(dtype), angle.sin().repeat(1, 2).to(dtype)
+        angle = torch.arange(self.context)[:, None] * frequencies(config, self.head_dim)  # [context, head_dim / 2]
+        self.cos, self.sin = (x.repeat(1, 2).to(self.embedding) for x in (angle.cos(), angle.sin()))
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> "Llama":
@@ -73,7 +90,9 @@ class Llama:
         from transformers import AutoTokenizer
 
         weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
-        return cls(json.loads((folder / "config.json").read_text()), weights, AutoTokenizer.from_pretrained(folder))
+        config = json.loads((folder / "config.json").read_text())
+        config |= json.loads((folder / "generation_config.json").read_text())  # knows all tokens that end an answer
+        return cls(config, weights, AutoTokenizer.from_pretrained(folder))
 
     def new_cache(self, sequences: int, tokens: int) -> KVCache:
         """An empty cache for `sequences` sequences of up to `tokens` tokens."""
@@ -105,8 +124,11 @@ class Llama:
         x = self.embedding[ids]
         for i in range(self.layers):
             h = F.rms_norm(x, (self.hidden,), self.attn_norm[i], self.eps)
-            h = F.linear(h, self.qkv[i]).view(batch, steps, -1, self.head_dim)
+            h = F.linear(h, self.qkv[i], self.qkv_bias[i]).view(batch, steps, -1, self.head_dim)
             q, k, v = h.split([self.heads, self.kv_heads, self.kv_heads], 2)
+            if (q_norm := self.q_norm[i]) is not None:
+                q = F.rms_norm(q, (self.head_dim,), q_norm, self.eps)
+                k = F.rms_norm(k, (self.head_dim,), self.k_norm[i], self.eps)
             keys, values = cache.keys[i], cache.values[i]
             keys[rows, :, positions], values[rows, :, positions] = rotate(k), v
             h = F.scaled_dot_product_attention(
@@ -123,10 +145,10 @@ class Llama:
         cache.lengths += counts
         if not every:
             x = x[torch.arange(batch), counts - 1]
-        return F.linear(F.rms_norm(x, (self.hidden,), self.norm, self.eps), self.embedding)
+        return F.linear(F.rms_norm(x, (self.hidden,), self.norm, self.eps), self.output)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int, stop_at_eos: bool = True) -> list[list[int]]:
-        """Greedy continuations of a batch of prompts, `tokens` each or up to (without) the end token."""
+        """Greedy continuations of a batch of prompts, `tokens` each or up to (without) an end token."""
         counts = torch.tensor([len(p) for p in prompts])
         ids = torch.zeros(len(prompts), int(counts.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -136,12 +158,42 @@ class Llama:
         while len(chosen) < tokens:
             chosen.append(self.forward(chosen[-1][:, None], cache).argmax(-1))
         out: list[list[int]] = torch.stack(chosen, 1).tolist()
-        return [row[: row.index(self.eos)] if stop_at_eos and self.eos in row else row for row in out]
+        return [list(takewhile(lambda t: not (stop_at_eos and t in self.ends), row)) for row in out]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The chat as the model was trained to see it: the template's text, then its tokens."""
         text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def architecture_fault(config: Mapping[str, Any]) -> str:
+    """Why this module can't compute the model of a Hugging Face config.json; "" if it can."""
+    names = config.get("architectures") or ["none named"]
+    if names[0] not in ARCHITECTURES:
+        return f"its architecture is {names[0]}, and {', '.join(ARCHITECTURES)} work"
+    if (kind := rope(config)["rope_type"]) not in ("default", "llama3"):
+        return f"its positions are scaled by {kind!r}, and 'llama3' is the only scaling that works"
+    odd = config.get("use_sliding_window") or config.get("hidden_act") != "silu"
+    return "it has a sliding window of attention, or an activation other than silu" if odd else ""
+
+
+def rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of rotary positions: newer files keep them in one place, older ones in two."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = found.get("rope_theta") or config.get("rope_theta") or 10_000.0
+    return {**found, "rope_theta": theta, "rope_type": found.get("rope_type") or found.get("type") or "default"}
+
+
+def frequencies(config: Mapping[str, Any], head_dim: int) -> Tensor:
+    """By how much each pair of a head's values turns per position; Llama 3.1's slow ones are slowed further."""
+    settings = rope(config)
+    frequency = float(settings["rope_theta"]) ** -(torch.arange(0, head_dim, 2).float() / head_dim)
+    if settings["rope_type"] == "default":
+        return frequency
+    low, high = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
+    turns = settings["original_max_position_embeddings"] * frequency / (2 * math.pi)  # within the trained context
+    keep = ((turns - low) / (high - low)).clamp(0, 1)  # fast ones stay, slow ones are divided, between: blended
+    return frequency * (keep + (1 - keep) / float(settings["factor"]))
 
 
 def greedy_gap(llama: Llama, messages: Sequence[Message], tokens: Sequence[int]) -> list[float]:

@@ -1,6 +1,6 @@
 """What engines are asked.
 
-Every measured prompt begins with a nonce, in the system message, right at its start: two requests then
+Every measured prompt begins with a nonce, right at the start of its first message: two requests then
 share no more than the template's opening (OPENING_TOKENS), and no prefix cache helps by accident.
 """
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from shared.models import ModelChoice
 
 # `<|im_start|>`, `system`, a newline and `[` stand before the nonce, and one of its characters may agree by
-# chance: what an engine that always keeps its last prompts (Ollama) can reuse of any prompt.
+# chance: what an engine that always keeps its last prompts (Ollama) can reuse of any prompt. (So for ChatML,
+# the small model's template; Llama 3's opening is longer, since it states dates.)
 OPENING_TOKENS = 5
 
 # Twelve questions on which engines are held to the reference: facts, lists, code, numbers, other scripts.
@@ -48,9 +49,13 @@ SHORT_QUESTIONS = (
 
 
 def chat(model: ModelChoice, question: str, nonce: str = "") -> list[dict[str, str]]:
-    """One question as messages. The system message is always sent: not every engine adds the default one."""
-    system = f"[{nonce}] {model.system}" if nonce else model.system
-    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    """One question as messages. The system message is always sent, if the model's template takes one: not every
+    engine adds the default one."""
+    texts = {"system": model.system, "user": question} if model.system else {"user": question}
+    if nonce:
+        first = next(iter(texts))
+        texts[first] = f"[{nonce}] {texts[first]}"
+    return [{"role": role, "content": content} for role, content in texts.items()]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from shared.llama import Llama, greedy_gap
+from shared import LabError
+from shared.llama import Llama, frequencies, greedy_gap
 from shared.metrics import gap_fault
 from shared.models import ModelChoice
 from shared.prompts import CHECK_QUESTIONS, chat
@@ -125,8 +127,6 @@ def test_another_model_is_caught(llama: Llama, model: ModelChoice) -> None:
 def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice, tmp_path: Path) -> None:
     import shutil
 
-    from shared import LabError
-
     copy = tmp_path / "model"
     shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("*.gguf"))
     damaged = replace(model, folder=copy)
@@ -146,3 +146,79 @@ def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice
     (copy / "manifest.json").write_text("{")
     with pytest.raises(LabError, match="The model is not in"):
         damaged.weights("hf")
+
+
+TINY: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64, "rope_theta": 500.0}  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig(**TINY, tie_word_embeddings=True),
+    "llama, scaled positions, output of its own": LlamaConfig(**TINY, rope_parameters=SCALED),
+    "qwen2": Qwen2Config(**TINY, tie_word_embeddings=True),
+    "qwen3, wide heads": Qwen3Config(**TINY, head_dim=32, tie_word_embeddings=False),
+}
+
+
+def tiny(config: Any) -> tuple[Llama, Any]:
+    """A random model, ours and transformers'. Biases and norms are made as 0 and 1: stirred, they show."""
+    torch.manual_seed(0)
+    theirs = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                weight.add_(torch.randn_like(weight) / 3)
+    return Llama({**config.to_dict(), "architectures": [type(theirs).__name__]}, weights_of(theirs), None), theirs
+
+
+def weights_of(theirs: Any) -> dict[str, torch.Tensor]:
+    state = {name: weight.detach() for name, weight in theirs.state_dict().items()}
+    return {name: w for name, w in state.items() if name != "lm_head.weight" or not theirs.config.tie_word_embeddings}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_architecture_equals_transformers(name: str) -> None:
+    ours, theirs = tiny(CONFIGS[name])
+    ids = torch.randint(3, 300, (1, 200), generator=torch.Generator().manual_seed(1))  # past 64: where scaling shows
+    cache = ours.new_cache(1, 200)
+    parts = [ours.forward(chunk, cache, every=True) for chunk in ids.split(150, 1)]
+    with torch.inference_mode():
+        expected = theirs(ids).logits
+    torch.testing.assert_close(torch.cat(parts, 1), expected, atol=2e-4, rtol=1e-4)
+    assert expected.std() > 0.05  # not all alike
+
+
+def test_the_older_way_to_write_positions_is_read_too() -> None:
+    old = {"rope_theta": 500.0, "rope_scaling": {k: v for k, v in SCALED.items() if k != "rope_theta"}}
+    new = {"rope_parameters": SCALED}
+    assert torch.equal(frequencies(old, 32), frequencies(new, 32))
+    assert not torch.equal(frequencies(new, 32), frequencies({"rope_theta": 500.0}, 32))
+
+
+def test_what_it_does_not_compute_is_refused() -> None:
+    config = {**CONFIGS["llama"].to_dict(), "architectures": ["LlamaForCausalLM"]}
+    weights = weights_of(tiny(CONFIGS["llama"])[1])
+    Llama(config, weights, None)
+    more = {**weights, "model.layers.1.self_attn.o_proj.bias": torch.zeros(64)}
+    with pytest.raises(LabError, match=r"doesn't compute model\.layers\.1\.self_attn\.o_proj\.bias"):
+        Llama(config, more, None)
+    for change, said in (
+        ({"architectures": ["GemmaForCausalLM"]}, "is GemmaForCausalLM, and LlamaForCausalLM"),
+        ({"architectures": None}, "its architecture is none named"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "scaled by 'yarn'"),
+        ({"use_sliding_window": True}, "sliding window"),
+        ({"hidden_act": "gelu"}, "other than silu"),
+    ):
+        with pytest.raises(LabError, match=said):
+            Llama({**config, **change}, weights, None)
+
+
+def test_any_of_several_end_tokens_ends_an_answer() -> None:
+    ours, _ = tiny(CONFIGS["qwen2"])
+    [free] = ours.generate([[5, 6, 7]], 12, stop_at_eos=False)
+    assert len(free) == 12
+    ours.ends = frozenset({299 if 299 not in free else 298, free[4]})
+    assert ours.generate([[5, 6, 7]], 12) == [free[: free.index(free[4])]]
+    assert ours.generate([[5, 6, 7]], 12, stop_at_eos=False) == [free]
