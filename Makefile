@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check lint solutions bench doctor lock down clean
+.PHONY: help setup model engines lab report test check lint solutions bench doctor verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
 # Where this is set (container images often do), Python compiles each module again at each start: that took 16 of
@@ -16,7 +16,7 @@ endif
 PY := .venv/bin/python
 
 help: ## this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
 	@environment/bootstrap.sh
@@ -32,6 +32,9 @@ lab: setup ## the course: JupyterLab opens as soon as one engine is ready, the o
 
 report: engines ## the main job without a browser: run lab 3.3.1, write results/report.html and .md
 	@$(PY) environment/run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb
+
+# The engines of the tests run natively, on a Spark as well: `make verify-spark` is what tries its containers.
+test check: export LABS_PROFILE := cpu
 
 test: engines lint ## everything: lint, types, unit tests, real engines, notebooks
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
@@ -52,8 +55,14 @@ solutions: engines ## run the solutions and keep their outputs (for instructors)
 bench: engines ## how much the measuring itself costs and errs
 	@$(PY) tests/bench.py
 
-doctor: setup ## check this machine; each failed check says how to fix it
-	@$(PY) -m shared.hardware
+doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
+	@$(PY) -m shared.doctor $(ARGS)
+
+verify-spark: setup ## on a DGX Spark: start every engine's container, check it, write a ledger (ARGS="vllm": only these)
+	@$(PY) environment/verify_spark.py $(ARGS)
+
+compose: setup ## write environment/containers/compose.yaml anew from the engines' specs
+	@$(PY) environment/compose.py
 
 lock: setup ## renew every lock file (ARGS=--upgrade: newest versions)
 	@$(PY) environment/locks.py $(ARGS)

@@ -6,6 +6,7 @@ Run again, it goes on where it stopped, and does nothing when all is ready.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import signal
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 
 import host
+import images
 from engines.llamacpp import recipe as llamacpp
 from engines.ollama import recipe as ollama
 from engines.sglang import recipe as sglang
@@ -23,14 +25,23 @@ from engines.vllm import recipe as vllm
 from quiet import Quiet, Stopped
 from steps import Job, Step
 
-from shared import LabError, hardware, launch, paths
+from shared import LabError, launch, paths
+from shared.doctor_checks import check_tool
+from shared.hardware import detect
+from shared.host import HERE
 from shared.process import exclusive, held
 
 small_model = importlib.import_module("small-model.recipe")  # a folder's name, not a module's
 
-STEPS: dict[str, Step] = {
-    step.name: step for step in (*host.STEPS, *small_model.STEPS, vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
-}
+NAMED = importlib.import_module("small-model.named").steps()  # LABS_MODEL: engines are then proved on it
+ENGINES = [
+    dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
+    for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
+]
+STEPS: dict[str, Step] = {step.name: step for step in (*host.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
+
+# Where engines run in containers: torch, and the small model that labs compute by themselves.
+BESIDE_CONTAINERS = ("torch", "models/smollm2-135m-instruct")
 
 
 class Installation:
@@ -204,10 +215,12 @@ def one_at_a_time() -> contextlib.AbstractContextManager[None]:
 
 
 def choose(names: list[str]) -> dict[str, Step]:
-    """The steps of these names and all that they need; all steps if no name is given.
+    """The steps of these names and all that they need; all that this machine needs if no name is given.
 
     Raises LabError for a name that is not a step.
     """
+    if not names and detect().runner == "container":
+        names = list(BESIDE_CONTAINERS)
     if unknown := [name for name in names if name not in STEPS]:
         raise LabError(f"No such step: {', '.join(unknown)}.", f"name one of: {', '.join(STEPS)}")
     wanted = list(names or STEPS)
@@ -222,8 +235,8 @@ def check_compiler(steps: dict[str, Step]) -> None:
     if step is None or step.built():
         return
     for tool, variable in (("c++", "CXX"), ("cc", "CC")):  # CMake looks at the variable first
-        check = hardware.check_tool((os.environ.get(variable) or tool).split()[0], "g++")
-        if not check.ok:
+        check = check_tool(HERE, (os.environ.get(variable) or tool).split()[0], "g++")
+        if check.state != "ok":
             raise LabError(
                 f"{step.title} is compiled on this machine, and the compiler {check.name} is {check.observed}.",
                 check.fix + ", then run the same command again",
@@ -242,10 +255,14 @@ def main() -> int:
     try:
         steps = choose(sys.argv[1:])
         if all(step.ready() for step in steps.values()):
-            return 0
-        check_compiler(steps)
-        with one_at_a_time():
-            return Installation(steps).run()
+            code = 0
+        else:
+            check_compiler(steps)
+            with one_at_a_time():
+                code = Installation(steps).run()
+        if not sys.argv[1:] and not code and detect().runner == "container":
+            code = min(1, images.fetch_all(detect()))
+        return code
     except LabError as e:
         print(e, file=sys.stderr)
         return 1

@@ -16,13 +16,14 @@ FIRST_NOTEBOOK = "/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb"
 
 def main() -> int:
     os.chdir(paths.REPO)
-    engines = [step for step in install.STEPS.values() if step.verify]
-    if all(step.ready() for step in install.STEPS.values()):
+    steps = install.choose([])
+    engines = [step for step in steps.values() if step.verify]
+    if all(step.ready() for step in steps.values()):
         return jupyter()
     log = paths.cache() / "logs" / "install.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        setup = Guarded([sys.executable, "-u", str(paths.REPO / "environment" / "install.py")], out)
+        setup = Guarded([sys.executable, "-u", str(paths.REPO / "environment" / "install.py"), *steps], out)
     try:
         with log.open() as said:
             while setup.exit_code() is None and not any(step.ready() for step in engines):
@@ -31,9 +32,13 @@ def main() -> int:
             print(said.read(), end="", flush=True)
         if setup.exit_code():
             return setup.exit_code() or 1
-        ready = ", ".join(step.title for step in engines if step.ready())
-        print(f"\nReady: {ready}. JupyterLab opens; the rest goes on beside it (log in {paths.show(log)}).\n"
-              "A cell that needs an engine which is not there yet waits for it.\n", flush=True)  # fmt: skip
+        if engines:
+            ready = ", ".join(step.title for step in engines if step.ready())
+            print(f"\nReady: {ready}. JupyterLab opens; the rest goes on beside it (log in {paths.show(log)}).\n"
+                  "A cell that needs an engine which is not there yet waits for it.\n", flush=True)  # fmt: skip
+        else:
+            print("\nA cell that starts an engine fetches its container and weights first, if they are not here yet;"
+                  " `make engines` fetches all of them at once.\n", flush=True)  # fmt: skip
         return jupyter()
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)

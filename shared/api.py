@@ -16,7 +16,7 @@ from shared.errors import LabError
 from shared.watchdog import descendants
 
 if TYPE_CHECKING:
-    from shared.launch import Engine
+    from shared.engine import Engine
 
 Message = Mapping[str, str]
 
@@ -86,8 +86,11 @@ def port_of(pid: int, program: str) -> int | None:
 def greedy_tokens(engine: "Engine", messages: Sequence[Message], tokens: int) -> tuple[list[int], list[int]]:
     """The engine's own prompt ids and the ids of its greedy answer, up to (without) the end token.
 
-    Ids come from the engine: its text, tokenised again, may split differently.
+    Ids come from the engine: its text, tokenised again, may split differently. Raises LabError for an engine whose
+    API returns none that the labs know of.
     """
+    if engine.spec.token_ids not in GREEDY:
+        raise LabError(f"{engine.spec.title} returns no token ids that the labs know of.", "compare its text")
     return GREEDY[engine.spec.token_ids](engine, messages, tokens)
 
 
@@ -135,7 +138,9 @@ def _greedy_ollama(engine: "Engine", messages: Sequence[Message], tokens: int) -
     vocabulary = byte_vocabulary(engine.model.folder / "hf" / "tokenizer.json")
     pieces = [bytes(token["bytes"]) for token in answer["logprobs"]]
     by_role = {message["role"]: message["content"] for message in messages}
-    again = {"model": engine.served_name, "system": by_role["system"], "prompt": by_role["user"], "stream": False}
+    again = {"model": engine.served_name, "prompt": by_role["user"], "stream": False}
+    if "system" in by_role:
+        again["system"] = by_role["system"]
     context = post_json(engine.url + "/api/generate", {**again, "options": {**options, "num_predict": 1}})["context"]
     return context[: answer["prompt_eval_count"]], [vocabulary[piece] for piece in pieces if piece in vocabulary]
 

@@ -22,8 +22,10 @@ from tqdm import tqdm
 from shared import paths
 from shared.api import counters
 from shared.client import Limits, Trace, stream
+from shared.engine import Engine
 from shared.errors import LabError
-from shared.launch import ONCE_A_SECOND, Engine
+from shared.failures import failure
+from shared.launch import ONCE_A_SECOND
 from shared.process import exclusive, taken
 from shared.prompts import PromptSet
 
@@ -93,7 +95,7 @@ def closed(
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
         traces, share, counted = _in_own_loop(everything())
     if died(engine, traces):
-        raise LabError(f"{engine.spec.title} died under the load. Its last lines:\n{engine.tail()}", "launch it again")
+        raise failure(engine, f"{engine.spec.title} died under the load.")
     if all(t.error for t in traces):
         raise LabError(f"No request of {title} succeeded; the first failed with: {traces[0].error}.",
                        "read the engine's log: print(engine.tail())")  # fmt: skip

@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,12 +25,24 @@ class Guarded:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         nice: int = 0,
+        afterwards: Sequence[str] = (),
+        guard: Mapping[str, object] | None = None,
     ) -> None:
+        """`afterwards` is run when all is over; `guard` holds the arguments of watchdog.Guard."""
         read_end, self._lifeline = os.pipe()  # while our end is open, the watchdog lets the command live
+        settings = json.dumps(
+            {
+                "lifeline": read_end,
+                "parent": os.getpid(),
+                "nice": nice,
+                "afterwards": list(afterwards),
+                "guard": guard,
+            }
+        )
         try:
             self._process = subprocess.Popen(
                 # -I -S: only the standard library; no module of shared/ can hide one of it, and it starts faster
-                [sys.executable, "-I", "-S", str(WATCHDOG), str(read_end), str(os.getpid()), str(nice), *command],
+                [sys.executable, "-I", "-S", str(WATCHDOG), settings, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
                 env={**os.environ, **(env or {})}, pass_fds=[read_end], start_new_session=True,
             )  # fmt: skip
@@ -43,6 +57,11 @@ class Guarded:
         """None while it runs; 128 + n if signal n ended it."""
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code  # negative: the watchdog itself was killed
+
+    def ready(self) -> None:
+        """Say that it has started: from now on the guard's lower floor holds."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
 
     def end(self) -> None:
         """End it and everything that it started; returns when they are gone."""

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from shared import paths
+from shared.engine import Engine
 from shared.errors import LabError
 from shared.hardware import detect
-from shared.launch import Engine
 from shared.metrics import Summary
 
 SCHEMA = 1

@@ -1,6 +1,6 @@
-"""Run a command that cannot outlive the program that asked for it.
+"""Run a command that cannot outlive the program that asked for it, nor eat the machine's last memory.
 
-    python watchdog.py LIFELINE_FD PARENT_PID NICE command...
+    python watchdog.py '{"lifeline": 4, "parent": 4711, ...}' command...
 
 The parent holds the write end of a pipe; this process waits on the read end. However the parent ends,
 kill -9 included, the kernel closes its end, and everything started here is ended: SIGTERM first, SIGKILL
@@ -8,19 +8,28 @@ after `GRACE_S`. Being a "subreaper", this process inherits orphaned grandchildr
 that moved into a session of its own is found as well. If the watchdog itself is killed, the kernel kills
 the command (PR_SET_PDEATHSIG).
 
+A container is no descendant of the `docker run` that started it: `afterwards` is the command that removes it,
+run whatever happened. A guard samples MemAvailable once a second and ends everything at once below a floor: a
+machine whose CPU and GPU share their memory (a DGX Spark) freezes or resets when it runs out, and raises no error.
+It is here, not in the notebook, because a busy interpreter samples late. SIGUSR1 says that the engine is ready:
+from then on the lower floor holds.
+
 Only the standard library, so that it starts in milliseconds under any Python.
 """
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 GRACE_S = 3.0
+GUARD_EXIT = 77  # the exit code of an engine that the guard has ended
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -72,8 +81,37 @@ def has_children() -> bool:
     return True
 
 
+class Guard:
+    """Samples of the memory that is available, a line a second in a file: when, how much, what the floor was.
+
+    Each is forced to the disk: after a reset the last ones say what happened.
+    """
+
+    def __init__(self, meminfo: str, loading_gib: float, running_gib: float, samples: str) -> None:
+        self.meminfo, self.floor, self.running_gib = meminfo, loading_gib, running_gib
+        self.out = open(samples, "a")  # noqa: SIM115  for as long as this process lives
+        self.began = self.last = time.monotonic() - 1
+
+    def tripped(self) -> bool:
+        """Whether less than the floor is available now. Reads once a second, however often it is asked."""
+        now = time.monotonic()
+        if now - self.last < 1:
+            return False
+        self.last = now
+        with open(self.meminfo) as f:
+            found = [int(line.split()[1]) / 2**20 for line in f if line.startswith("MemAvailable:")]
+        if not found:
+            return False  # the file is just being written; the real one never is
+        self.out.write(f"{now - self.began - 1:.1f} s: {found[0]:.2f} GiB available, floor {self.floor:.2f}\n")
+        self.out.flush()
+        with contextlib.suppress(OSError):  # a full disk must not end an engine
+            os.fdatasync(self.out.fileno())
+        return found[0] < self.floor
+
+
 def main() -> int:
-    lifeline, parent, nice = (int(a) for a in sys.argv[1:4])
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    lifeline, parent, afterwards = settings["lifeline"], settings["parent"], settings["afterwards"]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -83,6 +121,12 @@ def main() -> int:
         nonlocal asked_to_stop
         asked_to_stop = True
 
+    def ready(*_: object) -> None:
+        if guard:
+            guard.floor = guard.running_gib
+
+    guard = Guard(**settings["guard"]) if settings["guard"] else None
+    signal.signal(signal.SIGUSR1, ready)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
@@ -93,23 +137,40 @@ def main() -> int:
         if os.getppid() != own:  # killed before the line above: no signal will come
             os._exit(137)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.nice(nice)
+        os.nice(settings["nice"])
 
     try:
-        child = subprocess.Popen(sys.argv[4:], start_new_session=True, preexec_fn=in_child)
+        child = subprocess.Popen(sys.argv[2:], start_new_session=True, preexec_fn=in_child)
     except OSError as e:
-        print(f"cannot start {sys.argv[4]}: {e.strerror}", file=sys.stderr)
+        print(f"cannot start {sys.argv[2]}: {e.strerror}", file=sys.stderr)
         return 127
     done = os.pidfd_open(child.pid)
+    tripped = False
     while child.poll() is None and not asked_to_stop and os.getppid() == parent:
+        if guard and guard.tripped():
+            tripped = True
+            signal_all(descendants(own), signal.SIGKILL)  # no grace: memory can fall by 2 GiB a second
+            break
         # The pipe never carries data: readable means that its other end is closed.
         if lifeline in select.select([lifeline, done], [], [], 0.5)[0]:
             break
     code = child.poll()
+    if afterwards and tripped:
+        remove(afterwards)
     end_all()
+    if afterwards and not tripped:
+        remove(afterwards)  # after the polite end: `docker run` has passed SIGTERM on
+    if tripped:
+        return GUARD_EXIT
     if code is None:
         return 143
     return code if code >= 0 else 128 - code
+
+
+def remove(command: list[str]) -> None:
+    """Run the command that removes what is no descendant; what it says is of no interest."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import machines
 import pytest
 
 from shared import hardware, models
@@ -20,6 +21,20 @@ def own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def machine() -> Machine:
     return hardware.detect()
+
+
+@pytest.fixture
+def spark() -> Machine:
+    """The recorded DGX Spark."""
+    return hardware.detect(machines.machine("dgx-spark"))
+
+
+@pytest.fixture
+def spark_model(spark: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModelChoice:
+    """What that Spark runs, for a student without an account."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    return models.choose(spark)
 
 
 @pytest.fixture(scope="session")

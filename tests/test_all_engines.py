@@ -9,8 +9,9 @@ from processes import start_student
 
 from shared import load, metrics, prompts
 from shared.api import counters, greedy_tokens
+from shared.engine import Engine
 from shared.engines import ENGINES
-from shared.launch import Engine, alone, launch, stop_all
+from shared.launch import alone, launch, stop_all
 from shared.models import ModelChoice
 from shared.process import start_time, taken
 from shared.prompts import CHECK_QUESTIONS, OPENING_TOKENS, chat
@@ -49,7 +50,7 @@ def cpu_share(engine: Engine, seconds: float) -> float:
 
 
 def test_every_native_engine_is_here() -> None:
-    assert set(NAMES) == {name for name, spec in ENGINES.items() if not spec.unavailable}
+    assert set(NAMES) == {name for name, spec in ENGINES.items() if spec.native}
 
 
 def test_all_see_the_same_prompt(engines: dict[str, Engine], model: ModelChoice) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shared.engines import ENGINES
 from shared.engines.ollama import flags_fault
-from shared.launch import likely_causes
+from shared.failures import likely_causes
 
 GATED = """\
 OSError: You are trying to access a gated repo.

@@ -8,16 +8,22 @@ import pytest
 
 from shared import LabError, launch
 from shared.api import byte_vocabulary
+from shared.engine import environment
 from shared.engines import CAPABILITIES, ENGINES, Start, as_arguments, matrix
-from shared.hardware import Machine
-from shared.launch import environment, need_memory
+from shared.engines.spec import Native
 from shared.models import ModelChoice
 
 HOME = Path("/opt/engine")
 
 
 def started(name: str, model: ModelChoice, **flags: object) -> Start:
-    return Start(HOME, model, "BF16", 4711, 2, {f"--{k.replace('_', '-')}": v for k, v in flags.items()})
+    return Start(HOME, model, "BF16", 4711, 2, {f"--{k.replace('_', '-')}": v for k, v in flags.items()}, "/weights")
+
+
+def native(name: str) -> Native:
+    way = ENGINES[name].way("native")
+    assert isinstance(way, Native)
+    return way
 
 
 def test_flags_become_arguments_in_their_order() -> None:
@@ -31,19 +37,21 @@ def test_flags_become_arguments_in_their_order() -> None:
 
 
 def test_every_no_in_the_matrix_has_its_reason() -> None:
-    header, rows = matrix("cpu")
+    for runner in ("native", "container"):
+        header, rows = matrix(runner)
+        for row in rows:
+            assert all(cell == "yes" or len(cell.removeprefix("no: ")) > 10 for cell in row[1:])
+    assert rows[-1][1] == "yes"  # TensorRT-LLM, in its container
+    header, rows = matrix("native")
     assert header == ("engine", *CAPABILITIES)
     assert [row[0] for row in rows] == ["Ollama", "llama.cpp", "vLLM", "SGLang", "TensorRT-LLM"]
-    for row in rows:
-        for cell in row[1:]:
-            assert cell == "yes" or len(cell.removeprefix("no: ")) > 10
-    assert set(rows[-1][1:]) == {"no: it needs an NVIDIA GPU, and the labs don't start its container yet"}
+    assert set(rows[-1][1:]) == {"no: it needs an NVIDIA GPU"}
 
 
 @pytest.mark.parametrize("name", [n for n in ENGINES if n != "trtllm"])
 def test_an_engine_listens_on_this_machine_only(name: str, model: ModelChoice) -> None:
     start = started(name, model)
-    said = " ".join([*ENGINES[name].command(start), *ENGINES[name].env(start).values()])
+    said = " ".join([*native(name).command(start), *native(name).env(start).values()])
     assert "127.0.0.1" in said
     assert "4711" in said
     assert "0.0.0.0" not in said
@@ -59,7 +67,7 @@ def test_ranks_of_vllm_share_the_cores(
     numbers = {int(c) for c in cores.split(",")}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: numbers)
     start = replace(started("vllm", model, tensor_parallel_size=ranks), cores=len(numbers))
-    assert ENGINES["vllm"].env(start)["VLLM_CPU_OMP_THREADS_BIND"] == bound
+    assert native("vllm").env(start)["VLLM_CPU_OMP_THREADS_BIND"] == bound
 
 
 def test_ollama_takes_its_flags_from_the_environment(model: ModelChoice) -> None:
@@ -67,24 +75,13 @@ def test_ollama_takes_its_flags_from_the_environment(model: ModelChoice) -> None
     assert environment(spec, {"OLLAMA_NUM_PARALLEL": 16}) == {"OLLAMA_NUM_PARALLEL": "16"}
     assert environment(ENGINES["vllm"], {"--max-num-seqs": 16}) == {}
     assert spec.served_name(model, "Q8_0") == f"{model.name}:q8_0"
-    own = spec.env(started("ollama", model))
+    own = native("ollama").env(started("ollama", model))
     assert own["OLLAMA_MODELS"] == own["HOME"] != os.environ["HOME"]
 
 
 def test_tensorrt_llm_says_what_it_needs(model: ModelChoice) -> None:
-    with pytest.raises(LabError, match="TensorRT-LLM can't be started: it needs an NVIDIA GPU"):
+    with pytest.raises(LabError, match="TensorRT-LLM can't be started here: it needs an NVIDIA GPU"):
         launch.launch("trtllm", model)
-
-
-def test_a_launch_that_does_not_fit_is_refused_with_its_sum(
-    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, machine: Machine
-) -> None:
-    monkeypatch.setattr(launch, "detect", lambda: replace(machine, available_gib=3.0))
-    with pytest.raises(LabError, match=r"0\.3 GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"):
-        need_memory(ENGINES["vllm"], model, "BF16", {})
-    need_memory(ENGINES["llamacpp"], model, "BF16", {"-c": 8192})
-    with pytest.raises(LabError, match=r"llama\.cpp needs .* for the KV cache"):
-        need_memory(ENGINES["llamacpp"], model, "BF16", {"-c": 200_000})
 
 
 def test_bytes_name_the_tokens_of_the_vocabulary(model: ModelChoice) -> None:

@@ -20,9 +20,11 @@ from processes import start_student
 from shared import LabError, load, metrics, paths, prompts
 from shared.api import greedy_tokens, post_json
 from shared.client import stream
+from shared.engine import Engine
 from shared.engines import ENGINES, Start
 from shared.hardware import Machine
-from shared.launch import Engine, down, launch, start, stop_all, wait_until_ready
+from shared.launch import down, launch, start, stop_all, wait_until_ready
+from shared.memory import Need
 from shared.metrics import gap_fault
 from shared.models import ModelChoice
 from shared.process import exclusive, free_port, start_time, taken
@@ -175,10 +177,14 @@ def test_a_setting_that_ollama_would_leave_aside_is_refused(model: ModelChoice) 
         launch("ollama", model, {"OLLAMA_NUM_PARALEL": 4}, quiet=True)
 
 
-def test_waiting_is_shown_once_a_second_and_ends(model: ModelChoice, capsys: pytest.CaptureFixture[str]) -> None:
-    mute = replace(ENGINES["llamacpp"], command=lambda start: ["sleep", "60"])
+def test_waiting_is_shown_once_a_second_and_ends(
+    model: ModelChoice, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ENGINES["llamacpp"]
+    assert spec.native
+    mute = replace(spec, native=replace(spec.native, command=lambda start: ["sleep", "60"]))
     home = (paths.cache() / "engines" / "llamacpp").resolve()
-    engine = start(mute, Start(home, model, "BF16", free_port(), 1))
+    engine = start(mute, Start(home, model, "BF16", free_port(), 1), Need("llama.cpp", 0, 0, 0, 0), machine)
     try:
         with pytest.raises(LabError, match=r"llama.cpp was not ready after 3 s. Last lines of .*\.log:"):
             wait_until_ready(engine, 3, quiet=False)

@@ -22,7 +22,7 @@ def tracked() -> list[Path]:
 
 def make_help() -> set[str]:
     text = subprocess.check_output(["make"], cwd=paths.REPO, text=True)
-    return set(re.findall(r"^  make (\w+) ", text, re.M))
+    return set(re.findall(r"^  make ([\w-]+) ", text, re.M))
 
 
 def test_every_make_command_that_is_mentioned_exists() -> None:
@@ -30,7 +30,7 @@ def test_every_make_command_that_is_mentioned_exists() -> None:
     assert {"lab", "report", "test", "check", "bench", "doctor", "engines", "down", "clean", "lock"} <= offered
     for file in tracked():
         if file.suffix in (".md", ".py", ".ipynb", ".sh"):
-            for command in re.findall(r"`make (?:[A-Z_]+=\S+ )?(\w+)", file.read_text()):
+            for command in re.findall(r"`make (?:[A-Z_]+=\S+ )?([\w-]+)", file.read_text()):
                 assert command in offered, f"{file}: make {command}"
 
 

@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from shared.client import Trace
-from shared.engines import EngineSpec
-from shared.launch import Engine
+from shared.engine import Engine
+from shared.engines import ENGINES
+from shared.memory import Need
 from shared.models import ModelChoice
 from shared.process import Guarded
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("truth_server.py"))]
-SPEC = EngineSpec(
-    name="truth",
-    title="The truth server",
-    command=lambda _: COMMAND,
-    env=lambda _: {},
-    precisions=("BF16",),
-    reads="gguf",
-    token_ids="vllm",
+SPEC = dataclasses.replace(
+    ENGINES["vllm"], name="truth", title="The truth server", counters={}, exact_length={}, causes=()
 )
 NO_FILES = Path("/nonexistent")
 MODEL = ModelChoice("truth", NO_FILES, NO_FILES, "You are exact.", 0, 0, 0, 0, 0, "invented")
@@ -37,7 +32,7 @@ class TruthEngine(Engine):
     def start(cls, log: Path) -> "TruthEngine":
         with log.open("wb") as out:
             process = Guarded(COMMAND, out)
-        engine = cls(SPEC, MODEL, "BF16", {}, 1, "1", COMMAND, 0, log, process)
+        engine = cls(SPEC, MODEL, "BF16", {}, 1, "1", COMMAND, 0, log, process, Need("The truth", 0, 0, 0, 0))
         deadline = time.monotonic() + 20
         while not (said := re.search(r"listening on (\d+)\n", log.read_text())):
             if not engine.alive or time.monotonic() > deadline:

@@ -10,11 +10,11 @@ ENGINES: dict[str, EngineSpec] = {
 __all__ = ["CAPABILITIES", "ENGINES", "EngineSpec", "Flags", "Start", "as_arguments", "matrix"]
 
 
-def matrix(profile: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """What each engine can do on machines of this profile, as header and rows; each "no" with its reason."""
+def matrix(runner: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What each engine can do when started by this runner, as header and rows; each "no" with its reason."""
     header = ("engine", *CAPABILITIES)
     rows = [
-        (spec.title, *(f"no: {why}" if (why := spec.why_not(profile, c)) else "yes" for c in CAPABILITIES))
+        (spec.title, *(f"no: {why}" if (why := spec.why_not(runner, c)) else "yes" for c in CAPABILITIES))
         for spec in ENGINES.values()
     ]
     return header, rows

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Flags, Start, everywhere
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
 from shared.models import ModelChoice
 
 
 def command(start: Start) -> list[str]:
     return [
         str(start.home / "bin" / "llama-server"),
-        "--model", str(start.model.weights(start.precision)),
+        "--model", start.weights,
         "--alias", start.model.name,
         "--host", "127.0.0.1", "--port", str(start.port),
         "--threads", str(start.cores),
@@ -21,8 +21,28 @@ def env(start: Start) -> Mapping[str, str]:
     return {"LLAMA_ARG_OFFLINE": "1"}
 
 
+def arguments(start: Start) -> list[str]:
+    return [
+        "--model", start.weights,
+        "--alias", start.model.name,
+        "--host", "0.0.0.0", "--port", str(start.port),
+        "--n-gpu-layers", "999",
+        "--metrics",
+    ]  # fmt: skip
+
+
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return int(str(flags.get("-c", model.context))) * model.kv_bytes_per_token()
+    return (whole(flags, "-c") or model.context) * model.kv_bytes_per_token()
+
+
+def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
+    # Without -c (or with 0) it takes the model's whole context: 16 GiB with Llama 3.1's.
+    context = whole(flags, "-c")
+    return context * model.kv_bytes_per_token() if context else None
+
+
+def speculate(head: str) -> Flags:
+    return {"--spec-type": "draft-eagle3", "--model-draft": head, "--spec-draft-n-max": 2}
 
 
 COUNTERS = {
@@ -38,19 +58,31 @@ TOO_MANY_SLOTS = (r"n_seq_max must be", "more slots than llama.cpp has", "ask fo
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
-    command=command,
-    env=env,
-    precisions=("BF16", "Q8_0", "Q4_0"),
+    native=Native(
+        command=command,
+        env=env,
+        precisions=("BF16", "Q8_0", "Q4_0"),
+        startup_s=2,
+        overhead_gib=0.3,
+        kv_bytes=kv_bytes,
+        cannot={"tensor parallel": "it splits a model over GPUs, not over processor cores"},
+    ),
+    container=Container(
+        image="llamacpp",
+        arguments=arguments,
+        precisions=("BF16", "Q8_0"),
+        startup_s=60,
+        overhead_gib=2.0,
+        kv_bytes=kv_bytes_asked,
+        bound_by="-c",
+        speculate=speculate,
+        cannot={"tensor parallel": ONE_GPU},
+    ),
     reads="gguf",
     token_ids="llamacpp",
     # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
-    port=8080,
     counters=COUNTERS,
-    startup_s=2,
-    kv_bytes=kv_bytes,
-    overhead_gib=0.3,
-    cannot=everywhere({"tensor parallel": "it splits a model over GPUs, not over processor cores"}),
     causes=(
         (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
         (r"error while handling argument", "a flag's value that it can't read", "compare it with llama-server --help"),

