@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TruthEngine]:
 
 def ask(engine: TruthEngine, tokens: int = 8, limits: Limits | None = None, **truth: object) -> Trace:
     body = {"model": "truth", "messages": [], "max_tokens": tokens, "truth": truth}
-    return asyncio.run(stream(engine.url + "/v1/chat/completions", body, limits or Limits(5, 5, 10)))
+    return asyncio.run(stream(engine.url + "/v1/chat/completions", body, limits or Limits(5, 5, 5, 10)))
 
 
 def made(arrivals_ms: list[float], tokens: int | None, sent_ms: float = 0, end_ms: float = 1000) -> Trace:
