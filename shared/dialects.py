@@ -4,7 +4,7 @@ Both are a list of events, and an event has arrived when the last of its bytes h
 anywhere, in the middle of a character as well, so events are cut out as bytes and decoded when they are whole.
 """
 
-import json
+import jiter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +49,7 @@ def read(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> Reading:
             found.finished = True
             continue
         try:
-            said = json.loads(data)
+            said = jiter.from_json(data)
             if name == b"error" or said.get("error"):
                 found.error = f"the engine reported: {str(said.get('error') or said)[:300]}"
             else:
@@ -67,19 +67,19 @@ def read(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> Reading:
 
 def _events(stamps: Sequence[int], pieces: Sequence[bytes]) -> Iterator[Event]:
     """Server-sent events: lines of fields, and an empty line at the end of each."""
-    rest, name, data = b"", b"", b""
+    rest = b""
     for stamp, piece in zip(stamps, pieces, strict=True):
-        *lines, rest = (rest + piece).split(b"\n")
-        for raw in lines:
-            line = raw.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                data += line[5:].strip()
-            elif line.startswith(b"event:"):
-                name = line[6:].strip()
-            elif not line:
-                if data:
-                    yield stamp, name, data
-                name, data = b"", b""
+        *whole, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+        for block in whole:
+            name, data = b"", b""
+            for line in block.split(b"\n"):
+                key, _, value = line.partition(b":")
+                if key == b"data":
+                    data += value.strip()
+                elif key == b"event":
+                    name = value.strip()
+            if data:
+                yield stamp, name, data
 
 
 def _lines(stamps: Sequence[int], pieces: Sequence[bytes]) -> Iterator[Event]:
