@@ -145,7 +145,11 @@ class Exchange:
     def trace(self) -> Trace:
         """Read what the answer says."""
         answer = self.answer
-        error = self.error or answer.error or ("the server closed the connection unasked" if self.dropped else None)
+        error = (
+            self.error
+            or answer.error
+            or ("the server closed the connection without an answer" if self.dropped else None)
+        )
         if answer.status in (None, 200):
             found = dialects.read(self.path, answer.pieces_ns, answer.pieces)
             error = error or found.error

@@ -4,10 +4,11 @@ Both are a list of events, and an event has arrived when the last of its bytes h
 anywhere, in the middle of a character as well, so events are cut out as bytes and decoded when they are whole.
 """
 
-import jiter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import jiter
 
 Event = tuple[int, bytes, bytes]  # moment of the piece that completed it, its name, its data
 

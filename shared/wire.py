@@ -31,6 +31,7 @@ class Answer:
         self.end_ns = 0  # when its last byte came, or its connection ended
         self.sized = False  # the headers say how the body ends; else closing the connection ends it
         self.complete = False
+        self.reusable = False  # the connection may carry another answer after this one
         self.lost = False  # its connection ended first
         self.error: str | None = None
         self.http = httptools.HttpResponseParser(self)
@@ -44,6 +45,7 @@ class Answer:
         except httptools.HttpParserUpgrade:
             self.complete = True  # its status, 101, is judged by whoever reads the answer
         except httptools.HttpParserError as e:
+            self.reusable = False
             self.error = f"not a valid HTTP response: {e}"
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -55,16 +57,12 @@ class Answer:
 
     def on_message_complete(self) -> None:
         self.complete = True
+        self.reusable = self.http.should_keep_alive()  # the parser forgets it after this call
 
     @property
     def status(self) -> int | None:
         """The HTTP status; None before it came."""
         return self.http.get_status_code() or None
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection may carry another answer after this one."""
-        return self.complete and not self.error and self.http.should_keep_alive()
 
 
 class Connection(asyncio.Protocol):

@@ -32,8 +32,9 @@ from typing import Any
 import uvloop
 from truth import TruthEngine
 
-from shared.client import Connections, Exchange, Limits, exchange
+from shared.client import Exchange, exchange
 from shared.hardware import detect
+from shared.wire import Connections
 
 STREAMS = 128
 GAP_S = 0.02
@@ -65,7 +66,8 @@ class Seen:
 
 
 def body(tokens: int) -> dict[str, Any]:
-    return {"model": "truth", "messages": [{"role": "user", "content": "Count."}], "max_tokens": tokens, "truth": ANSWER}
+    messages = [{"role": "user", "content": "Count."}]
+    return {"model": "truth", "messages": messages, "max_tokens": tokens, "truth": ANSWER}
 
 
 def streamed(tokens: int) -> dict[str, Any]:
@@ -81,7 +83,7 @@ async def ours(url: str) -> AsyncIterator[Ask]:
     async with Connections() as connections:
 
         async def ask(tokens: int) -> Exchange:
-            return await exchange(url + "/v1/chat/completions", body(tokens), Limits(), connections)
+            return await exchange(url + "/v1/chat/completions", body(tokens), connections=connections)
 
         yield ask
 

@@ -176,13 +176,7 @@ def schedule(plan: Plan, path: str) -> list[Send]:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: {keep}\r\n{framing}\r\n".encode()
     step = ttft // 20  # of slow headers
     heads = [head[i : i + 16] for i in range(0, len(head), 16)] if plan.fault == "slow_headers" else [head]
-    sends = [Send(i * step, piece) for i, piece in enumerate(heads)] + sends
-    if plan.fault == "dribble":
-        sends = [
-            Send(s.due_ns, s.data[i : i + 1], s.chunks if i == len(s.data) - 1 else 0)
-            for s in sends for i in range(len(s.data))
-        ]  # fmt: skip
-    return sends
+    return [Send(i * step, piece) for i, piece in enumerate(heads)] + sends
 
 
 def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Iterator[int]:
@@ -199,6 +193,8 @@ def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Ite
         hang_up(caller)
         return
     seen = 0
+    if plan.fault == "late_headers":
+        yield received + int(plan.ttft_s * 1e9)
     for item in schedule(plan, path):
         if item.chunks and seen >= plan.at and plan.fault in ("reset", "hang", "cut", "die"):
             yield received + item.due_ns + (3600 * 10**9 if plan.fault == "hang" else 20_000_000)
@@ -208,6 +204,9 @@ def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Ite
         due = received + item.due_ns
         if due > time.perf_counter_ns():
             yield due
+        for byte in data[:-1] if plan.fault == "dribble" else b"":
+            send(bytes([byte]))
+        data = data[-1:] if plan.fault == "dribble" else data
         sends.append((time.perf_counter_ns(), item.chunks))
         if send(data) != len(data):
             raise BlockingIOError("the client lags: later stamps would be too early")
