@@ -1,27 +1,30 @@
 """One streaming request, stamped as its bytes arrive.
 
 The mental model: a response is a list of blocks of bytes, each with the moment at which the kernel handed
-it to us. While the stream runs nothing is parsed, so a slow parser can't delay a stamp. Afterwards the
-blocks are decoded, and each event gets the stamp of the block that completed it.
+it to us (shared.wire). While the stream runs nothing is parsed but HTTP's framing, so a slow parser can't delay
+a stamp. Afterwards the events are read (shared.dialects), and each gets the stamp of the block that completed it.
 
-Two things that look alike and aren't: a *chunk* (one server-sent event) and a *token*. An engine may put
-several tokens into one chunk, and the first chunk of a chat often carries only a role. So token counts
-come from the engine's `usage`, and TTFT is the first chunk that carries text.
+Two things that look alike and aren't: a *chunk* (one event) and a *token*. An engine may put several tokens
+into one chunk, and the first chunk of a chat often carries only a role. So token counts come from the
+engine, and TTFT is the first chunk that carries text, be it reasoning or answer.
 
     trace = asyncio.run(stream(url, body))
     trace.ttft_ms, trace.output_tokens, trace.error
+
+Many at once: reading one answer takes milliseconds in which no other can be stamped. So take `exchange()` for
+each, and `Exchange.trace()` when all have ended, as shared.load does.
 """
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import httptools
+from shared import dialects
+from shared.wire import Answer, Connection, Connections
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Limits:
     """How long to wait, in seconds. A stream that exceeds one has failed; it is never counted as slow."""
 
     connect_s: float = 10
-    idle_s: float = 120  # between two blocks, and before the first
+    first_byte_s: float = 120  # of the answer, its headers included
+    idle_s: float = 120  # between two blocks
     total_s: float = 600
 
 
@@ -38,28 +42,62 @@ class Trace:
     """One request, as it happened. Times are nanoseconds of `time.perf_counter_ns`."""
 
     sent_ns: int  # just before the request was handed to the kernel; connecting is over
-    arrivals_ns: tuple[int, ...]  # each chunk that carried text
+    arrivals_ns: tuple[int, ...]  # each chunk that carried text of the answer
     texts: tuple[str, ...]  # of those chunks
     end_ns: int  # the stream ended, well or not
-    input_tokens: int | None  # from `usage`; None if the engine didn't say
-    output_tokens: int | None
+    input_tokens: int | None  # None if the engine didn't say
+    output_tokens: int | None  # reasoning included
     cached_tokens: int | None  # of the input, taken from the engine's prefix cache
     finish_reason: str | None
     error: str | None  # None only for a stream that ended as the protocol says
+    tokens_from: str | None = None  # "usage" (OpenAI), "engine" (Ollama's own counts), "tokenizer", None: unknown
+    reasoning_ns: tuple[int, ...] = ()  # each chunk that carried reasoning, which comes before the answer
+    reasoning_texts: tuple[str, ...] = ()
+    blocks_ns: tuple[int, ...] = ()  # every block of bytes, headers and framing included
+    blocks_bytes: tuple[int, ...] = ()
+    timings: Mapping[str, Any] | None = None  # the engine's own, in its words: Ollama's in ns, llama.cpp's in ms
+    new_connection: bool = True
 
     @classmethod
     def restore(cls, stored: Mapping[str, Any]) -> "Trace":
-        """A trace from its JSON form, in which tuples are lists."""
-        plain = dict(stored)
-        return cls(**{**plain, "arrivals_ns": tuple(plain["arrivals_ns"]), "texts": tuple(plain["texts"])})
+        """A trace from its JSON form, in which tuples are lists. Older ones lack what was added later."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        plain.setdefault("tokens_from", None if plain["output_tokens"] is None else "usage")
+        return cls(**plain)
+
+    def counted(self, count: Callable[[str], int]) -> "Trace":
+        """The trace with its output counted from its text, if the engine gave no count.
+
+        The tokens of a text aren't always those that were generated: it is the last resort, and says so.
+        """
+        if self.output_tokens is not None:
+            return self
+        return replace(self, output_tokens=count(self.reasoning + self.text), tokens_from="tokenizer")
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
 
     @property
+    def reasoning(self) -> str:
+        return "".join(self.reasoning_texts)
+
+    @property
+    def chunks_ns(self) -> tuple[int, ...]:
+        """Each chunk with text of either kind, in order."""
+        return tuple(sorted(self.reasoning_ns + self.arrivals_ns)) if self.reasoning_ns else self.arrivals_ns
+
+    @property
     def ttft_ms(self) -> float | None:
-        """Time to first token: from the request sent to the first chunk with text."""
+        """Time to first token: from the request sent to the first chunk with text, reasoning or answer."""
+        chunks = self.chunks_ns
+        return (chunks[0] - self.sent_ns) / 1e6 if chunks else None
+
+    @property
+    def first_answer_ms(self) -> float | None:
+        """From the request sent to the first chunk of the answer: what a user waits who isn't shown the reasoning."""
         return (self.arrivals_ns[0] - self.sent_ns) / 1e6 if self.arrivals_ns else None
 
     @property
@@ -73,182 +111,144 @@ class Trace:
 
         vLLM's benchmark uses (E2E − TTFT) / (tokens − 1), which counts the closing chunks as well.
         """
-        if not self.output_tokens or self.output_tokens < 2 or len(self.arrivals_ns) < 2:
+        chunks = self.chunks_ns
+        if not self.output_tokens or self.output_tokens < 2 or len(chunks) < 2:
             return None
-        return (self.arrivals_ns[-1] - self.arrivals_ns[0]) / 1e6 / (self.output_tokens - 1)
+        return (chunks[-1] - chunks[0]) / 1e6 / (self.output_tokens - 1)
 
     @property
     def itl_ms(self) -> tuple[float, ...] | None:
         """Inter-token latencies, or None unless every chunk carried exactly one token."""
-        if self.output_tokens != len(self.arrivals_ns):
+        chunks = self.chunks_ns
+        if self.output_tokens != len(chunks):
             return None
-        pairs = zip(self.arrivals_ns[1:], self.arrivals_ns, strict=False)
+        pairs = zip(chunks[1:], chunks, strict=False)
         return tuple((later - earlier) / 1e6 for later, earlier in pairs)
 
 
-class _Stamper(asyncio.Protocol):
-    """Keeps (moment, bytes) for each block; wakes its owner when the connection ends."""
+@dataclass(frozen=True)
+class Exchange:
+    """One request and the answer to it, not read yet."""
 
-    def __init__(self) -> None:
-        self.blocks: list[tuple[int, bytes]] = []
-        self.end_ns = 0
-        self.closed = asyncio.get_running_loop().create_future()
-        self.failure: Exception | None = None
+    path: str
+    sent_ns: int
+    end_ns: int
+    answer: Answer
+    error: str | None  # what the client gave up for
+    new_connection: bool
 
-    def data_received(self, data: bytes) -> None:
-        self.blocks.append((time.perf_counter_ns(), data))
+    @property
+    def dropped(self) -> bool:
+        """Whether the connection ended without a byte, as one may that was kept longer than its server would."""
+        return self.answer.lost and not self.answer.blocks_ns
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.end_ns = time.perf_counter_ns()
-        self.failure = exc
-        if not self.closed.done():
-            self.closed.set_result(None)
+    def trace(self) -> Trace:
+        """Read what the answer says."""
+        answer = self.answer
+        error = (
+            self.error
+            or answer.error
+            or ("the server closed the connection without an answer" if self.dropped else None)
+        )
+        if answer.status in (None, 200):
+            found = dialects.read(self.path, answer.pieces_ns, answer.pieces)
+            error = error or found.error
+            if not error and answer.sized and not answer.complete:
+                error = "the connection ended before its body was complete"
+        else:
+            found = dialects.Reading()
+            said = b"".join(answer.pieces)[:300].decode(errors="replace")
+            error = error or f"HTTP {answer.status}: {said}"
+        return Trace(
+            sent_ns=self.sent_ns,
+            arrivals_ns=tuple(found.arrivals_ns),
+            texts=tuple(found.texts),
+            end_ns=self.end_ns,
+            input_tokens=found.input_tokens,
+            output_tokens=found.output_tokens,
+            cached_tokens=found.cached_tokens,
+            finish_reason=found.finish_reason,
+            error=error,
+            tokens_from=found.tokens_from,
+            reasoning_ns=tuple(found.reasoning_ns),
+            reasoning_texts=tuple(found.reasoning_texts),
+            blocks_ns=tuple(answer.blocks_ns),
+            blocks_bytes=tuple(answer.blocks_bytes),
+            timings=found.timings,
+            new_connection=self.new_connection,
+        )
 
 
-async def stream(url: str, body: Mapping[str, object], limits: Limits | None = None) -> Trace:
-    """POST `body` to an OpenAI-style endpoint with `stream: true`, and return the trace.
+async def stream(
+    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+) -> Trace:
+    """POST `body` with `stream: true` to an endpoint of OpenAI's API or Ollama's, and return the trace.
 
-    Never raises for what the server does: a refused connection, an HTTP error, an error event, a reset or
-    a time limit is in `Trace.error`.
+    The path says which dialect: /api/ is Ollama's. `connections` keeps connections open for the next request;
+    without it each has its own. Never raises for what the server does: a refused connection, an HTTP error,
+    an error event, a reset or a time limit is in `Trace.error`. Cancelling it closes the connection at once.
     """
+    return (await exchange(url, body, limits, connections)).trace()
+
+
+async def exchange(
+    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+) -> Exchange:
+    """As `stream`, with the answer's bytes kept and not read."""
     limits = limits or Limits()
     parts = urlsplit(url)
-    full = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    full = {**body, "stream": True}
+    if not parts.path.startswith("/api/"):
+        full["stream_options"] = {"include_usage": True}
     payload = json.dumps(full).encode()
-    head = (
+    request = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nConnection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
-    )
-    loop = asyncio.get_running_loop()
-    sent = time.perf_counter_ns()
+        f"Accept: text/event-stream, application/x-ndjson\r\nConnection: {'keep-alive' if connections else 'close'}\r\n"
+        f"Content-Length: {len(payload)}\r\n\r\n"
+    ).encode() + payload
+    address = parts.hostname or "127.0.0.1", parts.port or 80
+
+    async def ask(connection: Connection, new: bool) -> Exchange:
+        """The connection is closed afterwards, or at once if this is cancelled, unless it may carry another."""
+        reusable = False
+        try:
+            sent_ns, answer = connection.send(request)
+            error = await _until_ended(connection, answer, sent_ns, limits)
+            reusable = answer.reusable
+        finally:
+            if connections and reusable:
+                connections.keep(address, connection)
+            else:
+                connection.drop()
+        return Exchange(parts.path, sent_ns, answer.end_ns or time.perf_counter_ns(), answer, error, new)
+
+    if connections and (kept := connections.take(address)):
+        said = await ask(kept, new=False)
+        if not said.dropped:
+            return said  # else the server closed it before it read the request: ask once more
+    began_ns = time.perf_counter_ns()
     try:
         async with asyncio.timeout(limits.connect_s):
-            transport, stamper = await loop.create_connection(_Stamper, parts.hostname or "127.0.0.1", parts.port or 80)
+            connection = await Connection.open(address)
     except (OSError, TimeoutError) as e:
         reason = f"no connection to {parts.netloc}: {str(e) or f'not within {limits.connect_s:g} s'}"
-        return Trace(sent, (), (), time.perf_counter_ns(), None, None, None, None, reason)
-    try:
-        sent = time.perf_counter_ns()
-        transport.write(head.encode() + payload)
-        error = await _until_closed(stamper, sent, limits)
-    finally:
-        transport.abort()
-    end = stamper.end_ns or time.perf_counter_ns()
-    if error is None and stamper.failure:
-        error = f"the connection broke: {stamper.failure}"
-    return _parse(sent, stamper.blocks, end, error)
+        return Exchange(parts.path, began_ns, time.perf_counter_ns(), Answer(), reason, True)
+    return await ask(connection, new=True)
 
 
-async def _until_closed(stamper: _Stamper, sent_ns: int, limits: Limits) -> str | None:
-    """Wait for the end of the stream; returns which time limit it exceeded, if any."""
-    while not stamper.closed.done():
-        last = stamper.blocks[-1][0] if stamper.blocks else sent_ns
+async def _until_ended(connection: Connection, answer: Answer, sent_ns: int, limits: Limits) -> str | None:
+    """Wait for the end of the answer; returns which time limit it exceeded, if any."""
+    while not connection.ended.done():
         now = time.perf_counter_ns()
-        idle_left = limits.idle_s - (now - last) / 1e9
+        if answer.blocks_ns:
+            patience_s, since, missed = limits.idle_s, answer.blocks_ns[-1], f"nothing came for {limits.idle_s:g} s"
+        else:
+            patience_s, since, missed = limits.first_byte_s, sent_ns, f"no first byte within {limits.first_byte_s:g} s"
+        left = patience_s - (now - since) / 1e9
         total_left = limits.total_s - (now - sent_ns) / 1e9
         if total_left <= 0:
             return f"not finished within {limits.total_s:g} s"
-        if idle_left <= 0:
-            return f"nothing came for {limits.idle_s:g} s"
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(stamper.closed), min(idle_left, total_left))
+        if left <= 0:
+            return missed
+        await asyncio.wait((connection.ended,), timeout=min(left, total_left, limits.idle_s))
     return None
-
-
-class _Body:
-    """httptools calls this while the stored blocks are fed to it, one by one."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self.pieces: list[tuple[int, bytes]] = []
-        self.sized = False  # the headers say how the body ends; else closing the connection ends it
-        self.complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.sized = self.sized or name.lower() in (b"content-length", b"transfer-encoding")
-
-    def on_body(self, data: bytes) -> None:
-        self.pieces.append((self.now_ns, data))
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-
-def _parse(sent_ns: int, blocks: Sequence[tuple[int, bytes]], end_ns: int, error: str | None) -> Trace:
-    """From stamped blocks to a trace: HTTP, then events, then what they say."""
-    body = _Body()
-    http_parser = httptools.HttpResponseParser(body)
-    try:
-        for body.now_ns, data in blocks:
-            http_parser.feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass  # its status, 101, is judged below
-    except httptools.HttpParserError as e:
-        error = error or f"not a valid HTTP response: {e}"
-    status = http_parser.get_status_code() if blocks else 0
-    arrivals: list[int] = []
-    texts: list[str] = []
-    usage: dict[str, Any] = {}
-    finish: str | None = None
-    finished = False
-    if status not in (0, 200):
-        said = b"".join(piece for _, piece in body.pieces)[:300].decode(errors="replace")
-        error = error or f"HTTP {status}: {said}"
-    else:
-        for stamp, kind, data in _events(body.pieces):
-            if data == b"[DONE]":
-                finished = True
-                continue
-            try:
-                event = json.loads(data)
-                if kind == b"error" or event.get("error"):
-                    error = error or f"the engine reported: {str(event.get('error') or event)[:300]}"
-                    break
-                usage = {**usage, **(event.get("usage") or {})}
-                for choice in event.get("choices") or ():
-                    text = choice.get("text") or (choice.get("delta") or {}).get("content")
-                    finish = choice.get("finish_reason") or finish
-                    if text:
-                        arrivals.append(stamp)
-                        texts.append(text)
-            except ValueError:
-                error = error or f"an event is not JSON: {data[:80]!r}"
-                break
-            except (AttributeError, TypeError):  # JSON, and of another shape
-                error = error or f"an event is no chunk: {data[:80]!r}"
-                break
-    if not error and not finished:
-        error = "the stream ended before its [DONE]"
-    if not error and body.sized and not body.complete:
-        error = "the connection ended before its body was complete"
-    details = usage.get("prompt_tokens_details") or {}
-    return Trace(
-        sent_ns=sent_ns,
-        arrivals_ns=tuple(arrivals),
-        texts=tuple(texts),
-        end_ns=end_ns,
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
-        cached_tokens=details.get("cached_tokens"),
-        finish_reason=finish,
-        error=error,
-    )
-
-
-def _events(pieces: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, bytes]]:
-    """Server-sent events as (moment of the block that completed it, event name, data)."""
-    events: list[tuple[int, bytes, bytes]] = []
-    rest, kind, data = b"", b"", b""
-    for stamp, piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for raw in lines:
-            line = raw.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                data += line[5:].strip()
-            elif line.startswith(b"event:"):
-                kind = line[6:].strip()
-            elif not line:
-                if data:
-                    events.append((stamp, kind, data))
-                kind, data = b"", b""
-    return events

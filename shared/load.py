@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from shared import paths
 from shared.api import counters
-from shared.client import Limits, Trace, stream
+from shared.client import Exchange, Limits, Trace, exchange
 from shared.engine import Engine
 from shared.errors import LabError
 from shared.failures import failure
 from shared.launch import ONCE_A_SECOND
 from shared.process import exclusive, taken
 from shared.prompts import PromptSet
+from shared.wire import Connections
 
 
 @dataclass(frozen=True)
@@ -55,26 +56,33 @@ def closed(
 ) -> Run:
     """`requests` requests of `users` users, each answer exactly `max_tokens` long and greedy.
 
-    Before them each user sends one short request that isn't counted (`warmup`). Raises LabError if the
-    engine dies, or if no request succeeds; single failures stay in the traces.
+    Before them each user sends one short request that isn't counted (`warmup`). Connections are used again, and
+    answers are read when all have ended: neither opening nor reading delays what is measured. Raises LabError
+    if the engine dies, or if no request succeeds; single failures stay in the traces.
     """
     if users < 1 or requests < users:
         raise LabError(f"{requests} requests can't come from {users} users.", "ask for at least one request each")
     supply = iter(prompts)
     url = engine.url + "/v1/chat/completions"
     title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
+    connections = Connections()
 
-    async def one(tokens: int) -> Trace:
+    async def one(tokens: int) -> Exchange:
         body = {
             "model": engine.served_name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
             **engine.spec.exact_length,
         }  # fmt: skip
-        return await stream(url, body, limits)
+        return await exchange(url, body, limits, connections)
 
     async def everything() -> tuple[list[Trace], float, dict[str, float]]:
+        async with connections:
+            exchanges, share, counted = await measured()
+        return [e.trace() for e in exchanges], share, counted
+
+    async def measured() -> tuple[list[Exchange], float, dict[str, float]]:
         if warmup:
             await asyncio.gather(*(one(4) for _ in range(users)))
-        traces: list[Trace] = []
+        exchanges: list[Exchange] = []
         started = 0
         before = counters(engine)
         cpu, wall = _cpu_s(), time.perf_counter()
@@ -84,13 +92,13 @@ def closed(
                 nonlocal started
                 while started < requests and engine.alive:
                     started += 1
-                    traces.append(await one(max_tokens))
+                    exchanges.append(await one(max_tokens))
                     line.update()
 
             await asyncio.gather(*(user() for _ in range(users)))
         share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
         after = counters(engine)
-        return traces, share, {name: after[name] - before[name] for name in before.keys() & after.keys()}
+        return exchanges, share, {name: after[name] - before[name] for name in before.keys() & after.keys()}
 
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
         traces, share, counted = _in_own_loop(everything())

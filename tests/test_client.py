@@ -1,19 +1,25 @@
 """The client is judged by a server that knows when it sent what. Bounds in ms are wide: machines are noisy."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import socket
 import statistics
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
+from processes import eventually
 from truth import TruthEngine, judge
+from truth_server import Plan, schedule
 
-from shared.client import Limits, Trace, stream
+from shared.client import Exchange, Limits, Trace, exchange, stream
 from shared.process import free_port
+from shared.wire import Answer, Connections
 
 MS = 1_000_000
 
@@ -24,9 +30,28 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TruthEngine]:
         yield engine
 
 
-def ask(engine: TruthEngine, tokens: int = 8, limits: Limits | None = None, **truth: object) -> Trace:
-    body = {"model": "truth", "messages": [], "max_tokens": tokens, "truth": truth}
-    return asyncio.run(stream(engine.url + "/v1/chat/completions", body, limits or Limits(5, 5, 10)))
+CHAT, COMPLETIONS, OLLAMA_CHAT, OLLAMA_GENERATE = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/api/chat",
+    "/api/generate",
+)
+PATHS = (CHAT, COMPLETIONS, OLLAMA_CHAT, OLLAMA_GENERATE)
+FEW_S = Limits(5, 5, 5, 10)
+
+
+def asked(tokens: int = 8, **truth: object) -> dict[str, object]:
+    """A request, in the words of either API."""
+    return {"model": "truth", "max_tokens": tokens, "options": {"num_predict": tokens}, "truth": truth}
+
+
+def ask(engine: TruthEngine, tokens: int = 8, limits: Limits | None = None, path: str = CHAT, **truth: object) -> Trace:
+    return asyncio.run(stream(engine.url + path, asked(tokens, **truth), limits or FEW_S))
+
+
+def words(number: int, tokens: int) -> str:
+    """The text of answer `number`."""
+    return f"#{number:06d}" + "".join(f" naïve🌊{i}" for i in range(1, tokens))
 
 
 def made(arrivals_ms: list[float], tokens: int | None, sent_ms: float = 0, end_ms: float = 1000) -> Trace:
@@ -93,29 +118,146 @@ def test_two_chunks_in_one_block_arrive_together(engine: TruthEngine) -> None:
 # Counts and text
 
 
-@pytest.mark.parametrize("per_chunk", [1, 2, 3, 8])
-def test_tokens_come_from_usage_and_not_from_chunks(engine: TruthEngine, per_chunk: int) -> None:
-    trace = ask(engine, 16, per_chunk=per_chunk)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("per_chunk", range(1, 9))
+def test_tokens_come_from_the_engine_and_not_from_chunks(engine: TruthEngine, path: str, per_chunk: int) -> None:
+    trace = ask(engine, 16, path=path, per_chunk=per_chunk)
+    assert trace.error is None
     assert trace.output_tokens == 16
     assert len(trace.arrivals_ns) == -(-16 // per_chunk)
     assert (trace.itl_ms is None) == (per_chunk > 1)
-    assert (trace.input_tokens, trace.cached_tokens, trace.finish_reason) == (11, 3, "length")
+    assert (trace.input_tokens, trace.finish_reason) == (11, "length")
+    openai = path.startswith("/v1")
+    assert (trace.tokens_from, trace.cached_tokens) == (("usage", 3) if openai else ("engine", None))
 
 
-def test_tokens_are_unknown_without_usage(engine: TruthEngine) -> None:
-    trace = ask(engine, 8, usage=False)
+def test_the_engines_own_timings_are_kept_in_its_words(engine: TruthEngine) -> None:
+    ollama = ask(engine, path=OLLAMA_CHAT).timings
+    assert ollama is not None
+    assert (ollama["eval_count"], ollama["eval_duration"], ollama["prompt_eval_duration"]) == (
+        8,
+        60_000_000,
+        20_000_000,
+    )
+    llamacpp = ask(engine, timings=True).timings
+    assert llamacpp is not None
+    assert (llamacpp["predicted_n"], llamacpp["predicted_ms"], llamacpp["prompt_n"]) == (8, 60.0, 8)
+    assert ask(engine).timings is None
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(CHAT, "reasoning_content"), (CHAT, "reasoning"), (OLLAMA_CHAT, ""), (OLLAMA_GENERATE, "")]
+)
+def test_reasoning_and_answer_begin_at_two_times(engine: TruthEngine, path: str, field: str) -> None:
+    trace = ask(engine, 10, path=path, ttft_s=0.1, gap_s=0.02, reasoning=4, reasoning_field=field)
     assert trace.error is None
-    assert (trace.input_tokens, trace.output_tokens, trace.cached_tokens) == (None, None, None)
+    assert trace.reasoning + trace.text == words(len(engine.records()), 10)
+    assert (len(trace.reasoning_ns), len(trace.arrivals_ns), trace.output_tokens) == (4, 6, 10)
+    assert trace.ttft_ms is not None
+    assert trace.first_answer_ms is not None
+    assert trace.ttft_ms >= 100
+    assert trace.first_answer_ms - trace.ttft_ms == pytest.approx(80, abs=15)
+    assert trace.tpot_ms == pytest.approx(20, abs=3)  # of all tokens: the engine's count has the reasoning in it
+    assert trace.itl_ms is not None
+    assert len(trace.itl_ms) == 9
+    judge(trace, engine.records())
+
+
+def test_without_reasoning_the_first_answer_is_the_first_token(engine: TruthEngine) -> None:
+    trace = ask(engine)
+    assert (trace.reasoning, trace.first_answer_ms) == ("", trace.ttft_ms)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_tokens_are_unknown_if_the_engine_does_not_say(engine: TruthEngine, path: str) -> None:
+    trace = ask(engine, 8, path=path, usage=False)
+    assert trace.error is None
+    assert (trace.input_tokens, trace.output_tokens, trace.cached_tokens, trace.tokens_from) == (None,) * 4
     assert (trace.tpot_ms, trace.itl_ms) == (None, None)
     assert len(trace.arrivals_ns) == 8
 
 
+def test_a_tokenizer_counts_only_where_the_engine_does_not(engine: TruthEngine) -> None:
+    def by_word(text: str) -> int:
+        return len(text.split())
+
+    unknown = ask(engine, 8, usage=False, reasoning=3).counted(by_word)
+    assert (unknown.output_tokens, unknown.tokens_from) == (8, "tokenizer")
+    known = ask(engine, 8, per_chunk=2).counted(lambda _: 99)
+    assert (known.output_tokens, known.tokens_from) == (8, "usage")
+
+
+def raw_answer(path: str, per_chunk: int, returns: bool) -> tuple[bytes, list[int]]:
+    """The bytes of an answer of 8 tokens, and where each chunk with text is whole."""
+    raw, ends = b"", []
+    for part in schedule(Plan(tokens=8, per_chunk=per_chunk, framing="close" if returns else "chunked"), path):
+        data = part.data.replace(b"\n", b"\r\n") if returns and raw else part.data
+        raw += data
+        if part.chunks:
+            ends.append(len(raw) - (0 if returns else len(b"\r\n")))  # which ends an HTTP chunk, not an event
+    return raw, ends
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("per_chunk", [1, 3, 8])
+@pytest.mark.parametrize("returns", [False, True], ids=["chunked", "carriage-returns"])
+def test_bytes_may_be_split_at_every_position(path: str, per_chunk: int, returns: bool) -> None:
+    """In this process, block by block: sockets would take minutes, and the test above has them."""
+    raw, ends = raw_answer(path, per_chunk, returns)
+    assert len(raw) > 500
+    for cut in range(1, len(raw)):
+        answer = Answer()
+        answer.take(1, raw[:cut])
+        answer.take(2, raw[cut:])
+        trace = Exchange(path, 0, 3, answer, None, True).trace()
+        assert trace.error is None, cut
+        assert (trace.text, trace.output_tokens, trace.input_tokens) == (words(0, 8), 8, 11), cut
+        assert trace.arrivals_ns == tuple(1 if end <= cut else 2 for end in ends), cut
+        assert (trace.blocks_ns, sum(trace.blocks_bytes)) == ((1, 2), len(raw)), cut
+
+
+def test_counts_are_exact_in_a_crowd(engine: TruthEngine) -> None:
+    async def crowd() -> list[Trace]:
+        async with Connections() as connections:
+            return await asyncio.gather(*(
+                stream(engine.url + path, asked(40, per_chunk=per_chunk, gap_s=0.01), FEW_S, connections)
+                for path in PATHS for per_chunk in range(1, 9) for _ in range(2)
+            ))  # fmt: skip
+
+    traces, records = asyncio.run(crowd()), engine.records()
+    assert [t.output_tokens for t in traces] == [40] * 64
+    assert all(t.error is None and t.text == words(int(t.text[1:7]), 40) for t in traces)
+    assert all(min(judge(t, records).arrivals_ms) >= 0 for t in traces)
+
+
+def test_a_token_takes_little_memory(engine: TruthEngine) -> None:
+    """The goal is 2 KiB with everything: stamps, bytes, texts; the answers' bytes and their traces at once."""
+
+    async def some() -> list[Exchange]:
+        async with Connections() as connections:
+            return await asyncio.gather(*(
+                exchange(engine.url + CHAT, asked(200, gap_s=0.001), FEW_S, connections) for _ in range(16)
+            ))  # fmt: skip
+
+    asyncio.run(some())
+    tracemalloc.start()
+    try:
+        exchanges = asyncio.run(some())
+        traces = [e.trace() for e in exchanges]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(t.output_tokens or 0 for t in traces) == 3200
+    assert peak / 3200 <= 2048
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("framing", ["chunked", "close", "exact"])
-@pytest.mark.parametrize("fault", ["", "split", "merge"])
-def test_text_is_intact_however_it_is_cut(engine: TruthEngine, framing: str, fault: str) -> None:
-    trace = ask(engine, 12, framing=framing, fault=fault)
-    assert trace.error is None
-    assert trace.text == f"#{len(engine.records()):06d}" + "".join(f" naïve🌊{i}" for i in range(1, 12))
+@pytest.mark.parametrize("fault", ["", "split", "merge", "dribble"])
+def test_text_is_intact_however_it_is_cut(engine: TruthEngine, path: str, framing: str, fault: str) -> None:
+    trace = ask(engine, 12, path=path, framing=framing, fault=fault)
+    assert (trace.error, trace.output_tokens) == (None, 12)
+    assert trace.text == words(len(engine.records()), 12)
 
 
 def test_a_split_chunk_has_arrived_when_its_last_byte_has(engine: TruthEngine) -> None:
@@ -141,9 +283,22 @@ def test_tpot_is_unknown_rather_than_zero(arrivals: list[float], tokens: int | N
     assert (trace.ttft_ms is None) == (not arrivals)
 
 
-def test_a_trace_survives_json(engine: TruthEngine) -> None:
-    trace = ask(engine)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_trace_survives_json(engine: TruthEngine, path: str) -> None:
+    trace = ask(engine, path=path, reasoning=2)
     assert Trace.restore(json.loads(json.dumps(asdict(trace)))) == trace
+
+
+def test_a_trace_of_an_older_ledger_is_read() -> None:
+    """What was added to traces since: the ledger's schema is still 1."""
+    older = (
+        "sent_ns", "arrivals_ns", "texts", "end_ns", "input_tokens", "output_tokens", "cached_tokens",
+        "finish_reason", "error",
+    )  # fmt: skip
+    whole = asdict(made([150, 160, 190], tokens=3))
+    trace = Trace.restore(json.loads(json.dumps({name: whole[name] for name in older})))
+    assert (trace.tokens_from, trace.itl_ms, trace.ttft_ms) == ("usage", (10, 30), 150)
+    assert Trace.restore({**{name: whole[name] for name in older}, "output_tokens": None}).tokens_from is None
 
 
 # What goes wrong is said, and never raised
@@ -157,12 +312,14 @@ def test_a_trace_survives_json(engine: TruthEngine) -> None:
         ({"fault": "no_done"}, "ended before its .DONE.", 8),
         ({"fault": "hang"}, "nothing came for 0.3 s", 3),
         ({"fault": "hang", "at": 0}, "nothing came for 0.3 s", 0),
+        ({"fault": "silent"}, "closed the connection without an answer", 0),
         ({"fault": "429"}, "HTTP 429: .*come back later", 0),
         ({"fault": "500"}, "HTTP 500: .*come back later", 0),
         ({"fault": "101"}, "HTTP 101", 0),
         ({"fault": "error_event"}, "the engine reported: .*the KV cache is full", 3),
         ({"fault": "error_data"}, "the engine reported: .*the KV cache is full", 3),
         ({"fault": "not_json"}, "an event is not JSON: .*half", 3),
+        ({"fault": "half_character"}, "an event is not JSON: .*xf0.x9f", 3),
         ({"fault": "not_object"}, "an event is no chunk: .*7", 3),
         ({"fault": "odd_choices"}, "an event is no chunk: .*text", 3),
         ({"fault": "odd_usage"}, "an event is no chunk: .*usage", 3),
@@ -179,14 +336,37 @@ def test_a_fault_is_in_the_trace(engine: TruthEngine, truth: dict[str, object], 
     assert trace.end_ns > trace.sent_ns
 
 
+@pytest.mark.parametrize(
+    ("fault", "said", "chunks"),
+    [
+        ("reset", "the connection broke: .*reset", 3),
+        ("cut", "ended before its final object", 3),
+        ("no_done", "ended before its final object", 8),
+        ("error_text", "the engine reported: the KV cache is full", 3),
+        ("not_json", "an event is not JSON: .*half", 3),
+        ("half_character", "an event is not JSON: .*xf0.x9f", 3),
+        ("not_object", "an event is no chunk: .*7", 3),
+        ("odd_choices", "an event is no chunk: .*text", 3),
+        ("429", "HTTP 429: .*come back later", 0),
+    ],
+)
+def test_a_fault_of_ollamas_is_in_the_trace(engine: TruthEngine, fault: str, said: str, chunks: int) -> None:
+    trace = ask(engine, 8, path=OLLAMA_CHAT, fault=fault)
+    assert trace.error is not None
+    assert re.search(said, trace.error), trace.error
+    assert len(trace.arrivals_ns) == chunks
+    assert trace.output_tokens is None
+
+
 def test_a_body_longer_than_announced_is_an_error(engine: TruthEngine) -> None:
     trace = ask(engine, 8, framing="short")
     assert trace.error is not None
     assert len(trace.arrivals_ns) < 8
 
 
-def test_nulls_say_nothing(engine: TruthEngine) -> None:
-    trace = ask(engine, 8, fault="nulls")
+@pytest.mark.parametrize("path", [CHAT, OLLAMA_CHAT])
+def test_nulls_say_nothing(engine: TruthEngine, path: str) -> None:
+    trace = ask(engine, 8, path=path, fault="nulls")
     assert trace.error is None
     assert len(trace.arrivals_ns) == 7
 
@@ -199,18 +379,192 @@ def test_a_total_limit_ends_a_stream_that_never_pauses(engine: TruthEngine) -> N
     assert len(trace.arrivals_ns) > 2
 
 
+def test_a_first_byte_that_never_comes_is_said(engine: TruthEngine) -> None:
+    trace = ask(engine, 8, Limits(first_byte_s=0.3), fault="silent", ttft_s=60)
+    assert trace.error == "no first byte within 0.3 s"
+    assert 300 <= trace.e2e_ms < 2000
+    assert trace.blocks_ns == ()
+
+
+def test_the_first_byte_may_take_longer_than_a_pause(engine: TruthEngine) -> None:
+    """Queueing and prefill come before it."""
+    trace = ask(engine, 8, Limits(first_byte_s=5, idle_s=0.2), fault="late_headers", ttft_s=0.6)
+    assert trace.error is None
+    assert trace.ttft_ms is not None
+    assert trace.ttft_ms >= 600
+
+
 def test_a_slow_stream_is_not_an_idle_one(engine: TruthEngine) -> None:
     trace = ask(engine, 6, Limits(idle_s=0.4), gap_s=0.15)
     assert trace.error is None
     assert trace.e2e_ms > 600
 
 
+def closed_at_the_server(engine: TruthEngine) -> bool:
+    """Whether it notices, soon, that nobody waits for its last answer."""
+    return eventually(lambda: engine.records()[-1]["closed_ns"] is not None)
+
+
 def test_a_given_up_request_is_closed_at_the_server(engine: TruthEngine) -> None:
     assert ask(engine, 8, Limits(idle_s=0.2), fault="hang").error
-    deadline = time.monotonic() + 5
-    while engine.records()[-1]["closed_ns"] is None:
-        assert time.monotonic() < deadline, "the server still holds the connection"
-        time.sleep(0.02)
+    assert closed_at_the_server(engine)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_cancelled_request_is_closed_at_the_server(engine: TruthEngine, kept: bool) -> None:
+    async def cancel() -> None:
+        async with Connections() as connections:
+            if kept:
+                await stream(engine.url + CHAT, asked(), FEW_S, connections)
+            request = asyncio.create_task(stream(engine.url + CHAT, asked(1000, gap_s=0.02), FEW_S, connections))
+            await asyncio.sleep(0.3)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+            await asyncio.sleep(0.05)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert await asyncio.to_thread(closed_at_the_server, engine)
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(cancel())
+    assert len(os.listdir("/proc/self/fd")) == before
+    sends = engine.records()[-1]["sends"]
+    assert 3 < sum(chunks for _, chunks in sends) < 100
+
+
+def test_cancelled_while_connecting_leaves_nothing() -> None:
+    async def cancel(port: int) -> None:
+        request = asyncio.create_task(stream(f"http://127.0.0.1:{port}/", {}))
+        await asyncio.sleep(0.1)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    with never_accepting() as port:
+        before = len(os.listdir("/proc/self/fd"))
+        asyncio.run(cancel(port))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Connections
+
+
+def in_turn(engine: TruthEngine, *plans: dict[str, object], limits: Limits = FEW_S, pause_s: float = 0) -> list[Trace]:
+    """One request after the other, on connections that are kept."""
+
+    async def talk() -> list[Trace]:
+        traces = []
+        async with Connections() as connections:
+            for plan in plans:
+                traces.append(await stream(engine.url + CHAT, asked(8, **plan), limits, connections))
+                await asyncio.sleep(pause_s)
+        return traces
+
+    return asyncio.run(talk())
+
+
+def connections_of_last(engine: TruthEngine, answers: int) -> list[int]:
+    return [record["connection"] for record in engine.records()[-answers:]]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "exact"])
+def test_a_connection_is_used_again(engine: TruthEngine, framing: str) -> None:
+    traces = in_turn(engine, *[{"framing": framing}] * 3)
+    assert [t.error for t in traces] == [None] * 3
+    assert [t.new_connection for t in traces] == [True, False, False]
+    assert len(set(connections_of_last(engine, 3))) == 1
+    assert all(min(judge(t, engine.records()).arrivals_ms) >= 0 for t in traces)
+
+
+def test_it_is_used_again_after_a_refusal(engine: TruthEngine) -> None:
+    refused, served = in_turn(engine, {"fault": "429"}, {})
+    assert refused.error is not None
+    assert (served.error, served.new_connection) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"framing": "close"}, {"fault": "hang"}, {"fault": "cut"}, {"fault": "reset"}, {"framing": "long"},
+     {"framing": "short"}, {"fault": "no_last_chunk"}],
+    ids=lambda plan: "-".join(plan.values()),
+)  # fmt: skip
+def test_it_is_not_used_again_unless_the_answer_ended_well(engine: TruthEngine, first: dict[str, object]) -> None:
+    _, served = in_turn(engine, first, {}, limits=Limits(idle_s=0.3))
+    assert (served.error, served.output_tokens, served.new_connection) == (None, 8, True)
+    assert len(set(connections_of_last(engine, 2))) == 2
+
+
+def test_without_a_pool_each_request_has_its_own(engine: TruthEngine) -> None:
+    assert all(t.new_connection and t.error is None for t in (ask(engine), ask(engine)))
+    assert len(set(connections_of_last(engine, 2))) == 2
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_taken(engine: TruthEngine) -> None:
+    before = len(engine.records())
+    _, served = in_turn(engine, {"fault": "drop"}, {}, pause_s=0.1)
+    assert (served.error, served.new_connection) == (None, True)
+    assert len(engine.records()) == before + 2
+
+
+def test_one_that_closes_on_the_request_is_opened_again(engine: TruthEngine) -> None:
+    """The server took the request and closed without a byte: asked once more, and the new connection is timed."""
+    before = len(engine.records())
+    first, served = in_turn(engine, {}, {"fault": "silent_again", "ttft_s": 0.1})
+    assert (first.error, served.error, served.output_tokens) == (None, None, 8)
+    assert served.new_connection
+    assert len(engine.records()) == before + 3
+    assert abs(judge(served, engine.records()).ttft_ms) < 50
+
+
+def test_a_new_connection_that_closes_is_not_asked_again(engine: TruthEngine) -> None:
+    before = len(engine.records())
+    trace, _ = in_turn(engine, {"fault": "silent"}, {})
+    assert trace.error == "the server closed the connection without an answer"
+    assert len(engine.records()) == before + 2
+
+
+def test_an_answer_that_had_begun_is_not_asked_for_again(engine: TruthEngine) -> None:
+    before = len(engine.records())
+    _, broken = in_turn(engine, {}, {"fault": "cut"})
+    assert broken.error is not None
+    assert (broken.new_connection, len(broken.arrivals_ns)) == (False, 3)
+    assert len(engine.records()) == before + 2
+
+
+def test_faults_leave_no_socket_open(engine: TruthEngine) -> None:
+    plans: list[dict[str, object]] = [{"fault": f} for f in ("", "reset", "hang", "cut", "429", "error_data", "drop")]
+    in_turn(engine, *plans, limits=Limits(idle_s=0.2))
+    before = len(os.listdir("/proc/self/fd"))
+    in_turn(engine, *plans, limits=Limits(idle_s=0.2))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_bytes_that_nobody_asked_for_end_a_connection() -> None:
+    """They would be taken for the next answer's."""
+    answer = b"".join(s.data for s in schedule(Plan(tokens=2), CHAT))
+
+    async def talk() -> tuple[Trace, Trace]:
+        async def babbler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await asyncio.sleep(0.05)
+            writer.write(answer)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(babbler, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{CHAT}"
+        async with server, Connections() as connections:
+            first = await stream(url, {}, FEW_S, connections)
+            await asyncio.sleep(0.15)
+            return first, await stream(url, {}, FEW_S, connections)
+
+    first, second = asyncio.run(talk())
+    assert (first.error, second.error, second.new_connection) == (None, None, True)
+
+
+# Connecting
 
 
 def test_a_refused_connection_is_said() -> None:
@@ -222,20 +576,22 @@ def test_a_refused_connection_is_said() -> None:
     assert (trace.ttft_ms, trace.output_tokens) == (None, None)
 
 
-def test_a_connection_that_is_never_accepted_is_said() -> None:
-    """With its queue full, a listening socket lets further callers wait."""
-    with socket.socket() as deaf:
+@contextlib.contextmanager
+def never_accepting() -> Iterator[int]:
+    """A port on which nobody is let in: with its queue full, a listening socket lets further callers wait."""
+    with socket.socket() as deaf, contextlib.ExitStack() as callers:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
-        callers = [socket.socket() for _ in range(3)]
-        for caller in callers:
+        for _ in range(3):
+            caller = callers.enter_context(socket.socket())
             caller.setblocking(False)
             caller.connect_ex(deaf.getsockname())
-        try:
-            trace = asyncio.run(stream(f"http://127.0.0.1:{deaf.getsockname()[1]}/", {}, Limits(connect_s=0.3)))
-        finally:
-            for caller in callers:
-                caller.close()
+        yield deaf.getsockname()[1]
+
+
+def test_a_connection_that_is_never_accepted_is_said() -> None:
+    with never_accepting() as port:
+        trace = asyncio.run(stream(f"http://127.0.0.1:{port}/", {}, Limits(connect_s=0.3)))
     assert trace.error is not None
     assert trace.error.endswith(": not within 0.3 s")
 

@@ -29,10 +29,12 @@ class TruthEngine(Engine):
     """A real Engine with a real process; only its model has no files."""
 
     @classmethod
-    def start(cls, log: Path) -> "TruthEngine":
+    def start(cls, log: Path, core: int | None = None) -> "TruthEngine":
+        """`core`: the one that it has for itself."""
+        command = COMMAND if core is None else [*COMMAND, str(core)]
         with log.open("wb") as out:
-            process = Guarded(COMMAND, out)
-        engine = cls(SPEC, MODEL, "BF16", {}, 1, "1", COMMAND, 0, log, process, Need("The truth", 0, 0, 0, 0))
+            process = Guarded(command, out)
+        engine = cls(SPEC, MODEL, "BF16", {}, 1, "1", command, 0, log, process, Need("The truth", 0, 0, 0, 0))
         deadline = time.monotonic() + 20
         while not (said := re.search(r"listening on (\d+)\n", log.read_text())):
             if not engine.alive or time.monotonic() > deadline:
@@ -65,13 +67,13 @@ class Errors:
 
 def judge(trace: Trace, records: Sequence[dict[str, Any]]) -> Errors:
     """Compare with the record that the trace's first token names."""
-    number = re.match(r"#(\d+)", trace.text)
+    number = re.match(r"#(\d+)", trace.reasoning + trace.text)
     assert number, f"a trace without its number: {trace}"
     record = records[int(number[1]) - 1]
     sent = [ns for ns, chunks in record["sends"] for _ in range(chunks)]
-    assert len(sent) == len(trace.arrivals_ns), "chunks were lost"
+    assert len(sent) == len(trace.chunks_ns), "chunks were lost"
     assert trace.ttft_ms is not None
     return Errors(
         trace.ttft_ms - (sent[0] - record["received_ns"]) / 1e6,
-        [(ours - true) / 1e6 for ours, true in zip(trace.arrivals_ns, sent, strict=True)],
+        [(ours - true) / 1e6 for ours, true in zip(trace.chunks_ns, sent, strict=True)],
     )
