@@ -161,7 +161,8 @@ def client(folder: Path, words: list[str]) -> None:
     if state["refuses"]:
         fail(state["refuses"])
     if words[0] == "info":
-        print(str(folder) if "DockerRootDir" in words[-1] else json.dumps({"Runtimes": {"nvidia": {}, "runc": {}}}))
+        said = {"ServerVersion": "29.1.3", "DockerRootDir": str(folder), "Runtimes": {"nvidia": {}, "runc": {}}}
+        print(folder if "DockerRootDir" in words[-1] else json.dumps(said))
     elif words[:2] == ["image", "inspect"]:
         if words[-1] not in state["present"]:
             fail(f"Error response from daemon: No such image: {words[-1]}")
