@@ -63,7 +63,7 @@ def commands() -> Iterator[tuple[str, str, Start, list[str]]]:
                     start, given = started(spec, model, precision, flags, machine)
                     command = containers.run_command(
                         spec, start, given, name=f"inference-engine-labs-{spec.name}-4711", port=4711,
-                        hub=Path("/home/student/.cache/huggingface"), gpu=docker_gpu_arguments(host),
+                        hub=Path("/hub"), gpu=docker_gpu_arguments(host),
                     )  # fmt: skip
                     yield f"{name}, {spec.title}, {precision}{how}", spec.name, start, command
 
