@@ -57,6 +57,9 @@ class Trace:
     blocks_bytes: tuple[int, ...] = ()
     timings: Mapping[str, Any] | None = None  # the engine's own, in its words: Ollama's in ns, llama.cpp's in ms
     new_connection: bool = True
+    first_choice_ns: int | None = None  # the first chunk of the answer, be it empty or only a role
+    last_choice_ns: int | None = None  # the last one, which may carry only the reason for its end
+    scheduled_ns: int | None = None  # when an open loop's schedule wanted it sent
 
     @classmethod
     def restore(cls, stored: Mapping[str, Any]) -> "Trace":
@@ -176,6 +179,8 @@ class Exchange:
             blocks_bytes=tuple(answer.blocks_bytes),
             timings=found.timings,
             new_connection=self.new_connection,
+            first_choice_ns=found.first_choice_ns,
+            last_choice_ns=found.last_choice_ns,
         )
 
 

@@ -27,10 +27,14 @@ class Reading:
     cached_tokens: int | None = None
     finish_reason: str | None = None
     timings: dict[str, Any] | None = None
+    first_choice_ns: int | None = None  # the first chunk that belongs to the answer, be it empty or only a role
+    last_choice_ns: int | None = None
     finished: bool = False  # its last event came
     error: str | None = None
 
     def add(self, stamp: int, text: str | None, reasoning: str | None) -> None:
+        self.first_choice_ns = self.first_choice_ns or stamp
+        self.last_choice_ns = stamp
         if reasoning:
             self.reasoning_ns.append(stamp)
             self.reasoning_texts.append(reasoning)

@@ -1,19 +1,28 @@
 """Many users at once.
 
     run = load.closed(engine, prompts.short(model), users=16, requests=32)
+    run = load.open_loop(engine, prompts.short(model), rate_per_s=2, seconds=60)
 
-Closed loop: each of N users sends its next request when its last answer has ended. The load therefore
-slows down with the engine: it finds throughput, and hides how long a request would wait if users came
-whether or not the engine kept up (that needs an open loop).
+Closed loop: each of N users sends its next request when its last answer has ended. The load therefore slows down
+with the engine: it finds throughput, and hides how long a request would wait if users came whether or not the
+engine kept up. Open loop: requests come at moments that were drawn beforehand, as from users who don't know of each
+other. There a stalled engine shows: the latency counts from the moment at which the schedule wanted the request
+(to leave out the wait before it was sent is known as coordinated omission).
+
+While a load runs, a task looks how late this process's event loop wakes up: where the client was the bottleneck, the
+run says so (metrics.Summary.client_bottleneck).
 """
 
 import asyncio
+import itertools
+import math
+import random
 import resource
 import sys
 import threading
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import uvloop
@@ -30,18 +39,24 @@ from shared.process import exclusive, taken
 from shared.prompts import PromptSet
 from shared.wire import Connections
 
+LAG_STEP_S = 0.01  # how often the event loop is asked to wake up; costs about 0.1 % of a core
+Sent = tuple[Exchange, int | None]  # and the moment that the schedule wanted
+Send = Callable[[int, int | None], Awaitable[Sent]]  # (tokens, scheduled_ns)
+
 
 @dataclass(frozen=True)
 class Run:
     """One load on one engine: every trace, and what was asked for."""
 
     traces: tuple[Trace, ...]
-    users: int
+    users: int  # of a closed loop; of an open one how many were under way at most
     max_tokens: int
     prompts: str
     engine: dict[str, Any]  # Engine.provenance() at the time
     client_cpu_share: float  # of one core, spent by this process while the load ran
     counted: dict[str, float] = field(default_factory=dict)  # by how much the engine's own counters grew
+    load: Mapping[str, Any] = field(default_factory=lambda: {"kind": "closed"})  # how the requests came
+    client_lag_ms: Mapping[str, float] | None = None  # p50, p99, max: how late the event loop woke up
 
 
 def closed(
@@ -49,71 +64,206 @@ def closed(
     prompts: PromptSet,
     *,
     users: int,
-    requests: int,
+    requests: int | None = None,
+    seconds: float | None = None,
+    think_s: float = 0,
     max_tokens: int = 64,
     warmup: bool = True,
     limits: Limits | None = None,
 ) -> Run:
-    """`requests` requests of `users` users, each answer exactly `max_tokens` long and greedy.
+    """`users` users, each answer exactly `max_tokens` long and greedy, until `requests` are sent or `seconds` over.
 
-    Before them each user sends one short request that isn't counted (`warmup`). Connections are used again, and
-    answers are read when all have ended: neither opening nor reading delays what is measured. Raises LabError
-    if the engine dies, or if no request succeeds; single failures stay in the traces.
+    A user waits `think_s` between an answer and the next request. What is under way when the time is over is
+    awaited and counts: throughput is reckoned from the first request sent to the last answer's end. Before that
+    each user sends one short request that isn't counted (`warmup`). Connections are used again, and answers are
+    read when all have ended: neither opening nor reading delays what is measured. Raises LabError if the engine
+    dies, or if no request succeeds; single failures stay in the traces.
     """
-    if users < 1 or requests < users:
+    one_end(requests, seconds)
+    if users < 1 or (requests is not None and requests < users):
         raise LabError(f"{requests} requests can't come from {users} users.", "ask for at least one request each")
+
+    async def drive(send: Send, line: tqdm) -> list[Sent]:
+        sent: list[Sent] = []
+        numbers = itertools.count()
+        over = time.monotonic() + (seconds if seconds is not None else float("inf"))
+
+        async def user() -> None:
+            while engine.alive and time.monotonic() < over and (requests is None or next(numbers) < requests):
+                sent.append(await send(max_tokens, None))
+                line.update()
+                if think_s:
+                    await asyncio.sleep(think_s)
+
+        await asyncio.gather(*(user() for _ in range(users)))
+        return sent
+
+    title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
+    run = _measure(engine, prompts, title, requests, max_tokens, users if warmup else 0, limits, drive)
+    return replace(run, users=users, load={"kind": "closed", "think_s": think_s, "seconds": seconds})
+
+
+def open_loop(
+    engine: Engine,
+    prompts: PromptSet,
+    *,
+    rate_per_s: float,
+    requests: int | None = None,
+    seconds: float | None = None,
+    poisson: bool = True,
+    seed: int = 0,
+    max_tokens: int = 64,
+    warmup: bool = True,
+    limits: Limits | None = None,
+) -> Run:
+    """Requests at `rate_per_s`, whether or not the engine keeps up: at random moments (Poisson) or evenly spaced.
+
+    `requests` or `seconds` ends the schedule; it is drawn from `seed` beforehand. Answers under way are awaited.
+    Raises LabError as `closed` does.
+    """
+    one_end(requests, seconds)
+    if rate_per_s <= 0:
+        raise LabError(f"{rate_per_s} requests a second are no load.", "choose a rate above 0")
+    moments = schedule_s(rate_per_s, requests, seconds, poisson, seed)
+    if not moments:
+        raise LabError(f"In {seconds} s at {rate_per_s} requests a second none comes.", "measure longer")
+
+    async def drive(send: Send, line: tqdm) -> list[Sent]:
+        begin_ns = time.perf_counter_ns()
+
+        async def one(moment_s: float) -> Sent | None:
+            due_ns = begin_ns + int(moment_s * 1e9)
+            await asyncio.sleep((due_ns - time.perf_counter_ns()) / 1e9)
+            if not engine.alive:
+                return None
+            sent = await send(max_tokens, due_ns)
+            line.update()
+            return sent
+
+        return [sent for sent in await asyncio.gather(*map(one, moments)) if sent]
+
+    title = f"{engine.spec.title}, {rate_per_s:g} requests/s"
+    run = _measure(engine, prompts, title, len(moments), max_tokens, 4 if warmup else 0, limits, drive)
+    asked = {"kind": "open", "rate_per_s": rate_per_s, "poisson": poisson, "seed": seed, "seconds": seconds}
+    return replace(run, users=most_at_once(run.traces), load=asked)
+
+
+def sweep(
+    points: Sequence[float], run: Callable[[float], Run], enough: Callable[[Run], bool] | None = None
+) -> Iterator[tuple[float, Run]]:
+    """Run one load after the other, from the least on: (load, its run), as soon as each is measured.
+
+    `enough` ends the sweep after a run that it holds for, such as one whose requests wait for minutes: what lies
+    beyond it would only take long. Where throughput stops growing is `metrics.knee`'s to say.
+    """
+    for point in sorted(points):
+        measured = run(point)
+        yield point, measured
+        if enough and enough(measured):
+            return
+
+
+def one_end(requests: int | None, seconds: float | None) -> None:
+    if (requests is None) == (seconds is None):
+        raise LabError("A load ends after a number of requests or after a time.", "give requests=, or seconds=")
+
+
+def schedule_s(rate_per_s: float, requests: int | None, seconds: float | None, poisson: bool, seed: int) -> list[float]:
+    """The moments at which requests come, in seconds from the beginning."""
+    source, now = random.Random(seed), 0.0
+    moments: list[float] = []
+    while requests is None or len(moments) < requests:
+        now += source.expovariate(rate_per_s) if poisson else 1 / rate_per_s
+        if seconds is not None and now >= seconds:
+            break
+        moments.append(now)
+    return moments
+
+
+def most_at_once(traces: Sequence[Trace]) -> int:
+    """How many requests were under way at the same time, at most."""
+    steps = sorted([(t.sent_ns, 1) for t in traces] + [(t.end_ns, -1) for t in traces])
+    return max(itertools.accumulate(step for _, step in steps))
+
+
+def _measure(
+    engine: Engine,
+    prompts: PromptSet,
+    title: str,
+    requests: int | None,
+    max_tokens: int,
+    warmup: int,
+    limits: Limits | None,
+    drive: Callable[[Send, tqdm], Coroutine[Any, Any, list[Sent]]],
+) -> Run:
+    """What every load has in common: the lock, a loop of its own, counters before and after, the self-check."""
     supply = iter(prompts)
     url = engine.url + "/v1/chat/completions"
-    title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
     connections = Connections()
 
-    async def one(tokens: int) -> Exchange:
+    async def send(tokens: int, scheduled_ns: int | None) -> Sent:
         body = {
             "model": engine.served_name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
             **engine.spec.exact_length,
         }  # fmt: skip
-        return await exchange(url, body, limits, connections)
+        return await exchange(url, body, limits, connections), scheduled_ns
 
-    async def everything() -> tuple[list[Trace], float, dict[str, float]]:
+    async def everything() -> Run:
         async with connections:
-            exchanges, share, counted = await measured()
-        return [e.trace() for e in exchanges], share, counted
-
-    async def measured() -> tuple[list[Exchange], float, dict[str, float]]:
-        if warmup:
-            await asyncio.gather(*(one(4) for _ in range(users)))
-        exchanges: list[Exchange] = []
-        started = 0
-        before = counters(engine)
-        cpu, wall = _cpu_s(), time.perf_counter()
-        with tqdm(total=requests, desc=title, unit="request", leave=False, file=sys.stdout, **ONCE_A_SECOND) as line:
-
-            async def user() -> None:
-                nonlocal started
-                while started < requests and engine.alive:
-                    started += 1
-                    exchanges.append(await one(max_tokens))
-                    line.update()
-
-            await asyncio.gather(*(user() for _ in range(users)))
-        share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
-        after = counters(engine)
-        return exchanges, share, {name: after[name] - before[name] for name in before.keys() & after.keys()}
+            await asyncio.gather(*(send(4, None) for _ in range(warmup)))
+            before = counters(engine)
+            cpu, wall = _cpu_s(), time.perf_counter()
+            lag: list[float] = []
+            watch = asyncio.create_task(_watch_lag(lag))
+            with tqdm(
+                total=requests, desc=title, unit="request", leave=False, file=sys.stdout, **ONCE_A_SECOND
+            ) as line:
+                sent = await drive(send, line)
+            watch.cancel()
+            share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
+            after = counters(engine)
+        return Run(
+            traces=tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent),
+            users=0,
+            max_tokens=max_tokens,
+            prompts=prompts.name,
+            engine=engine.provenance(),
+            client_cpu_share=round(share, 4),
+            counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
+            client_lag_ms=_spread_of_lag(lag),
+        )
 
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
-        traces, share, counted = _in_own_loop(everything())
-    if died(engine, traces):
+        run: Run = _in_own_loop(everything())
+    if died(engine, list(run.traces)):
         raise failure(engine, f"{engine.spec.title} died under the load.")
-    if all(t.error for t in traces):
-        raise LabError(f"No request of {title} succeeded; the first failed with: {traces[0].error}.",
+    if all(t.error for t in run.traces):
+        raise LabError(f"No request of {title} succeeded; the first failed with: {run.traces[0].error}.",
                        "read the engine's log: print(engine.tail())")  # fmt: skip
-    return Run(tuple(traces), users, max_tokens, prompts.name, engine.provenance(), round(share, 4), counted)
+    return run
+
+
+async def _watch_lag(seen_ms: list[float]) -> None:
+    """How much later than asked for the loop wakes up, again and again."""
+    while True:
+        begin = time.perf_counter()
+        await asyncio.sleep(LAG_STEP_S)
+        seen_ms.append((time.perf_counter() - begin - LAG_STEP_S) * 1e3)
+
+
+def _spread_of_lag(seen_ms: Sequence[float]) -> dict[str, float] | None:
+    """Nearest ranks; None of a load that was over before the first wake-up."""
+    ranked = sorted(seen_ms)
+    if not ranked:
+        return None
+    ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(ranked[math.ceil(share * len(ranked)) - 1], 3) for name, share in ranks.items()}
 
 
 def died(engine: Engine, traces: list[Trace]) -> bool:
     """Whether the engine is gone. Its watchdog notices a moment after our connections broke."""
     began = time.monotonic()
-    while engine.alive and traces[-1].error:
+    while engine.alive and any(t.error for t in traces):
         waited = time.monotonic() - began
         if waited > 5 or (waited > 1 and taken(engine.port)):  # it still listens: it refused, and lives
             break

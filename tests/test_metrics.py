@@ -4,12 +4,25 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
 from shared import LabError
 from shared.client import Trace
+from shared.conventions import CONVENTIONS, gaps_ms
 from shared.load import Run
-from shared.metrics import Spread, compare, gap_fault, number, summarise
+from shared.metrics import (
+    Interval,
+    Slo,
+    Spread,
+    compare,
+    gap_fault,
+    interval,
+    knee,
+    number,
+    percentile,
+    summarise,
+)
 
 MS = 1_000_000
 
@@ -150,3 +163,107 @@ def test_there_is_no_winner_where_ranges_overlap_or_are_unknown(
 def test_gaps_of_rounding_are_told_from_gaps_of_another_model(gaps: list[float], fault: str | None) -> None:
     said = gap_fault(gaps)
     assert said is None if fault is None else said and re.search(fault, said)
+
+
+# A role alone after 40 ms, text after 100 and 160 (two tokens each), the reason for the end after 200.
+ROLE_FIRST = dataclasses.replace(
+    trace([100, 160], 4, sent_ms=0, end_ms=210), first_choice_ns=40 * MS, last_choice_ns=200 * MS
+)
+
+
+def test_each_tools_convention_by_hand() -> None:
+    told = {tool: {name: f(ROLE_FIRST) for name, f in its.items()} for tool, its in CONVENTIONS.items()}
+    assert told == {
+        "vLLM bench": {"TTFT": 40, "TPOT": pytest.approx(160 / 3)},  # (200 - 40) / 3
+        "GuideLLM": {"TTFT": 100, "TPOT": 40, "ITL": 20},  # 160 / 4; (160 - 100) / 3
+        "AIPerf": {"TTFT": 100, "ITL": 20},
+        "these labs": {"TTFT": 100, "TPOT": 20},
+    }
+    assert gaps_ms(ROLE_FIRST) == (60,)
+    one = trace([100], 1, sent_ms=0, end_ms=120)
+    assert CONVENTIONS["GuideLLM"]["TPOT"](one) == 100
+    assert [CONVENTIONS[tool]["TPOT"](one) for tool in ("vLLM bench", "these labs")] == [None, None]
+    assert CONVENTIONS["GuideLLM"]["TPOT"](BROKEN) is None
+
+
+def test_total_throughput_and_prefill_without_what_a_cache_supplied() -> None:
+    half_cached = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=20)
+    s = summarise(a_run(FIRST, half_cached))
+    assert s.total_tok_s == 430  # (4 + 2 + 40 + 40) / 0.2 s
+    assert s.prefill_tok_s == Spread(300, 200, 400, 2)  # 40 tokens and 20 in 100 ms
+    unknown = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=None)
+    assert summarise(a_run(unknown)).prefill_tok_s is None
+    llamacpp = dataclasses.replace(FIRST, timings={"prompt_n": 40, "prompt_ms": 50.0})
+    ollama = dataclasses.replace(FIRST, timings={"prompt_eval_count": 40, "prompt_eval_duration": 80 * MS})
+    assert summarise(a_run(llamacpp)).engine_prefill_tok_s == Spread(800, 800, 800, 1)
+    assert summarise(a_run(ollama)).engine_prefill_tok_s == Spread(500, 500, 500, 1)
+    assert summarise(a_run(FIRST)).engine_prefill_tok_s is None
+
+
+def test_queue_time_is_the_engines_own_word() -> None:
+    told = dataclasses.replace(a_run(FIRST, SECOND), counted={"queue_s": 0.25, "queued_requests": 2})
+    assert summarise(told).queue_ms == 125
+    assert summarise(a_run(FIRST)).queue_ms is None
+
+
+def test_latency_from_the_schedule_holds_the_wait_before_sending() -> None:
+    late = dataclasses.replace(SECOND, scheduled_ns=-490 * MS)  # wanted 500 ms before it was sent
+    s = summarise(a_run(late))
+    assert s.e2e_ms == Spread(250, 250, 250, 1)
+    assert s.scheduled_e2e_ms == Spread(750, 750, 750, 1)
+    assert s.scheduled_ttft_ms == Spread(700, 700, 700, 1)
+    assert s.wall_s == 0.75
+    assert summarise(a_run(SECOND)).scheduled_e2e_ms is None
+    assert Slo(e2e_ms=300).kept(SECOND)
+    assert not Slo(e2e_ms=300).kept(late)
+    assert not Slo(tpot_ms=100).kept(trace([10], 1, sent_ms=0, end_ms=20))  # unknown is not kept
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.5, 20), (0.9, 100), (0.99, 1000)])
+def test_a_percentile_that_the_sample_cannot_carry_is_refused(share: float, needed: int) -> None:
+    values = list(range(1, needed + 1))
+    assert percentile(values, share) == share * needed
+    assert percentile(values[:-1], share) is None
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    """Twelve rounds of a speed of 100 with a spread of 5, four hundred times over."""
+    source = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        found = interval(list(source.normal(100, 5, 12)))
+        assert found
+        held += found.low <= 100 <= found.high
+    assert 0.88 <= held / 400 <= 1
+
+
+def test_few_rounds_have_a_range_and_no_confidence() -> None:
+    assert interval([]) is None
+    assert interval([3, 1, 2]) == Interval(2, 1, 3, 3, None)
+    five = interval([10, 11, 12, 13, 14])
+    assert five == interval([10, 11, 12, 13, 14])  # the same each time it is asked
+    assert five
+    assert (five.low, five.high, five.level) == (10, 14, 0.95)
+    many = interval([*range(100)])
+    assert many
+    assert 30 < many.low < 49.5 < many.high < 70
+    assert compare([10, 11, 12, 13, 14], [13.5, 15, 16, 17, 18]) is None
+    assert compare([10, 11, 12, 13, 14], [15, 16, 17, 18, 19]) == 12 / 17
+
+
+@pytest.mark.parametrize(
+    ("curve", "at"),
+    [
+        ({1: 50, 2: 100, 4: 200, 8: 390, 16: 400, 32: 402, 64: 401}, 8),
+        ({1: 20, 8: 160, 16: 320, 24: 480, 32: 500, 40: 505, 48: 507}, 24),
+        ({1: 50, 2: 100, 4: 200, 8: 400}, None),  # still growing
+        ({1: 100, 2: 100, 4: 100, 8: 100}, None),
+        ({1: 10, 64: 400}, None),
+    ],
+)
+def test_the_knee_is_where_more_load_brings_no_more(curve: dict[float, float], at: float | None) -> None:
+    assert knee(curve) == at
+    noise = np.random.default_rng(2)
+    noisy = {load: speed * noise.normal(1, 0.005) for load, speed in curve.items()}
+    if at is not None:
+        assert knee(noisy) == at

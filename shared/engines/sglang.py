@@ -107,6 +107,8 @@ SPEC = EngineSpec(
         "prompt_tokens": "sglang:prompt_tokens_total",
         "cached_tokens": "sglang:cached_tokens_total",
         "generated_tokens": "sglang:generation_tokens_total",
+        "queue_s": "sglang:queue_time_seconds_sum",
+        "queued_requests": "sglang:queue_time_seconds_count",
     },
     causes=(
         (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),

@@ -94,6 +94,8 @@ SPEC = EngineSpec(
         "prompt_tokens": "vllm:prompt_tokens_total",
         "cached_tokens": "vllm:prefix_cache_hits_total",
         "generated_tokens": "vllm:generation_tokens_total",
+        "queue_s": "vllm:request_queue_time_seconds_sum",
+        "queued_requests": "vllm:request_queue_time_seconds_count",
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
     causes=(
