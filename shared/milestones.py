@@ -131,7 +131,7 @@ def run_of(entry: Entry, raw: Any) -> Run:
     source, values = entry["provenance"], entry["values"]
     return Run(
         traces, values["users"], source["max_tokens"], source["prompts"], {}, values["client_cpu_share"],
-        values["counted"], source["load"], values["client_lag_ms"],
+        values["counted"], source.get("load", {}), values["client_lag_ms"],
     )  # fmt: skip
 
 

@@ -49,12 +49,7 @@ def record(
         raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, or 'quoted: source, date'")
     if isinstance(what, Summary):
         values, raw = what.values(), [asdict(trace) for trace in what.run.traces]
-        source = {
-            **what.run.engine,
-            "prompts": what.run.prompts,
-            "max_tokens": what.run.max_tokens,
-            "load": dict(what.run.load),
-        }
+        source = {**what.run.engine, "prompts": what.run.prompts, "max_tokens": what.run.max_tokens}
     else:
         values, source = dict(what), engine.provenance() if engine else {}
     entry: Entry = {
