@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check lint solutions bench doctor verify-spark compose lock down clean
+.PHONY: help setup model engines lab report test check lint solutions bench bench-client doctor verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
 # Where this is set (container images often do), Python compiles each module again at each start: that took 16 of
@@ -52,8 +52,11 @@ lint: setup
 solutions: engines ## run the solutions and keep their outputs (for instructors)
 	@for notebook in solutions/*.ipynb; do $(PY) environment/run_notebook.py --in-place $$notebook || exit 1; done
 
-bench: engines ## how much the measuring itself costs and errs
-	@$(PY) tests/bench.py
+bench-client: setup ## how far our client errs and what it costs, beside aiohttp, httpx and the openai SDK (4 minutes)
+	@$(PY) tests/bench_client.py $(ARGS)
+
+bench: engines bench-client ## that, and vLLM's own benchmark client against the same server
+	@$(PY) tests/bench_cross.py
 
 doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
 	@$(PY) -m shared.doctor $(ARGS)

@@ -270,7 +270,7 @@ def hear(caller: Caller, received_ns: int) -> None:
         "sends": [],
     }
     RECORDS.append(record)
-    tokens = asked.get("max_tokens", asked.get("options", {}).get("num_predict"))
+    tokens = asked.get("max_completion_tokens") or asked.get("max_tokens", asked.get("options", {}).get("num_predict"))
     plan = Plan(**{"tokens": tokens, **asked.get("truth", {})})
     if record["id"] % plan.every:
         plan = dataclasses.replace(plan, fault="")
