@@ -100,7 +100,7 @@ def closed(
 
     title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
     run = _measure(engine, prompts, title, requests, max_tokens, users if warmup else 0, limits, drive)
-    return replace(run, users=users, load={"kind": "closed", "think_s": think_s, "seconds": seconds})
+    return replace(run, users=users, load={**run.load, "kind": "closed", "think_s": think_s, "seconds": seconds})
 
 
 def open_loop(
@@ -145,7 +145,7 @@ def open_loop(
     title = f"{engine.spec.title}, {rate_per_s:g} requests/s"
     run = _measure(engine, prompts, title, len(moments), max_tokens, 4 if warmup else 0, limits, drive)
     asked = {"kind": "open", "rate_per_s": rate_per_s, "poisson": poisson, "seed": seed, "seconds": seconds}
-    return replace(run, users=most_at_once(run.traces), load=asked)
+    return replace(run, users=most_at_once(run.traces), load={**run.load, **asked})
 
 
 def sweep(
@@ -231,6 +231,7 @@ def _measure(
             client_cpu_share=round(share, 4),
             counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
             client_lag_ms=_spread_of_lag(lag),
+            load={"about_cache": prompts.about_cache},
         )
 
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):

@@ -27,6 +27,7 @@ import numpy as np
 from shared.client import Trace
 from shared.errors import LabError
 from shared.load import Run
+from shared.prompts import OPENING_TOKENS
 
 # How far a correct BF16 engine's greedy tokens may lie below the float32 reference's best
 # (shared.llama.greedy_gap). At one step: the small model's best logit is mostly between 16 and 42, where
@@ -176,6 +177,15 @@ def engine_prefill_tok_s(trace: Trace) -> float | None:
     return None
 
 
+def cache_fault(cached: int | None, prompt: int, requests: int) -> str | None:
+    """What is wrong with a run whose prompts share nothing but the template's opening: None under 1 % beyond that."""
+    if cached is None:
+        return "the engine did not say how many prompt tokens came from its cache"
+    if cached - OPENING_TOKENS * requests < 0.01 * prompt:
+        return None
+    return f"a prefix cache supplied {cached} of {prompt} prompt tokens: what looks like speed is memory"
+
+
 LAG_LIMIT_MS = 10.0
 LAG_LIMIT_OF_TTFT = 0.1
 CPU_SHARE_LIMIT = 0.8
@@ -222,6 +232,7 @@ class Summary:
     prefill_tok_s: Spread | None
     engine_prefill_tok_s: Spread | None
     queue_ms: float | None  # the mean that the engine's own metrics tell
+    cache_fault: str | None  # why a prefix cache helped where none was to; None where it didn't, or was meant to
     client_cpu_share: float
     client_lag_ms: Mapping[str, float] | None
     client_bottleneck: str | None
@@ -255,6 +266,7 @@ def summarise(run: Run) -> Summary:
     open_loop = [t for t in good if t.scheduled_ns is not None]
     e2e_scheduled = [t.e2e_ms + late_ms(t) for t in open_loop]
     queued = run.counted.get("queued_requests")
+    cached = sum(told) if len(told) == len(good) else by_counter
     return Summary(
         users=run.users,
         requests=len(run.traces),
@@ -262,7 +274,7 @@ def summarise(run: Run) -> Summary:
         first_error=bad[0].error if bad else None,
         input_tokens=Spread.of(t.input_tokens for t in good),
         output_tokens=tokens,
-        cached_tokens=sum(told) if len(told) == len(good) else by_counter,
+        cached_tokens=cached,
         wall_s=round(wall, 4),
         output_tok_s=round(tokens / wall, 2),
         total_tok_s=round((tokens + sum(inputs)) / wall, 2) if len(inputs) == len(good) else None,
@@ -279,6 +291,7 @@ def summarise(run: Run) -> Summary:
         prefill_tok_s=Spread.of(prefill_tok_s(t) for t in good),
         engine_prefill_tok_s=Spread.of(engine_prefill_tok_s(t) for t in good),
         queue_ms=round(1e3 * run.counted.get("queue_s", 0.0) / queued, 3) if queued else None,
+        cache_fault=None if run.load.get("about_cache") else cache_fault(cached, sum(inputs), len(good)),
         client_cpu_share=run.client_cpu_share,
         client_lag_ms=run.client_lag_ms,
         client_bottleneck=bottleneck(run, ttft.median if ttft else None),

@@ -267,3 +267,14 @@ def test_the_knee_is_where_more_load_brings_no_more(curve: dict[float, float], a
     noisy = {load: speed * noise.normal(1, 0.005) for load, speed in curve.items()}
     if at is not None:
         assert knee(noisy) == at
+
+
+def test_a_cache_that_helps_unasked_is_a_fault() -> None:
+    helped = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=30)
+    assert (summarise(a_run(helped)).cache_fault or "").startswith("a prefix cache supplied 30 of 40 prompt tokens")
+    meant = dataclasses.replace(a_run(helped), load={"about_cache": True})
+    assert summarise(meant).cache_fault is None
+    opening = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=5)  # of the template: an engine may keep it
+    assert summarise(a_run(opening)).cache_fault is None
+    unknown = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=None)
+    assert "did not say" in (summarise(a_run(unknown)).cache_fault or "")
