@@ -35,7 +35,8 @@ UNIFIED_MEMORY_GIB = 46
 CONTAINER_DISK_GIB = 113
 SWAP_IN_USE_GIB = 1
 PORTS = {
-    3000: "Grafana",
+    3000: "Open WebUI",
+    3001: "Grafana",
     8000: "vLLM",
     8080: "llama.cpp, Open WebUI",
     8355: "TensorRT-LLM",

@@ -1,35 +1,37 @@
 """The ledger: what was measured, where it came from, and the raw traces beside it.
 
-    results.record("3.3.1", "users-4/vllm/round-1", metrics.summarise(run))
+    done = results.resume("3.3.1", "load/", engines)            # what need not be measured again
+    results.record("3.3.1", "load/users-4/vllm/round-1", metrics.summarise(run))
 
-`results/3.3.1.json` holds one entry per key, `results/3.3.1/<key>.json.gz` the same entry with its raw
-data. Both are written to a temporary file, synced and renamed, so a killed kernel leaves the old file
-whole. If the ledger is torn all the same (a machine that froze leaves files of zeros), it is put aside
-and made again from the raw files.
+`results/3.3.1.json` holds one entry per key, `results/3.3.1/<key>.json.gz` the same entry with its raw data.
+Both are replaced as a whole (shared.files), so a killed kernel leaves the old ones. What is torn all the same
+(a machine that froze leaves files of zeros) is named and kept, and costs only itself (shared.ledgers).
 """
 
 import contextlib
 import fcntl
 import functools
 import gzip
+import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared import paths
+from shared import columns, files, paths
 from shared.engine import Engine
 from shared.errors import LabError
+from shared.files import write as write
 from shared.hardware import detect
+from shared.ledgers import KEY, KINDS, SCHEMA, Found, raw_name, read, read_raw
+from shared.ledgers import Entry as Entry
 from shared.metrics import Summary
 
-SCHEMA = 1
-Entry = dict[str, Any]
+# What may differ between results of one figure. The rest of a provenance must be equal, the code's hash included.
+VOLATILE = {"time", "startup_s", "memory_gib", "git_commit", "git_dirty"}
 
 
 def record(
@@ -43,38 +45,68 @@ def record(
 ) -> Entry:
     """Write one entry and return it. A Summary brings its engine and its traces; a mapping needs them named.
 
-    `kind` is "measured", "simulated", or "quoted: <source>, <date>". Raises LabError if the disk is full.
+    `kind` is "measured", "simulated", or "quoted: <source>, <date>" (2026-11-24, 2026-11 or 2026). Raises
+    LabError if it can't be written: then nothing of it is there, and what was there before is whole.
     """
-    if kind not in ("measured", "simulated") and not kind.startswith("quoted: "):
+    if not KINDS.fullmatch(kind):
         raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, or 'quoted: source, date'")
+    if not KEY.fullmatch(key):
+        raise LabError(f"{key!r} can't be the key of a result.", "words of letters and digits, parted by / - or .")
+    data: dict[str, Any]
     if isinstance(what, Summary):
-        values, raw = what.values(), [asdict(trace) for trace in what.run.traces]
-        source = {**what.run.engine, "prompts": what.run.prompts, "max_tokens": what.run.max_tokens}
+        values, data = what.values(), {"traces": columns.pack(what.run.traces)}
+        run = what.run
+        source = {**run.engine, "prompts": run.prompts, "max_tokens": run.max_tokens, "load": dict(run.load)}
     else:
-        values, source = dict(what), engine.provenance() if engine else {}
-    entry: Entry = {
-        "schema": SCHEMA,
-        "key": key,
-        "kind": kind,
-        "values": values,
-        "provenance": {**_here(), **source},
-    }
-    with _locked(lab):
-        try:
-            write(raw_file(lab, key), gzip.compress(json.dumps({"entry": entry, "raw": raw}).encode(), 6))
-            ledger = _load(lab)
-            ledger[key] = entry
-            write(ledger_file(lab), json.dumps(ledger, indent=1).encode())
-        except OSError as e:
-            raise LabError(f"The result {key} can't be written to {paths.show(paths.results())}: {e.strerror}.",
-                           "free some space, then run the cell again; earlier results are whole") from None  # fmt: skip
+        values, data, source = dict(what), {"raw": raw}, engine.provenance() if engine else {}
+    # A quoted figure wasn't made on this machine: of here it has only the moment.
+    here = {"time": _now()} if kind.startswith("quoted") else _here()
+    entry: Entry = {"schema": SCHEMA, "key": key, "kind": kind, "values": values, "provenance": {**here, **source}}
+    packed = gzip.compress(json.dumps({"entry": entry, **data}).encode(), 6)
+    file = raw_file(lab, key)
+    with _locked(lab), files.writing(ledger_file(lab), f"The result {key}"):
+        there = _ours(lab)
+        file.parent.mkdir(exist_ok=True)
+        with files.staged(file, packed) as new, _ledger(lab, {**there.entries, key: entry}, there.torn) as commit:
+            if file.exists() and read_raw(file) is None:
+                _keep(file)
+            files.commit(new, file)
+            commit()
     return entry
 
 
-def load_results(lab: str) -> dict[str, Entry]:
-    """All entries of one lab, by key; empty if nothing was measured yet."""
+def load_results(lab: str, kind: str | None = "measured") -> dict[str, Entry]:
+    """The entries of one lab, by key; empty if there is nothing yet. No file is changed.
+
+    Only what was measured, so that no figure mixes it with the rest unmarked: ask for "simulated" or "quoted",
+    or with None for all.
+    """
+    found = read(ledger_file(lab))
+    _say(found)
+    return {key: e for key, e in found.entries.items() if kind in (None, e["kind"].partition(":")[0])}
+
+
+def resume(lab: str, prefix: str, engines: Sequence[Engine] = (), **asked: object) -> set[str]:
+    """The keys under `prefix` that need not be measured again; the other results there are set aside.
+
+    A result stays if its raw data is whole, and if what its provenance says of the machine, of the code in
+    `shared`, of its engine and of what was `asked` (max_tokens=64) is so now. It may be of another day.
+    """
+    sources = [engine.provenance() for engine in engines] or [{}]
+    now = [json.loads(json.dumps({**_here(), **source, **asked})) for source in sources]
     with _locked(lab):
-        return _load(lab)
+        there = _ours(lab)
+        why = {key: _unlike(lab, entry, now) for key, entry in there.entries.items() if key.startswith(prefix)}
+        done = {key for key, reason in why.items() if not reason}
+        if done:
+            newest = max(there.entries[key]["provenance"]["time"] for key in done)
+            print(f"{len(done)} results of {prefix} stay, the newest of {newest[:16].replace('T', ' ')}. "
+                  f'To measure them again: results.set_aside("{lab}", "{prefix}")')  # fmt: skip
+        if len(done) < len(why):
+            aside = _set_aside(lab, there, {key: there.entries[key] for key in why.keys() - done}, "before")
+            reasons = "; ".join(sorted(set(why.values()) - {""}))
+            print(f"{len(why) - len(done)} were set aside ({reasons}): {paths.show(aside)}")
+    return done
 
 
 def set_aside(lab: str, prefix: str) -> None:
@@ -83,29 +115,23 @@ def set_aside(lab: str, prefix: str) -> None:
     Rounds of two runs, perhaps of different length, must not be mixed in one figure.
     """
     with _locked(lab):
-        ledger = _load(lab)
-        old = {key: entry for key, entry in ledger.items() if key.startswith(prefix)}
-        if not old:
-            return
-        before = paths.results() / f"{lab}.before-{time.strftime('%Y%m%d-%H%M%S')}"
-        write(before.with_name(before.name + ".json"), json.dumps(old, indent=1).encode())
-        before.mkdir()
-        for key in old:
-            with contextlib.suppress(FileNotFoundError):
-                raw_file(lab, key).rename(before / raw_file(lab, key).name)
-        write(ledger_file(lab), json.dumps({k: e for k, e in ledger.items() if k not in old}, indent=1).encode())
+        there = _ours(lab)
+        if old := {key: entry for key, entry in there.entries.items() if key.startswith(prefix)}:
+            _set_aside(lab, there, old, "before")
 
 
 def load_raw(lab: str, key: str) -> Any:
-    """The raw data of one entry. Raises LabError if it is missing, torn, or another entry's."""
+    """The raw data of one entry; traces in the form that `Trace.restore` takes.
+
+    Raises LabError if it is missing, torn, or another entry's.
+    """
     file = raw_file(lab, key)
-    try:
-        stored = json.loads(gzip.decompress(file.read_bytes()))
-        if stored["entry"]["key"] == key:
-            return stored["raw"]
+    stored, problem = read_raw(file), "is missing or torn"
+    if stored and stored["entry"]["key"] != key:
         problem = "holds another result"
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
-        problem = "is missing or torn"
+    elif stored:
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
+            return columns.unpack(stored["traces"]) if "traces" in stored else stored["raw"]
     raise LabError(f"{paths.show(file)} {problem}.", "run the cell that measures it again")
 
 
@@ -114,61 +140,100 @@ def ledger_file(lab: str) -> Path:
 
 
 def raw_file(lab: str, key: str) -> Path:
-    return paths.results() / lab / (key.replace("/", "--") + ".json.gz")
+    return paths.results() / lab / raw_name(key)
 
 
-def write(file: Path, data: bytes) -> None:
-    """Replace a file as a whole: after a crash it is the old one or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.rename(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _unlike(lab: str, entry: Entry, now: Sequence[Mapping[str, Any]]) -> str:
+    """Why this result can't stand for one measured now; "" if it can."""
+    then = entry["provenance"]
+    same = [source for source in now if source.get("engine") == then.get("engine")]
+    if not same:
+        return f"{then.get('engine', 'no engine')} is not asked for now"
+    other = min(([n for n in s if n not in VOLATILE and s[n] != then.get(n)] for s in same), key=len)
+    if other:
+        return f"other {', '.join(other)}"
+    stored = read_raw(raw_file(lab, entry["key"]))
+    if entry["kind"] != "measured" or not stored or stored["entry"] != entry:
+        return "not measured, or raw data not whole"
+    return ""
 
 
-def _load(lab: str) -> dict[str, Entry]:
+def _ours(lab: str) -> Found:
+    """What there is to add to. Results of an older schema make room first."""
+    found = read(ledger_file(lab))
+    _say(found)
+    if found.old:
+        _set_aside(lab, found, found.old, "older-schema")
+        found = read(ledger_file(lab))
+    return found
+
+
+def _set_aside(lab: str, there: Found, moved: Mapping[str, Entry], why: str) -> Path:
+    """Move these entries and their raw files to `<lab>.<why>-<time>`."""
+    aside = files.unused(paths.results() / f"{lab}.{why}")
+    index = aside.with_name(aside.name + ".json")
+    rest = {key: entry for key, entry in there.entries.items() if key not in moved}
+    with files.writing(index):
+        files.write(index, json.dumps(moved, indent=1).encode())
+        with _ledger(lab, rest, there.torn) as commit:
+            aside.mkdir()
+            for key in moved:
+                with contextlib.suppress(FileNotFoundError):
+                    raw_file(lab, key).rename(aside / raw_name(key))
+            commit()
+    return index
+
+
+@contextlib.contextmanager
+def _ledger(lab: str, entries: Mapping[str, Entry], torn: bool) -> Iterator[Any]:
+    """A new ledger, on the disk already; it counts once the function that this gives is called."""
     file = ledger_file(lab)
-    if not file.exists():
-        return {}
-    with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
-        ledger = json.loads(file.read_bytes())
-        if all(entry["schema"] == SCHEMA for entry in ledger.values()):
-            return dict(ledger)
-    aside = file.with_name(f"{file.name}.torn-{time.strftime('%Y%m%d-%H%M%S')}")
-    file.rename(aside)
-    print(f"{paths.show(file)} was torn; it is kept as {aside.name} and made again from the raw results.")
-    ledger = {}
-    for raw in sorted((paths.results() / lab).glob("*.json.gz"), key=lambda f: f.stat().st_mtime):
-        with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError):
-            entry = json.loads(gzip.decompress(raw.read_bytes()))["entry"]
-            ledger[entry["key"]] = entry
-    write(file, json.dumps(ledger, indent=1).encode())
-    return ledger
+    with files.staged(file, json.dumps(entries, indent=1).encode()) as new:
+
+        def commit() -> None:
+            if torn:
+                _keep(file)
+            files.commit(new, file)
+
+        yield commit
+
+
+def _keep(torn: Path) -> None:
+    aside = files.unused(torn.with_name(torn.name + ".torn"))
+    torn.rename(aside)
+    print(f"{paths.show(torn)} was torn or no result; it is kept as {aside.name}.")
+
+
+def _say(found: Found) -> None:
+    for fault in found.faults:
+        _once(fault)
+
+
+@functools.cache  # each cell reads the ledger
+def _once(text: str) -> None:
+    print(text)
 
 
 @contextlib.contextmanager
 def _locked(lab: str) -> Iterator[None]:
     """Two notebooks may record at once: each sees the other's entries."""
-    try:
-        paths.results().mkdir(parents=True, exist_ok=True)
-        lock = (paths.results() / f".{lab}.lock").open("w")
-    except OSError as e:
-        raise LabError(f"{paths.show(paths.results())} can't be written: {e.strerror}.", "make it writable") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    file = paths.results() / f".{lab}.lock"
+    with contextlib.ExitStack() as held:
+        with files.writing(file, paths.show(paths.results())):
+            paths.results().mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context(file.open("w")), fcntl.LOCK_EX)
         yield
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
 def _here() -> dict[str, Any]:
-    """Where and when, for every entry."""
+    """Where and when, for every entry that was made here."""
     machine = detect()
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "time": _now(),
         "host": platform.node(),
         "profile": machine.profile,
         "size": machine.size,
@@ -178,6 +243,7 @@ def _here() -> dict[str, Any]:
         "gpu": machine.gpu,
         "git_commit": _git("rev-parse", "--short=12", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--", "shared", "solutions", "environment")),
+        "code_sha256": _code(),
     }
 
 
@@ -189,3 +255,12 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@functools.cache
+def _code() -> str:
+    """The hash of this package: of what runs, committed or not, and whatever else a student commits."""
+    digest = hashlib.sha256()
+    for file in sorted((paths.REPO / "shared").rglob("*.py")):
+        digest.update(f"{file.relative_to(paths.REPO)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()

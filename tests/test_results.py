@@ -37,9 +37,12 @@ def test_a_torn_ledger_is_made_again_from_the_raw_files(
     before = [results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")]
     results.ledger_file("3.3.1").write_bytes(damage)
     assert results.load_results("3.3.1") == {e["key"]: e for e in before}
-    assert "was torn" in capsys.readouterr().out
+    assert "lacks were read from the raw files" in capsys.readouterr().out
+    assert results.ledger_file("3.3.1").read_bytes() == damage  # reading changes nothing
+    results.record("3.3.1", "d", {"x": "d"})
     [aside] = own_results.glob("3.3.1.json.torn-*")
     assert aside.read_bytes() == damage
+    assert set(results.load_results("3.3.1")) == {"a/b", "c", "d"}
 
 
 def test_a_torn_raw_file_costs_only_itself() -> None:
