@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check lint solutions bench bench-client doctor verify-spark compose lock down clean
+.PHONY: help setup model engines lab report test check lint solutions bench bench-client compare doctor verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
 # Where this is set (container images often do), Python compiles each module again at each start: that took 16 of
@@ -57,6 +57,9 @@ bench-client: setup ## how far our client errs and what it costs, beside aiohttp
 
 bench: engines bench-client ## that, and vLLM's own benchmark client against the same server
 	@$(PY) tests/bench_cross.py
+
+compare: setup ## two ledgers side by side, a laptop's and a Spark's, say: make compare A=results B=other/results
+	@$(PY) -m shared.side_by_side "$(A)" "$(B)"
 
 doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
 	@$(PY) -m shared.doctor $(ARGS)

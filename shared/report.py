@@ -72,8 +72,9 @@ def summary(entries: dict[str, Entry]) -> Section:
     header = ("", *(f"{u} user{'s' if u > 1 else ''}" for u in users))
     table = Table("", header, rows).markdown()
     note = (
-        "Named are the best engine and those whose rounds overlap with its own; the factor is its median against "
-        "that of the best engine behind them. No winner: all overlap, or there was only one round."
+        "Named are the best engine and those whose interval overlaps with its own (95 %, of the median of the rounds, "
+        "by bootstrap; with five rounds it is their range); the factor is its median against that of the best engine "
+        "behind them. No winner: all overlap, or there was only one round."
     )
     text = f"**This machine, this model.**{caveat}\n\n{table}\n\n{note}"
     return Section("Which engine was ahead", text)
@@ -140,15 +141,32 @@ def method(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:
             + ", greedy.",
             f"- {count} rounds or more of each load, engines in turn (A B A B …), after a warm-up request per user. "
             "Figures are the median of the rounds, in brackets the least and the most. "
-            "Where two engines' ranges overlap there is no winner.",
+            "Where two engines' intervals overlap there is no winner.",
             "- Tokens are counted by the engines (`usage`), not by chunks. "
             f"Each prompt begins with a nonce; taken from prefix caches: {cache}.",
             f"- {failed} of {total} requests failed. The client used at most "
             f"{100 * max(e['values']['client_cpu_share'] for e in loads.values()):.0f} % of one core.",
+            *doubts(entries, loads),
             f"- Measured from {times[0]} to {times[-1]}.",
         ]
     )
     return Section("Method", text)
+
+
+def doubts(entries: dict[str, Entry], loads: dict[str, Entry]) -> list[str]:
+    """What speaks against single results, a line each; or that nothing does."""
+    limit = (
+        entries["predict/decode-ceiling"]["values"]["ceiling_tok_s"] if "predict/decode-ceiling" in entries else None
+    )
+    found = []
+    for key, entry in loads.items():
+        values = entry["values"]
+        said = [values.get("client_bottleneck"), values.get("cache_fault")]
+        if limit and values["users"] == 1 and values["output_tok_s"] > limit:
+            share = 100 * values["output_tok_s"] / limit
+            said.append(f"{number(values['output_tok_s'])} tok/s to one user is {share:.0f} % of the measured ceiling")
+        found += [f"- **Doubtful:** {key}: {one}." for one in said if one]
+    return found or ["- No result is above the measured ceiling, and nowhere was the client the bottleneck."]
 
 
 def figures(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:

@@ -1,13 +1,15 @@
 """The report says what the ledger holds, and no more; and it can be read where its readers are."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
-from ledger import fill
+from ledger import fill, provenance, trace
 from playwright.sync_api import sync_playwright
 
-from shared import LabError, hardware
+from shared import LabError, hardware, metrics, results
+from shared.load import Run
 from shared.report import build_report
 
 
@@ -32,6 +34,22 @@ def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
     assert "| Time to first token (TTFT), ms | no winner | no winner | no winner |" in text  # equal by design
     assert "not what they do on a GPU" in text
     assert "Not verified on hardware" in text
+
+
+def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> None:
+    fill({"llamacpp": 10}, rounds=1)
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    assert "- No result is above the measured ceiling, and nowhere was the client the bottleneck." in text
+    results.record("3.3.1", "predict/decode-ceiling", {"bandwidth_gb_s": 1, "ceiling_tok_s": 10})
+    run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95)
+    results.record("3.3.1", "load/users-1/llamacpp/round-1", metrics.summarise(run))
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    beside = "- **Doubtful:** load/users-1/llamacpp/round-1: "
+    assert f"{beside}the client kept a core 95 % busy." in text
+    assert f"{beside}a prefix cache supplied 30 of 40 prompt tokens" in text
+    assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to one user is \d+ % of the measured ceiling", text)
 
 
 def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
