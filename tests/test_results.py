@@ -3,16 +3,20 @@
 import json
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import fill
+from ledger import fill, provenance
 
-from shared import LabError, results
+from shared import LabError, columns, metrics, results
+from shared.client import Trace
+from shared.load import Run
 
 
 def test_an_entry_says_where_it_comes_from() -> None:
@@ -89,21 +93,6 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_ledger(own_results: Path) 
     assert not list(own_results.glob("*.torn-*"))
 
 
-def test_a_full_disk_is_said_and_harms_nothing(own_results: Path) -> None:
-    first = results.record("3.3.1", "a", {"x": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the kernel ends the process
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # "File too large" in place of "No space left"
-        with pytest.raises(LabError, match=r"can't be written.*\nFix: free some space"):
-            results.record("3.3.1", "b", {"x": 1}, raw=os.urandom(50_000).hex())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-    assert results.load_results("3.3.1") == {"a": first}
-    assert not [f for f in own_results.rglob(".*") if "lock" not in f.name]
-
-
 def _many(start: int) -> None:
     for number in range(start, start + 10):
         results.record("3.3.1", f"k{number}", {"x": number})
@@ -129,3 +118,177 @@ def test_an_old_series_is_set_aside_whole(own_results: Path) -> None:
     assert len(list(old.with_suffix("").glob("*.json.gz"))) == len(kept)
     results.set_aside("3.3.1", "load/")  # nothing there: nothing to do
     assert len(list(own_results.glob("3.3.1.before-*.json"))) == 1
+
+
+def test_a_ledger_cut_off_anywhere_loses_nothing() -> None:
+    before = {key: results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")}
+    whole = results.ledger_file("3.3.1").read_bytes()
+    for length in range(len(whole)):
+        results.ledger_file("3.3.1").write_bytes(whole[:length])
+        assert results.load_results("3.3.1") == before, length
+
+
+def test_what_a_hostile_ledger_holds_is_named_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    good = results.record("3.3.1", "a", {"x": 1})
+    file = results.ledger_file("3.3.1")
+    for poison in (
+        '{"deep": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"n": ' + "9" * 5000 + "}",
+        '{"a": {"schema": true}}',
+    ):
+        file.write_text(poison)
+        assert results.load_results("3.3.1") == {"a": good}
+    assert "is torn or no ledger" in capsys.readouterr().out
+
+
+def test_results_of_a_newer_version_are_not_touched(own_results: Path) -> None:
+    entry = results.record("3.3.1", "a", {"x": 1})
+    file = results.ledger_file("3.3.1")
+    file.write_text(json.dumps({"a": {**entry, "schema": 99}}))
+    before = file.read_bytes()
+    for act in (lambda: results.load_results("3.3.1"), lambda: results.record("3.3.1", "b", {"x": 2})):
+        with pytest.raises(LabError, match=r"is of schema 99; these labs read 2 at most.\nFix: git pull"):
+            act()
+    assert file.read_bytes() == before
+
+
+def test_results_of_an_older_version_make_room_and_are_kept(own_results: Path) -> None:
+    entry = results.record("3.3.1", "a", {"x": 1})
+    file = results.ledger_file("3.3.1")
+    file.write_text(json.dumps({"a": {**entry, "schema": 1}}))
+    results.raw_file("3.3.1", "a").unlink()
+    results.record("3.3.1", "b", {"x": 2})
+    assert set(results.load_results("3.3.1")) == {"b"}
+    [old] = own_results.glob("3.3.1.older-schema-*.json")
+    assert json.loads(old.read_text())["a"]["values"] == {"x": 1}
+
+
+SWEEP = """
+import sys, time
+from shared import results
+keys = [f"load/{n}" for n in range(6)]
+done = results.resume("3.3.1", "load/")
+for key in keys:
+    if key in done:
+        continue
+    results.record("3.3.1", key, {"x": 1}, raw=[key])
+    print("measured", key, flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def sweep(pause_s: float) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(pause_s)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_measuring_cell_goes_on_where_a_killed_kernel_stopped() -> None:
+    killed = sweep(0.2)
+    assert killed.stdout
+    first = [killed.stdout.readline().strip() for _ in range(3)]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    there = len(results.load_results("3.3.1"))
+    again, _ = sweep(0).communicate(timeout=60)
+    measured = [line for line in again.splitlines() if line.startswith("measured")]
+    assert first == ["measured load/0", "measured load/1", "measured load/2"]
+    assert len(measured) == 6 - there
+    assert set(results.load_results("3.3.1")) == {f"load/{n}" for n in range(6)}
+    assert f"{there} results of load/ stay" in again
+
+
+def test_what_was_measured_otherwise_is_set_aside_and_measured_again(
+    own_results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill({"vllm": 20}, rounds=2)
+    loads = {key for key in results.load_results("3.3.1") if key.startswith("load/")}
+
+    class Now:  # an engine as it would be asked now
+        def __init__(self, **changes: object) -> None:
+            self.changes = changes
+
+        def provenance(self) -> dict[str, object]:
+            return {**provenance("vllm"), **self.changes}
+
+    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads  # type: ignore[list-item]
+    assert results.resume("3.3.1", "load/", [Now(startup_s=9.9)], max_tokens=8) == loads  # type: ignore[list-item]
+    torn = sorted(loads)[0]
+    results.raw_file("3.3.1", torn).write_bytes(b"\0" * 100)
+    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads - {torn}  # type: ignore[list-item]
+    assert results.resume("3.3.1", "load/", [Now(flags={"--slots": 4})], max_tokens=8) == set()  # type: ignore[list-item]
+    assert "set aside (other flags)" in capsys.readouterr().out
+    kept = [json.loads(file.read_text()) for file in own_results.glob("3.3.1.before-*.json")]
+    assert {key for ledger in kept for key in ledger} == loads
+    assert "greedy/vllm" in results.load_results("3.3.1")  # of another prefix: untouched
+
+
+def test_kinds_are_never_mixed_unasked() -> None:
+    results.record("3.3.1", "load/a", {"x": 1})
+    results.record("3.3.1", "load/b", {"x": 2}, kind="quoted: NVIDIA's blog, 2026-07-01")
+    results.record("3.3.1", "load/c", {"x": 3}, kind="simulated")
+    assert set(results.load_results("3.3.1")) == {"load/a"}
+    assert set(results.load_results("3.3.1", "quoted")) == {"load/b"}
+    assert set(results.load_results("3.3.1", None)) == {"load/a", "load/b", "load/c"}
+    assert "processor" not in results.load_results("3.3.1", "quoted")["load/b"]["provenance"]
+    for kind in ("quoted: no date", "quoted: , 2026", "measured today"):
+        with pytest.raises(LabError, match="is not a kind of result"):
+            results.record("3.3.1", "d", {"x": 1}, kind=kind)
+
+
+def realistic(number: int) -> Trace:
+    """A chat of 64 tokens as a client sees it: irregular stamps, a block for each chunk, words as text."""
+    source = random.Random(number)
+    now = 28_699_010_603_953 + number * 1_234_567_890
+    sent = now
+    blocks = []
+    for _ in range(66):
+        now += int(source.gauss(2.2e7, 2e6))
+        blocks.append(now)
+    words = tuple(source.choice(["the", " of", " gravity", " mountain", "s", "."]) for _ in range(64))
+    return Trace(
+        sent, tuple(blocks[1:65]), words, blocks[-1], 41, 64, 0, "length", None, "usage", blocks_ns=tuple(blocks),
+        blocks_bytes=tuple(source.randint(190, 230) for _ in blocks),
+        first_choice_ns=blocks[0], last_choice_ns=blocks[-1],
+    )  # fmt: skip
+
+
+def test_packed_traces_come_back_to_the_nanosecond_and_are_small(own_results: Path) -> None:
+    traces = tuple(realistic(n) for n in range(32))
+    assert [Trace.restore(plain) for plain in columns.unpack(columns.pack(traces))] == list(traces)
+    run = Run(traces, 16, 64, "short", provenance("vllm"), 0.01)
+    results.record("3.3.1", "load/x", metrics.summarise(run))
+    assert [Trace.restore(plain) for plain in results.load_raw("3.3.1", "load/x")] == list(traces)
+    assert results.raw_file("3.3.1", "load/x").stat().st_size / (32 * 64) < 10  # bytes a token
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A results folder on a disk of 128 KiB; where that can't be mounted, files of at most 2000 bytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    monkeypatch.setenv("LABS_RESULTS", str(folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if not mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there(small_disk: Path) -> None:
+    written = {}
+
+    def until_full() -> None:
+        for number in range(200):
+            key = f"k{number}"
+            written[key] = results.record("3.3.1", key, {"x": number}, raw=os.urandom(1000).hex())
+
+    with pytest.raises(LabError, match=r"The result k\d+ can't be written: .*\nFix: free some space") as error:
+        until_full()
+    assert results.load_results("3.3.1") == written
+    assert "what was written before is whole" in str(error.value)
+    assert not [file for file in small_disk.rglob(".*") if "lock" not in file.name]  # no half file is left
