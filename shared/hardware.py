@@ -51,9 +51,8 @@ class Machine:
     size: str  # "full" | "quick": how long the measurements are (LABS_SIZE)
 
     @property
-    def rounds(self) -> int:
-        """How often each load is repeated: five carry a spread, two are for trying things out."""
-        return 5 if self.size == "full" else 2
+    def effort(self) -> "Effort":
+        return EFFORTS[self.size]
 
     def __str__(self) -> str:
         own = f" with {self.gpu_memory_gib:.0f} GiB" if self.gpu_memory_gib else ""
@@ -62,6 +61,19 @@ class Machine:
             f"{self.name}{own}: {self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB{shared}"
             f" → profile {self.profile!r} ({self.why}), size {self.size!r}"
         )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a lab measures: the same cells, longer or shorter. The one place where it is decided."""
+
+    rounds: int  # of each load: five carry a spread, two are for trying things out
+    tokens: int  # of each answer
+    waves: int  # requests of each user
+    questions: int  # on which an engine is held to the reference
+
+
+EFFORTS = {"full": Effort(rounds=5, tokens=32, waves=2, questions=12), "quick": Effort(2, 16, 1, 4)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ def detect(host: Host = HERE) -> Machine:
         available = min(available, limit.left)
     profile, why = choose_profile(host, gpu)
     size = host.env.get("LABS_SIZE", "full")
-    if size not in ("full", "quick"):
+    if size not in EFFORTS:
         raise LabError(f"LABS_SIZE is {size!r}; it can be 'full' or 'quick'.", "unset it, or choose one of the two")
     return Machine(
         profile=profile,

@@ -140,6 +140,16 @@ def layout(title: str, x: str, y: str) -> dict[str, Any]:
     }
 
 
+def folded(texts: Mapping[str, str]) -> None:
+    """Display long texts, each behind its title; a click opens it. As plain text they stand below each other."""
+    page = "".join(
+        f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
+        for title, text in texts.items()
+    )
+    plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
+    display({"text/html": page, "text/plain": plain}, raw=True)
+
+
 def show(item: Table) -> None:
     """Display a table, or a figure with its static picture and its table, in a notebook."""
     if isinstance(item, Plot):

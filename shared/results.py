@@ -33,6 +33,10 @@ from shared.metrics import Summary
 # What may differ between results of one figure. The rest of a provenance must be equal, the code's hash included.
 VOLATILE = {"time", "startup_s", "memory_gib", "git_commit", "git_dirty"}
 
+# The modules that a number depends on, beside shared/engines.
+MADE_BY = ("api", "client", "columns", "dialects", "engine", "launch", "llama", "load", "metrics", "models", "process",
+           "prompts", "results", "roofline", "watchdog", "wire")  # fmt: skip
+
 
 def record(
     lab: str,
@@ -135,6 +139,25 @@ def load_raw(lab: str, key: str) -> Any:
     raise LabError(f"{paths.show(file)} {problem}.", "run the cell that measures it again")
 
 
+def beside(lab: str, key: str) -> Entry | None:
+    """The entry as its raw file holds it; None if that is missing, torn, or another entry's."""
+    stored = read_raw(raw_file(lab, key))
+    return stored["entry"] if stored and stored["entry"]["key"] == key else None
+
+
+@functools.cache
+def code() -> str:
+    """The hash of the code that a number depends on: of what runs, committed or not.
+
+    A student's commits don't change it, nor does what only reads results.
+    """
+    digest = hashlib.sha256()
+    files_made_by = [paths.REPO / "shared" / f"{name}.py" for name in MADE_BY]
+    for file in (*files_made_by, *sorted((paths.REPO / "shared" / "engines").glob("*.py"))):
+        digest.update(f"{file.relative_to(paths.REPO)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def ledger_file(lab: str) -> Path:
     return paths.results() / f"{lab}.json"
 
@@ -152,8 +175,7 @@ def _unlike(lab: str, entry: Entry, now: Sequence[Mapping[str, Any]]) -> str:
     other = min(([n for n in s if n not in VOLATILE and s[n] != then.get(n)] for s in same), key=len)
     if other:
         return f"other {', '.join(other)}"
-    stored = read_raw(raw_file(lab, entry["key"]))
-    if entry["kind"] != "measured" or not stored or stored["entry"] != entry:
+    if entry["kind"] != "measured" or beside(lab, entry["key"]) != entry:
         return "not measured, or raw data not whole"
     return ""
 
@@ -243,7 +265,7 @@ def _here() -> dict[str, Any]:
         "gpu": machine.gpu,
         "git_commit": _git("rev-parse", "--short=12", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--", "shared", "solutions", "environment")),
-        "code_sha256": _code(),
+        "code_sha256": code(),
     }
 
 
@@ -255,12 +277,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-@functools.cache
-def _code() -> str:
-    """The hash of this package: of what runs, committed or not, and whatever else a student commits."""
-    digest = hashlib.sha256()
-    for file in sorted((paths.REPO / "shared").rglob("*.py")):
-        digest.update(f"{file.relative_to(paths.REPO)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()

@@ -132,7 +132,7 @@ def test_a_profile_that_cannot_be_is_refused() -> None:
 
 def test_sizes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_SIZE", "quick")
-    assert detect().rounds == 2
+    assert detect().effort.rounds == 2
     monkeypatch.setenv("LABS_SIZE", "huge")
     with pytest.raises(LabError, match="LABS_SIZE is 'huge'"):
         detect()
