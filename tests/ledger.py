@@ -44,3 +44,9 @@ def fill(gap_ms: dict[str, float], rounds: int = 3, lab: str = "3.3.1") -> None:
                 traces = tuple(trace(50 + number, gap * (1 + number / 100)) for _ in range(users))
                 run = Run(traces, users, 8, "short", provenance(engine), 0.01)
                 results.record(lab, f"load/users-{users}/{engine}/round-{number}", metrics.summarise(run))
+    loads = {key: entry["values"] for key, entry in results.load_results(lab).items() if key.startswith("load/")}
+    results.record(lab, "own/figures", {"loads": len(loads)}, raw={
+        key: {"ttft_ms": values["ttft_ms"]["median"], "tpot_ms": values["tpot_ms"]["median"],
+              "output_tok_s": values["output_tok_s"]}
+        for key, values in loads.items()
+    })  # fmt: skip

@@ -1,5 +1,6 @@
 """Each exercise catches the mistakes that people make with the hint for it, and passes what is right in other words."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -95,10 +96,8 @@ def test_an_endless_loop_is_ended_even_if_it_catches_everything(
 
     def endless(numbers: list[int], name: str) -> int:
         while True:
-            try:
+            with contextlib.suppress(Exception):
                 time.sleep(0.01)
-            except Exception:
-                pass
 
     began = time.monotonic()
     assert "does a loop end?" in judge(asked, endless).text

@@ -1,6 +1,6 @@
 """Lab 3.3.1."""
 
-# ruff: noqa: RET503, SIM110
+# ruff: noqa: RET503
 from typing import Any
 
 
