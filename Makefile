@@ -1,7 +1,8 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check lint solutions bench bench-client compare doctor verify-spark compose lock down clean
+.PHONY: help setup model engines lab report test check drill lint progress labs labs-check solutions bench bench-client compare doctor \
+    verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
 # Where this is set (container images often do), Python compiles each module again at each start: that took 16 of
@@ -34,22 +35,34 @@ report: engines ## the main job without a browser: run lab 3.3.1, write results/
 	@$(PY) environment/run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb
 
 # The engines of the tests run natively, on a Spark as well: `make verify-spark` is what tries its containers.
-test check: export LABS_PROFILE := cpu
+test check drill: export LABS_PROFILE := cpu
 
+# Both trees of notebooks run, at the quick size; the second goes on with the engines of the first.
 test: engines lint ## everything: lint, types, unit tests, real engines, notebooks
+	@$(PY) environment/browser.py
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
-	$(PY) -c 'import sys; from shared.hardware import browser; sys.exit(not browser())' && which="" || \
-	    { which="not browser"; echo "No Chromium: the test that opens a page is left out (sudo apt install chromium)."; }; \
-	LABS_SIZE=quick LABS_RESULTS=$$results $(PY) -m pytest -m "$$which" \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests solutions
+	LABS_SIZE=quick LABS_RESULTS=$$results $(PY) -m pytest -m "not drill" \
+	    -p tests.notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests labs solutions
 
-check: model lint ## lint, types, unit tests: under two minutes, starts no engine
-	@$(PY) -m pytest -q -m "not engine and not browser" tests
+check: model lint ## lint, types, unit tests: a few minutes, starts no engine
+	@$(PY) -m pytest -q -m "not engine and not browser and not drill" tests
+
+drill: engines ## long fault runs: kernels, engines and writers killed at random moments, again and again
+	@LABS_SIZE=quick $(PY) -m pytest -m drill tests
 
 lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
 
-solutions: engines ## run the solutions and keep their outputs (for instructors)
+progress: setup ## how far you are: the milestones of all six labs
+	@$(PY) -m shared.milestones
+
+labs: setup ## (for instructors) write labs/ anew from solutions/
+	@$(PY) -m shared.authoring
+
+labs-check: setup ## (for instructors) is labs/ as solutions/ say?
+	@$(PY) -m shared.authoring --check
+
+solutions: engines labs ## (for instructors) run the solutions at full size and keep their outputs
 	@for notebook in solutions/*.ipynb; do $(PY) environment/run_notebook.py --in-place $$notebook || exit 1; done
 
 bench-client: setup ## how far our client errs and what it costs, beside aiohttp, httpx and the openai SDK (4 minutes)

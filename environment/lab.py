@@ -11,7 +11,7 @@ import install
 from shared import paths
 from shared.process import Guarded
 
-FIRST_NOTEBOOK = "/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb"
+FIRST_NOTEBOOK = "/lab/tree/labs/lab-3.3.1-engine-benchmark.ipynb"
 
 
 def main() -> int:

@@ -6,9 +6,11 @@
 Stops at the first cell that fails. However it ends, the notebook's engines end with it.
 """
 
+import contextlib
 import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from shared import LabError, launch, paths, results
+from shared import LabError, launch, pace, paths, results
+from shared.hardware import detect
 
 
 class Runner(NotebookClient):  # type: ignore[misc]
@@ -41,6 +44,21 @@ class Runner(NotebookClient):  # type: ignore[misc]
         self.kernel_pid = self.km.provisioner.pid
         seconds = int(time.monotonic() - self.began)
         print(f"\n[{seconds // 60}:{seconds % 60:02d}] {cell.id}", flush=True)
+
+
+def tidy(cell: Any) -> None:
+    """What is kept of a run: outputs as a page without a kernel can show them, and how long a cell took if it is long.
+
+    Not the times of day, which are noise in a diff, nor what only a living kernel can fill.
+    """
+    times = cell.metadata.pop("execution", {})
+    cell.metadata.pop(pace.TOOK, None)
+    with contextlib.suppress(KeyError, ValueError):
+        begin, end = (datetime.fromisoformat(times[name]) for name in ("iopub.execute_input", "shell.execute_reply"))
+        if (took := (end - begin).total_seconds()) >= pace.LONG_S:
+            cell.metadata[pace.TOOK] = round(took)
+    for output in cell.get("outputs", []):
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
 def main() -> int:
@@ -72,8 +90,10 @@ def main() -> int:
     finally:
         if runner.kernel_pid:
             launch.down(parent=runner.kernel_pid)
+    machine = detect()
+    notebook.metadata["run_on"] = {"processor": machine.processor, "cores": machine.cores, "size": machine.size}
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day: noise in a diff
+        tidy(cell)
     target = source if "--in-place" in sys.argv else paths.results() / source.name
     try:
         results.write(target, nbformat.writes(notebook).encode())

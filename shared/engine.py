@@ -15,7 +15,7 @@ from shared.engines import EngineSpec, Flags, Start
 from shared.hardware import Machine
 from shared.memory import Need
 from shared.models import ModelChoice
-from shared.process import Guarded, start_time
+from shared.process import Adopted, Guarded, keeper, start_time
 from shared.watchdog import descendants, signal_all
 
 KEEP_LOGS = 20
@@ -34,7 +34,7 @@ class Engine:
     command: list[str]
     port: int
     log: Path
-    process: Guarded = field(repr=False)
+    process: Guarded | Adopted = field(repr=False)
     need: Need
     container: str = ""  # its container's name
     startup_s: float = 0.0
@@ -59,6 +59,11 @@ class Engine:
         self.stop()
 
     def stop(self) -> None:
+        """End the engine; one that many notebooks share (process.keeper) stays for the next."""
+        if keeper() is None:
+            self.end()
+
+    def end(self) -> None:
         """End the engine and every process below it; returns when they are gone."""
         self.process.end()
         record_file(self.process.pid).unlink(missing_ok=True)
@@ -135,7 +140,7 @@ def guarded(
     guard = memory.guard(machine, log.with_suffix(".memory"))
     afterwards = containers.removal(container) if container else []
     with log.open("wb") as out:
-        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard)
+        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard, owner=keeper())
     engine = Engine(
         spec, what.model, what.precision, what.flags, what.cores, version, command, port, log, process, needed,
         container,
@@ -145,7 +150,8 @@ def guarded(
         "started": start_time(process.pid),
         "engine": spec.name,
         "port": port,
-        "parent": os.getpid(),
+        "parent": keeper() or os.getpid(),
+        "log": str(log),
     }
     record_file(process.pid).parent.mkdir(parents=True, exist_ok=True)
     record_file(process.pid).write_text(json.dumps(record))

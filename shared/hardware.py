@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from shared import paths
 from shared.errors import LabError
 from shared.host import GIB, HERE, MISSING, TIMED_OUT, Answer, Host, cpuinfo, meminfo, memory_limit
 
@@ -281,6 +282,9 @@ def cpu_flags() -> str:
 
 
 def browser(host: Host = HERE) -> str | None:
-    """The path of a Chrome or Chromium, if there is one."""
+    """The path of a Chrome or Chromium, if there is one: on the PATH, or as environment/browser.py fetched it."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next((path for name in names if (path := host.which(name))), None)
+    if found := next((path for name in names if (path := host.which(name))), None):
+        return found
+    fetched = sorted(paths.browsers().glob("chromium-*/chrome-linux*/chrome")) if host is HERE else []
+    return str(fetched[-1]) if fetched else None

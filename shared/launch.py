@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shared import containers, hub, memory, paths
+from shared import containers, hub, kept, memory, paths
 from shared.api import get, post_json
 from shared.engine import Engine, environment, guarded
 from shared.engines import ENGINES, EngineSpec, Flags, Start, as_arguments
@@ -72,10 +72,15 @@ def launch(
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
-        old.stop()
+        old.end()
     if isinstance(way, Native):
         home = wait_until_installed(spec, model, precision, quiet)
     needed = memory.need(spec, model, precision, flags, machine)
+    if engine := kept.take(spec, model, precision, flags, cores, port, needed):
+        _running[name] = engine
+        if not quiet:
+            print(f"{spec.title} {engine.version} answers on {engine.url}, started for an earlier notebook")
+        return engine
     memory.require(spec, needed, flags, machine, ours())
     if port and taken(port):
         raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.",
@@ -96,8 +101,9 @@ def launch(
     try:
         wait_until_ready(engine, timeout_s or way.ready_within_s, quiet)
     except BaseException:
-        engine.stop()
+        engine.end()
         raise
+    kept.note(engine)
     return engine
 
 

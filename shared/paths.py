@@ -21,6 +21,11 @@ def install_status() -> Path:
     return cache() / "logs" / "install-status.txt"
 
 
+def browsers() -> Path:
+    """Where Playwright puts the Chromium that it downloads."""
+    return cache() / "browsers"
+
+
 def measuring() -> Path:
     """The lock of a running measurement: a set-up holds its builds still, other measurements wait."""
     return cache() / "measuring.lock"

@@ -160,5 +160,7 @@ def show(item: Table) -> None:
         picture = item.png()
         if picture:
             bundle["image/png"] = base64.b64encode(picture).decode()
-        display(bundle, raw=True)
+        # Where nbconvert looks for it.
+        alt = f"{item.title}: a figure whose numbers are in the table below."
+        display(bundle, raw=True, metadata={"image/png": {"alt": alt}} if picture else {})
     display({"text/html": item.html(), "text/plain": item.markdown()}, raw=True)

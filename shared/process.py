@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -27,8 +28,12 @@ class Guarded:
         nice: int = 0,
         afterwards: Sequence[str] = (),
         guard: Mapping[str, object] | None = None,
+        owner: int | None = None,
     ) -> None:
-        """`afterwards` is run when all is over; `guard` holds the arguments of watchdog.Guard."""
+        """`afterwards` is run when all is over; `guard` holds the arguments of watchdog.Guard.
+
+        With an `owner` it lives as long as that process, not as long as this one.
+        """
         read_end, self._lifeline = os.pipe()  # while our end is open, the watchdog lets the command live
         settings = json.dumps(
             {
@@ -37,6 +42,7 @@ class Guarded:
                 "nice": nice,
                 "afterwards": list(afterwards),
                 "guard": guard,
+                "owner": owner,
             }
         )
         try:
@@ -51,7 +57,7 @@ class Guarded:
             raise
         finally:
             os.close(read_end)
-        self.pid = self._process.pid
+        self.pid, self._owned = self._process.pid, owner is not None
 
     def exit_code(self) -> int | None:
         """None while it runs; 128 + n if signal n ended it."""
@@ -68,7 +74,36 @@ class Guarded:
         lifeline, self._lifeline = self._lifeline, -1  # first: another thread may end it as well
         if lifeline >= 0:
             os.close(lifeline)
+            if self._owned and self._process.poll() is None:
+                os.kill(self.pid, signal.SIGTERM)
         self._process.wait()
+
+
+class Adopted:
+    """A guarded command that another process has started, found again by its watchdog's id."""
+
+    def __init__(self, pid: int, started: int) -> None:
+        self.pid, self._started = pid, started
+
+    def exit_code(self) -> int | None:
+        """None while it runs. How it ended only its parent knows."""
+        return None if start_time(self.pid) == self._started else 1
+
+    def ready(self) -> None:
+        """It has started long ago."""
+
+    def end(self) -> None:
+        """End it and everything that it started; returns when they are gone."""
+        while self.exit_code() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            time.sleep(0.05)
+
+
+def keeper() -> int | None:
+    """The process that engines belong to in place of this one (LABS_ENGINES_OF), where many notebooks share them."""
+    asked = os.environ.get("LABS_ENGINES_OF", "")
+    return int(asked) if asked.isdigit() else None
 
 
 @contextlib.contextmanager

@@ -112,6 +112,12 @@ class Guard:
 def main() -> int:
     settings: dict[str, Any] = json.loads(sys.argv[1])
     lifeline, parent, afterwards = settings["lifeline"], settings["parent"], settings["afterwards"]
+    if settings["owner"]:  # it lives as long as that process, whatever becomes of the parent
+        try:
+            lifeline, parent = os.pidfd_open(settings["owner"]), None
+        except OSError as e:
+            print(f"the owner, process {settings['owner']}, is gone: {e.strerror}", file=sys.stderr)
+            return 143
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -146,12 +152,12 @@ def main() -> int:
         return 127
     done = os.pidfd_open(child.pid)
     tripped = False
-    while child.poll() is None and not asked_to_stop and os.getppid() == parent:
+    while child.poll() is None and not asked_to_stop and parent in (None, os.getppid()):
         if guard and guard.tripped():
             tripped = True
             signal_all(descendants(own), signal.SIGKILL)  # no grace: memory can fall by 2 GiB a second
             break
-        # The pipe never carries data: readable means that its other end is closed.
+        # The pipe never carries data: readable means that its other end is closed. (A process: that it has ended.)
         if lifeline in select.select([lifeline, done], [], [], 0.5)[0]:
             break
     code = child.poll()

@@ -29,7 +29,7 @@ def test_jupyterlab_opens_on_the_first_lab() -> None:
         with urllib.request.urlopen(address, timeout=20) as page:
             assert page.status == 200
             assert "JupyterLab" in page.read().decode()
-        assert "/lab/tree/solutions/lab-3.3.1-engine-benchmark.ipynb" in address
+        assert "/lab/tree/labs/lab-3.3.1-engine-benchmark.ipynb" in address
         for _ in range(2):  # the first asks whether it is meant
             os.killpg(lab.pid, signal.SIGINT)
         lab.communicate(timeout=30)

@@ -1,0 +1,43 @@
+"""The Chromium that tests look at pages with: one on the PATH, else Debian's (as root), else Playwright's own.
+
+Playwright's goes into the cache, where shared.hardware.browser finds it as well. There is no going on without:
+a test that is left out proves nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from shared import LabError, paths
+from shared.hardware import browser
+
+DEBIAN = ("chromium", "fonts-dejavu-core")
+
+
+def ensure() -> str:
+    """The path of a Chromium that starts. Raises LabError if none could be had."""
+    if not browser() and os.geteuid() == 0 and shutil.which("apt-get"):
+        print("Installing Debian's Chromium ...", flush=True)
+        for command in (["update", "-qq"], ["install", "-y", "-qq", *DEBIAN]):
+            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not browser():
+        print(f"Fetching Chromium into {paths.show(paths.browsers())} ...", flush=True)
+        env = {**os.environ, "PLAYWRIGHT_BROWSERS_PATH": str(paths.browsers())}
+        subprocess.run([sys.executable, "-m", "playwright", "install", "--no-shell", "chromium"], env=env)
+    found = browser()
+    if found is None:
+        raise LabError("The tests open pages in Chromium, and none is there or could be fetched (see above).",
+                       "sudo apt install chromium, then the same command again")  # fmt: skip
+    said = subprocess.run([found, "--version"], capture_output=True, text=True)
+    if said.returncode:
+        raise LabError(f"{found} does not start: {said.stderr.strip()[-300:]}",
+                       "sudo apt install chromium, then the same command again")  # fmt: skip
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        ensure()
+    except LabError as error:
+        sys.exit(str(error))

@@ -1,0 +1,61 @@
+"""How nbval runs the course's notebooks here: `pytest -p tests.notebooks --nbval-lax labs solutions`.
+
+Engines belong to pytest, not to a notebook's kernel: the next notebook goes on with those whose flags are equal.
+When a cell fails, the logs of the engines stand below its error.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import launch, paths
+
+KEEPER = "LABS_ENGINES_OF"
+
+
+def is_cell(item: pytest.Item) -> bool:
+    return type(item).__name__ == "IPyNbCell"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A kernel is started with the first cell of its notebook, and takes the environment of that moment."""
+    if is_cell(item):
+        os.environ[KEEPER] = str(os.getpid())
+    try:
+        return (yield)
+    finally:
+        os.environ.pop(KEEPER, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    report = yield
+    if report.failed and is_cell(item):
+        for record in engines():
+            lines = Path(record["log"]).read_text(errors="replace").splitlines()[-15:]
+            report.sections.append((f"log of {record['engine']}, its last lines", "\n".join(lines)))
+    return report
+
+
+def engines() -> list[dict[str, Any]]:
+    """Those that this test run's notebooks have started."""
+    found = []
+    for file in sorted((paths.cache() / "run").glob("*.json")):
+        record = json.loads(file.read_text())
+        if record.get("parent") == os.getpid() and "log" in record:
+            found.append(record)
+    return found
+
+
+def pytest_sessionfinish() -> None:
+    launch.down(parent=os.getpid())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """JupyterLab comes last: it goes on with the engines of the notebooks."""
+    items.sort(key=lambda item: item.path.name == "test_jupyterlab.py")

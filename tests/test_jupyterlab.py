@@ -1,0 +1,109 @@
+"""A lab in a real JupyterLab, opened and run from top to bottom in Chromium, as a student does it.
+
+It runs after the notebooks of nbval (tests/notebooks.py), on their engines, and goes on from what they measured.
+LABS_PICTURES names a folder for pictures of each screen, to be looked at.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+from processes import eventually
+
+from shared import hardware, paths
+from shared.process import free_port, taken
+
+pytestmark = [pytest.mark.engine, pytest.mark.browser]
+
+LAB = "lab-3.3.1-engine-benchmark.ipynb"
+SCREEN = {"width": 1280, "height": 960}
+WITHIN_MS = 600_000
+RESULTS = os.environ.get("LABS_RESULTS", "")  # of the whole run; a test's own folder replaces it
+
+# Every cell is in the page, not only those on the screen.
+SETTINGS = {"notebook-extension/tracker": '{"windowingMode": "none"}'}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, own_results: Path) -> Iterator[str]:
+    """The address of a JupyterLab on a copy of labs/, its engines those of the notebooks."""
+    shutil.copytree(paths.REPO / "labs", tmp_path / "labs")
+    for name, text in SETTINGS.items():
+        file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    port, token = free_port(), secrets.token_hex(8)
+    env = {
+        **os.environ, "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "LABS_ENGINES_OF": str(os.getpid()),
+        "LABS_RESULTS": RESULTS or str(own_results), "LABS_SIZE": "quick",
+    }  # fmt: skip
+    options = [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--ServerApp.ip=127.0.0.1"]
+    with (tmp_path / "jupyter.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options],
+            cwd=tmp_path / "labs", env=env, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert eventually(lambda: taken(port), 60), (tmp_path / "jupyter.log").read_text()
+    yield f"http://127.0.0.1:{port}/lab/tree/{LAB}?token={token}"
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=hardware.browser(), args=["--no-sandbox"])
+        page = browser.new_page(viewport=SCREEN)  # type: ignore[arg-type]
+        yield page
+        browser.close()
+
+
+def test_a_lab_runs_from_top_to_bottom_and_can_be_read(lab: str, page: Page) -> None:
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before, a run is silently dropped
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
+            return prompts.length > 20 && prompts.every(p => /^\\[\\d+\\]:$/.test(p));
+        }""",
+        timeout=WITHIN_MS,
+    )
+    look_at_every_screen(page)
+
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    answers = page.locator(".jp-OutputArea").filter(has_text="Not attempted.")
+    assert answers.count() == 5
+    assert "With the reference's ceiling_tok_s" in page.locator(".jp-Notebook").inner_text()
+    assert page.locator(".jp-OutputArea .main-svg").count() >= 3  # plotly has drawn
+    milestone = page.locator(".widget-html").filter(has_text="Milestone 3.3.1")
+    assert "7 of 7 claims borne out" in milestone.inner_text()
+    assert "(with the reference: ttft_ms, tpot_ms, output_tok_s)" in milestone.inner_text()
+    page.get_by_role("button", name="Check again").click()
+
+    callouts = page.locator(".jp-RenderedMarkdown .alert")
+    assert callouts.count() >= 8
+    colours = {c.evaluate("e => getComputedStyle(e).backgroundColor") for c in callouts.all()}
+    assert "rgba(0, 0, 0, 0)" not in colours
+    assert len(colours) == 3
+    for output in page.locator(".jp-Cell-outputArea").all():
+        assert output.bounding_box()["height"] <= SCREEN["height"], output.inner_text()[:200]  # type: ignore[index]
+
+
+def look_at_every_screen(page: Page) -> None:
+    folder = os.environ.get("LABS_PICTURES")
+    if not folder:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(page.locator(".jp-Notebook .jp-Cell").all()):
+        cell.scroll_into_view_if_needed()
+        cell.screenshot(path=Path(folder) / f"cell-{number:02d}.png")
