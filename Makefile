@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint progress labs labs-check solutions bench bench-client compare doctor \
+.PHONY: help setup model engines lab report test check drill lint progress grade labs labs-check solutions bench bench-client compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -55,6 +55,9 @@ lint: setup
 
 progress: setup ## how far you are: the milestones of all six labs
 	@$(PY) -m shared.milestones
+
+grade: setup ## (for instructors) students' results and notebooks: make grade FOLDER=submissions
+	@$(PY) -m shared.grade "$(FOLDER)"
 
 labs: setup ## (for instructors) write labs/ anew from solutions/
 	@$(PY) -m shared.authoring
