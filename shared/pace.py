@@ -64,7 +64,7 @@ def solution_took(number: str) -> dict[str, tuple[float, str]]:
     where: Mapping[str, Any] = checks.notebook(lab).metadata.get("run_on", {})
     if where.get("size") != detect().size:
         return {}
-    on = f"on {where['cores']} cores of an {where['processor']}"
+    on = f"on {where['cores']} cores ({where['processor']})"
     cells = checks.notebook(lab).cells
     return {name(c.source): (c.metadata[TOOK], on) for c in cells if TOOK in c.metadata}
 

@@ -45,12 +45,18 @@ class Table:
 
     def html(self) -> str:
         head = "".join(f"<th>{html.escape(h)}</th>" for h in self.header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        body = "".join("<tr>" + "".join(map(html_cell, row)) + "</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def markdown(self) -> str:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def html_cell(text: str) -> str:
+    """Numbers stand to the right, where JupyterLab puts everything; words to the left."""
+    left = "" if text[:1].isdigit() else " style='text-align:left'"
+    return f"<td{left}>{html.escape(text)}</td>"
 
 
 @dataclass(frozen=True)

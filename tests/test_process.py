@@ -15,7 +15,7 @@ import pytest
 from processes import alive, eventually, read_pid
 
 from shared import paths
-from shared.process import Guarded, free_port, held, taken
+from shared.process import Adopted, Guarded, free_port, held, start_time, taken
 
 OWNER = """
 import sys, time
@@ -175,3 +175,38 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
     first.communicate()
     assert second.communicate(timeout=20)[0] == "inside\n"
     assert not held(lock)
+
+
+def test_what_has_an_owner_outlives_its_parent_and_ends_with_the_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen(["sleep", "60"])
+    code = OWNER.replace("log)", f"log, owner={owner.pid})").replace("time.sleep(60)", "")
+    log, pid = tmp_path / "log", tmp_path / "pid"
+    subprocess.run([sys.executable, "-c", code, str(log), "sleep 50", str(pid)], cwd=paths.REPO, check=True)
+    watchdog = read_pid(pid)
+    assert not eventually(lambda: not alive(watchdog), 1.5)
+    owner.kill()
+    owner.wait()
+    assert eventually(lambda: not alive(watchdog))
+
+
+def test_an_owned_process_is_found_again_and_ended(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        owned = Guarded(["sleep", "50"], log, owner=os.getpid())
+    started = start_time(owned.pid)
+    assert started
+    found = Adopted(owned.pid, started)
+    assert found.exit_code() is None
+    assert Adopted(owned.pid, started + 1).exit_code() is not None  # a later process with the same id
+    found.end()
+    assert found.exit_code() is not None
+    owned.end()
+
+
+def test_an_owner_that_is_gone_starts_nothing(tmp_path: Path) -> None:
+    owner = subprocess.Popen(["true"])
+    owner.wait()
+    with (tmp_path / "log").open("wb") as log:
+        owned = Guarded(["sleep", "50"], log, owner=owner.pid)
+        assert eventually(lambda: owned.exit_code() == 143)
+    assert "is gone" in (tmp_path / "log").read_text()
+    owned.end()

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from shared import paths
+from shared import course, paths
 
 NOTEBOOKS = sorted((paths.REPO / "solutions").glob("*.ipynb"))
 
@@ -67,8 +67,30 @@ def test_a_solution_is_fit_to_be_published(file: Path) -> None:
     figures = [o for c in code for o in c.outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert figures
     assert all("image/png" in o["data"] for o in figures), "GitHub shows only static pictures: run it with Chromium"
+    assert all(o["metadata"]["image/png"]["alt"] for o in figures)
     milestone = json.dumps([c.outputs for c in code if c.id == "milestone"])
-    assert "6 of 6 claims borne out" in milestone
+    [lab] = [lab for lab in course.LABS.values() if lab.notebook == file.name]
+    assert f"{len(lab.claims)} of {len(lab.claims)} claims borne out" in milestone
+    for cell in code:
+        said = "".join(o.get("text", "") for o in cell.outputs)
+        assert said.count("\n") <= 40, f"{cell.id} prints more than a screen"
+
+
+# How a callout looks in JupyterLab, by the word that it begins with: colour is never the only signal.
+CALLOUTS = {"Predict": "info", "Do": "success", "Measure": "success", "Explain": "info", "Common mistake": "warning"}
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
+def test_callouts_are_of_one_style(file: Path) -> None:
+    texts = [c.source for c in nbformat.read(file, as_version=4).cells if c.cell_type == "markdown"]
+    found = re.findall(r'^<div class="alert alert-(\w+)">\n\n\*\*([\w ]+)\.\*\* .+?\n\n</div>$', "\n".join(texts),
+                       re.M | re.S)  # fmt: skip
+    assert {word for _, word in found} == set(CALLOUTS)
+    assert all(CALLOUTS[word] == look for look, word in found)
+    assert "\n".join(texts).count("<div") == len(found)
+    for word in CALLOUTS:
+        bare = re.findall(rf"^\*\*{word}\.\*\*", "\n".join(texts), re.M)
+        assert len(bare) == sum(word == w for _, w in found), f"{word} outside of a callout"
 
 
 def test_make_lets_python_keep_what_it_compiled() -> None:
