@@ -7,6 +7,7 @@ Stops at the first cell that fails. However it ends, the notebook's engines end 
 """
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -30,8 +31,10 @@ class Runner(NotebookClient):  # type: ignore[misc]
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str, cell_index: int) -> Any:
         content = msg["content"]
-        if msg["msg_type"] == "stream" and (sys.stdout.isatty() or not content["text"].startswith("\r")):
-            print(content["text"], end="", flush=True)
+        if msg["msg_type"] == "stream":
+            # A progress bar rewrites its line: where that can't be seen, only what was left in the end is shown.
+            text = content["text"] if sys.stdout.isatty() else re.sub(r"[^\n]*\r", "", content["text"])
+            print(text, end="", flush=True)
         elif msg["msg_type"] in ("display_data", "execute_result"):
             text = content["data"].get("text/plain", "")
             if not text.startswith("<"):

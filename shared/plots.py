@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from shared.engines import ENGINES
+from shared.errors import LabError
 from shared.hardware import browser
 from shared.metrics import Spread, number
 from shared.results import Entry
@@ -30,6 +31,7 @@ LOOK = {
     "sglang": ("#CC79A7", "triangle-up", "dashdot"),
     "trtllm": ("#56B4E9", "x", "longdash"),
 }
+WIDTH = 760  # of a static picture
 INK, GRID = "#24292f", "#d8dee4"
 
 Rounds = dict[tuple[str, int], list[float]]
@@ -74,7 +76,7 @@ class Plot(Table):
             import kaleido
 
             picture: bytes = kaleido.calc_fig_sync(
-                self.figure, opts={"format": "png", "width": 760, "height": 420, "scale": 2}, kopts={"path": path}
+                self.figure, opts={"format": "png", "width": WIDTH, "height": 420, "scale": 2}, kopts={"path": path}
             )
             return picture
         return None
@@ -99,6 +101,8 @@ def by_users(
     `ceiling` (name, value) draws a dotted line, such as a physical limit.
     """
     data = rounds(entries, value)
+    if not data:
+        raise LabError(f"There is nothing to draw for “{title}”.", "run the cell that measures it first: run-load")
     engines = [name for name in ENGINES if any(e == name for e, _ in data)]
     users = sorted({u for _, u in data})
     figure = go.Figure(layout=layout(title, "users at once", unit))
@@ -166,7 +170,7 @@ def show(item: Table) -> None:
         picture = item.png()
         if picture:
             bundle["image/png"] = base64.b64encode(picture).decode()
-        # Where nbconvert looks for it.
-        alt = f"{item.title}: a figure whose numbers are in the table below."
-        display(bundle, raw=True, metadata={"image/png": {"alt": alt}} if picture else {})
+        # Where nbconvert looks for the one and JupyterLab for the other: the picture has twice as many points.
+        about = {"alt": f"{item.title}: a figure whose numbers are in the table below.", "width": WIDTH}
+        display(bundle, raw=True, metadata={"image/png": about} if picture else {})
     display({"text/html": item.html(), "text/plain": item.markdown()}, raw=True)
