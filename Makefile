@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint progress labs labs-check solutions bench bench-client compare doctor \
+.PHONY: help setup model engines lab report test check drill lint progress labs labs-check solutions bench bench-client compare grade doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -73,6 +73,9 @@ bench: engines bench-client ## that, and vLLM's own benchmark client against the
 
 compare: setup ## two ledgers side by side, a laptop's and a Spark's, say: make compare A=results B=other/results
 	@$(PY) -m shared.side_by_side "$(A)" "$(B)"
+
+grade: setup ## (for instructors) many students' results and notebooks: make grade FOLDER=submissions
+	@$(PY) -m shared.grade "$(FOLDER)" $(ARGS)
 
 doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
 	@$(PY) -m shared.doctor $(ARGS)
