@@ -311,7 +311,7 @@ def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp
         (tmp_path / name / "3.3.1").mkdir(parents=True)
         (tmp_path / name / "3.3.1.json").write_text("{}")
     with gzip.open(tmp_path / "tim" / "3.3.1" / "x.json.gz", "wb", 1) as many:
-        many.write(b"[" + b"[]," * 6 * 10**6 + b"0]")
+        many.write('"😀'.encode() + b"a" * 80 * 2**20 + b'"')  # read as text, each character takes 4 bytes
     command = f"ulimit -v 500000; {sys.executable} -m shared.grade {tmp_path}"
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
     assert "judging it failed: MemoryError" in said
