@@ -57,7 +57,7 @@ progress: setup ## how far you are: the milestones of all six labs
 	@$(PY) -m shared.milestones
 
 grade: setup ## (for instructors) students' results and notebooks: make grade FOLDER=submissions
-	@$(PY) -m shared.grade "$(FOLDER)"
+	@$(PY) -m shared.grade "$(FOLDER)" $(ARGS)
 
 labs: setup ## (for instructors) write labs/ anew from solutions/
 	@$(PY) -m shared.authoring

@@ -156,7 +156,8 @@ def read(file: Path) -> bytes | None:
 
 def change(file: Path, data: bytes | None) -> bool:
     if worked_in(file):
-        aside = files.unused(file.with_name("yours-" + file.stem)).with_suffix(".ipynb")
+        aside = files.unused(file.with_name(f"yours-{file.stem}"))
+        aside = aside.with_name(f"{aside.name}.ipynb")
         file.rename(aside)
         print(f"{paths.show(file)} had been run or worked in; it is kept as {aside.name}.")
     if data is None:

@@ -21,6 +21,8 @@ from shared.load import Run
 from shared.metrics import summarise
 from shared.results import Entry
 
+# What reading an entry raises that is JSON, but not of the form that the labs write.
+NONSENSE = (LabError, TypeError, LookupError, ValueError, ArithmeticError, AttributeError)
 NAMED = ("time", "host", "processor", "code_sha256")  # what an entry says that `results.record` wrote here
 
 
@@ -81,8 +83,16 @@ def tested(claim: Claim, evidence: Evidence) -> Found:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         return Found(claim.text, False, f"refused: {key}: {why}{more}: run its cell again")
     evidence.seen.clear()
-    ok, said = claim.test(evidence)
-    return Found(claim.text, ok, said + (origin(evidence.seen) + by_reference(evidence.lab, claim) if ok else ""))
+    try:
+        ok, found = claim.test(evidence)
+    except NONSENSE as e:
+        return Found(claim.text, False, f"refused: its results are not as the lab's cells write them ({said(e)})")
+    return Found(claim.text, ok, found + (origin(evidence.seen) + by_reference(evidence.lab, claim) if ok else ""))
+
+
+def said(e: Exception) -> str:
+    """An error in one line, whatever it carries."""
+    return (str(e) if isinstance(e, LabError) else f"{type(e).__name__}: {e}").splitlines()[0]
 
 
 def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
@@ -103,8 +113,8 @@ def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
         if "output_tok_s" not in entry["values"] or "requests" not in entry["values"]:
             return ""
         again = summarise(run_of(entry, raw)).values()
-    except (LabError, TypeError, KeyError, ValueError, AttributeError) as e:
-        return f"its figures can't be computed again from its raw traces ({str(e).splitlines()[0]})"
+    except NONSENSE as e:
+        return f"its figures can't be computed again from its raw traces ({said(e)})"
     wrong = [name for name in again if again[name] != entry["values"].get(name)]
     return f"{', '.join(wrong)} doesn't follow from the raw traces" if wrong else ""
 

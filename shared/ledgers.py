@@ -18,9 +18,9 @@ from shared import paths
 from shared.errors import LabError
 
 SCHEMA = 2  # 1: raw traces were not packed, and the code that measured was not named by its hash
+LARGEST = 256 * 2**20  # bytes of one result, unpacked: the labs' own have a few hundred thousand
 KINDS = re.compile(r"measured|simulated|quoted: .+, \d{4}(-\d\d){0,2}")
 KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of the raw file
-RAW_BYTES = 256 * 2**20  # unpacked; a thousand requests of a thousand tokens take a tenth of it
 Entry = dict[str, Any]
 
 
@@ -84,13 +84,13 @@ def read(file: Path) -> Found:
 
 
 def read_raw(file: Path) -> dict[str, Any] | None:
-    """An entry with its raw data, from a raw file; None if it is missing, torn or something else."""
+    """An entry with its raw data, from a raw file; None if it is missing, torn, far too large or something else."""
     try:
-        with gzip.open(file) as packed:
-            data = packed.read(RAW_BYTES + 1)
+        with gzip.open(file) as packed:  # a small file can unpack to more than any memory holds
+            data = packed.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error):
         return None
-    stored = _parsed(data) if len(data) <= RAW_BYTES else None
+    stored = _parsed(data) if len(data) <= LARGEST else None
     return stored if isinstance(stored, dict) and _is_entry(stored.get("entry")) else None
 
 

@@ -47,15 +47,15 @@ def written(folder: Path, *cells: tuple[str, str, list[str]]) -> Path:
         cell.id = name
         notebook.cells.append(cell)
     folder.mkdir(exist_ok=True)
-    nbformat.write(notebook, folder / "lab-1.ipynb")
+    nbformat.write(notebook, folder / "lab-3.3.1-x.ipynb")
     return folder
 
 
 def test_a_solution_becomes_a_todo_that_names_its_exercise(tmp_path: Path) -> None:
     solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []), ("all-done", "assert 1", ["solution-only"]))
     made = authoring.make_labs(solutions, tmp_path / "labs")
-    assert made == [Path("lab-1.ipynb")]
-    lab = nbformat.read(tmp_path / "labs" / "lab-1.ipynb", as_version=4)
+    assert made == [Path("lab-3.3.1-x.ipynb")]
+    lab = nbformat.read(tmp_path / "labs" / "lab-3.3.1-x.ipynb", as_version=4)
     nbformat.validate(lab)
     [cell] = lab.cells
     assert cell.id == "ex-area"
@@ -70,11 +70,11 @@ def test_a_solution_becomes_a_todo_that_names_its_exercise(tmp_path: Path) -> No
 def test_the_same_bytes_twice_and_nothing_to_do_the_second_time(tmp_path: Path) -> None:
     solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
     authoring.make_labs(solutions, tmp_path / "labs")
-    first = (tmp_path / "labs" / "lab-1.ipynb").read_bytes()
+    first = (tmp_path / "labs" / "lab-3.3.1-x.ipynb").read_bytes()
     assert authoring.make_labs(solutions, tmp_path / "labs") == []
-    (tmp_path / "labs" / "lab-1.ipynb").unlink()
+    (tmp_path / "labs" / "lab-3.3.1-x.ipynb").unlink()
     authoring.make_labs(solutions, tmp_path / "labs")
-    assert (tmp_path / "labs" / "lab-1.ipynb").read_bytes() == first
+    assert (tmp_path / "labs" / "lab-3.3.1-x.ipynb").read_bytes() == first
 
 
 def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
 )
 def test_a_stray_marker_is_named_with_its_place(tmp_path: Path, source: str, said: str) -> None:
     solutions = written(tmp_path / "solutions", ("ex-area", source, []))
-    with pytest.raises(LabError, match=rf"lab-1.ipynb, {said}|lab-1.ipynb, cell ex-area, {said}"):
+    with pytest.raises(LabError, match=rf"lab-3.3.1-x.ipynb, {said}|lab-3.3.1-x.ipynb, cell ex-area, {said}"):
         authoring.make_labs(solutions, tmp_path / "labs")
     assert not (tmp_path / "labs").exists()
 
@@ -121,14 +121,14 @@ def test_a_lab_that_a_student_has_worked_in_is_kept(tmp_path: Path) -> None:
     solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
     labs = tmp_path / "labs"
     authoring.make_labs(solutions, labs)
-    lab = nbformat.read(labs / "lab-1.ipynb", as_version=4)
+    lab = nbformat.read(labs / "lab-3.3.1-x.ipynb", as_version=4)
     lab.cells[0].execution_count = 4
     lab.cells[0].source = "my work"
-    nbformat.write(lab, labs / "lab-1.ipynb")
+    nbformat.write(lab, labs / "lab-3.3.1-x.ipynb")
     authoring.make_labs(solutions, labs)
-    [kept] = labs.glob("yours-*.ipynb")
+    [kept] = labs.glob("yours-lab-3.3.1-x-2*.ipynb")
     assert "my work" in kept.read_text()
-    assert "my work" not in (labs / "lab-1.ipynb").read_text()
+    assert "my work" not in (labs / "lab-3.3.1-x.ipynb").read_text()
 
 
 def test_a_lab_without_solution_goes_and_other_files_stay(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_lab_without_solution_goes_and_other_files_stay(tmp_path: Path) -> Non
     (labs / "lab-old.ipynb").write_text(json.dumps(nbformat.v4.new_notebook()))
     (labs / "notes.txt").write_text("mine")
     authoring.make_labs(solutions, labs)
-    assert {f.name for f in labs.iterdir()} == {"lab-1.ipynb", "notes.txt"}
+    assert {f.name for f in labs.iterdir()} == {"lab-3.3.1-x.ipynb", "notes.txt"}
 
 
 def test_labs_are_as_their_solutions_say() -> None:
