@@ -126,6 +126,7 @@ def run_of(entry: Entry, raw: Any) -> Run:
     return Run(
         traces, values["users"], source["max_tokens"], source["prompts"], {}, values["client_cpu_share"],
         values["counted"], source.get("load", {}), values["client_lag_ms"],
+        values["others_cpu_share"],
     )  # fmt: skip
 
 

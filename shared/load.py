@@ -10,7 +10,8 @@ other. There a stalled engine shows: the latency counts from the moment at which
 (to leave out the wait before it was sent is known as coordinated omission).
 
 While a load runs, a task looks how late this process's event loop wakes up: where the client was the bottleneck, the
-run says so (metrics.Summary.client_bottleneck).
+run says so (metrics.Summary.client_bottleneck), and also where other programs took the engine's cores
+(metrics.Summary.disturbed).
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from shared import paths
 from shared.api import counters
 from shared.client import Exchange, Limits, Trace, exchange
+from shared.contention import Contention
 from shared.engine import Engine
 from shared.errors import LabError
 from shared.failures import failure
@@ -57,6 +59,7 @@ class Run:
     counted: dict[str, float] = field(default_factory=dict)  # by how much the engine's own counters grew
     load: Mapping[str, Any] = field(default_factory=lambda: {"kind": "closed"})  # how the requests came
     client_lag_ms: Mapping[str, float] | None = None  # p50, p99, max: how late the event loop woke up
+    others_cpu_share: float | None = None  # of all cores, taken by other programs; None of an engine in a container
 
 
 def closed(
@@ -213,6 +216,7 @@ def _measure(
             await asyncio.gather(*(send(4, None) for _ in range(warmup)))
             before = counters(engine)
             cpu, wall = _cpu_s(), time.perf_counter()
+            others = None if engine.container else Contention(engine.process.pid)
             lag: list[float] = []
             watch = asyncio.create_task(_watch_lag(lag))
             with tqdm(
@@ -221,6 +225,7 @@ def _measure(
                 sent = await drive(send, line)
             watch.cancel()
             share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
+            others_share = others.others_share() if others else None
             after = counters(engine)
         return Run(
             traces=tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent),
@@ -231,6 +236,7 @@ def _measure(
             client_cpu_share=round(share, 4),
             counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
             client_lag_ms=_spread_of_lag(lag),
+            others_cpu_share=others_share,
             load={"about_cache": prompts.about_cache},
         )
 

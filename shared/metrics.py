@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from shared.client import Trace
+from shared.contention import disturbance
 from shared.errors import LabError
 from shared.load import Run
 from shared.prompts import OPENING_TOKENS
@@ -236,6 +237,8 @@ class Summary:
     client_cpu_share: float
     client_lag_ms: Mapping[str, float] | None
     client_bottleneck: str | None
+    others_cpu_share: float | None  # of all the machine's cores
+    disturbed: str | None  # why other programs may have slowed the engine down
     counted: dict[str, float]  # by how much the engine's own counters grew
     run: Run = field(repr=False)
 
@@ -295,6 +298,8 @@ def summarise(run: Run) -> Summary:
         client_cpu_share=run.client_cpu_share,
         client_lag_ms=run.client_lag_ms,
         client_bottleneck=bottleneck(run, ttft.median if ttft else None),
+        others_cpu_share=run.others_cpu_share,
+        disturbed=disturbance(run.others_cpu_share),
         counted=run.counted,
         run=run,
     )

@@ -161,12 +161,12 @@ def doubts(entries: dict[str, Entry], loads: dict[str, Entry]) -> list[str]:
     found = []
     for key, entry in loads.items():
         values = entry["values"]
-        said = [values.get("client_bottleneck"), values.get("cache_fault")]
+        said = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
         if limit and values["users"] == 1 and values["output_tok_s"] > limit:
             share = 100 * values["output_tok_s"] / limit
             said.append(f"{number(values['output_tok_s'])} tok/s to one user is {share:.0f} % of the measured ceiling")
         found += [f"- **Doubtful:** {key}: {one}." for one in said if one]
-    return found or ["- No result is above the measured ceiling, and nowhere was the client the bottleneck."]
+    return found or ["- No result is above the measured ceiling, and no client or other program was in the way."]
 
 
 def figures(entries: dict[str, Entry], loads: dict[str, Entry]) -> Section:

@@ -40,14 +40,16 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     fill({"llamacpp": 10}, rounds=1)
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
-    assert "- No result is above the measured ceiling, and nowhere was the client the bottleneck." in text
+    assert "- No result is above the measured ceiling, and no client or other program was in the way." in text
     results.record("3.3.1", "predict/decode-ceiling", {"bandwidth_gb_s": 1, "ceiling_tok_s": 10})
-    run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95)
+    run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95,
+              others_cpu_share=0.4)  # fmt: skip
     results.record("3.3.1", "load/users-1/llamacpp/round-1", metrics.summarise(run))
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
     beside = "- **Doubtful:** load/users-1/llamacpp/round-1: "
     assert f"{beside}the client kept a core 95 % busy." in text
+    assert f"{beside}other programs took 40 % of the machine's cores meanwhile." in text
     assert f"{beside}a prefix cache supplied 30 of 40 prompt tokens" in text
     assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to one user is \d+ % of the measured ceiling", text)
 
