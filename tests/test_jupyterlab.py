@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.browser]
 LAB = "lab-3.3.1-engine-benchmark.ipynb"
 SCREEN = {"width": 1280, "height": 960}
 WITHIN_MS = 600_000
-DRAWN_MS = 60_000  # a cell has ended before JupyterLab has fetched plotly or drawn a widget
+DRAWN_MS = 60_000  # a cell has ended before JupyterLab has drawn its widget or its plot
 RESULTS = os.environ.get("LABS_RESULTS", "")  # of the whole run; a test's own folder replaces it
 
 # Every cell is in the page, not only those on the screen.
@@ -79,8 +79,6 @@ def test_a_lab_runs_from_top_to_bottom_and_can_be_read(lab: str, page: Page) -> 
         }""",
         timeout=WITHIN_MS,
     )
-    expect(page.locator(".jp-OutputArea .js-plotly-plot")).to_have_count(3, timeout=DRAWN_MS)
-    expect(page.locator(".jp-OutputArea .js-plotly-plot .main-svg .plot")).to_have_count(3, timeout=DRAWN_MS)
     milestone = page.locator(".widget-html").filter(has_text="Milestone 3.3.1")
     expect(milestone).to_contain_text("7 of 7 claims borne out", timeout=DRAWN_MS)
     look_at_every_screen(page)
@@ -91,6 +89,14 @@ def test_a_lab_runs_from_top_to_bottom_and_can_be_read(lab: str, page: Page) -> 
     assert "With the reference's ceiling_tok_s" in page.locator(".jp-Notebook").inner_text()
     assert "(with the reference: ttft_ms, tpot_ms, output_tok_s)" in milestone.inner_text()
     page.get_by_role("button", name="Check again").click()
+
+    plots = page.locator(".jp-OutputArea .jp-RenderedPlotly")
+    expect(plots).to_have_count(3)
+    for plot in plots.all():  # plotly's extension shows the static picture until the mouse comes
+        picture = plot.locator("img.plot-img")
+        assert picture.evaluate("e => e.complete && e.naturalWidth") >= 2 * 700
+        plot.hover()
+        expect(plot.locator(".main-svg .scatterlayer .trace").nth(3)).to_be_attached(timeout=DRAWN_MS)
 
     callouts = page.locator(".jp-RenderedMarkdown .alert")
     assert callouts.count() >= 8
