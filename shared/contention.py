@@ -1,55 +1,27 @@
-"""Whether a measurement had the machine to itself: what share of its cores other programs took while it ran.
+"""What other programs take from a measurement: CPU time that neither the engine nor this process spent.
 
 An engine that shares its cores with a browser, an update or another student's job is slower by as much, and nothing
 in its own figures says so. The operating system's count of all busy time, less that of the engine and of this
 process, does.
 """
 
+import contextlib
 import time
 
 import psutil
 
-SHARE_LIMIT = 0.1  # of the machine's cores: what an open JupyterLab and a machine's own chores stay under
+from shared.watchdog import descendants
 
 
-class Contention:
-    """Begins to count when it is made."""
+def others_cpu_s(engine_pid: int) -> float:
+    """CPU seconds of all other programs on all cores, and those that the machine's own host took away.
 
-    def __init__(self, engine_pid: int) -> None:
-        """`engine_pid`: the process that all of the engine's are below."""
-        self._pid = engine_pid
-        self._began_s, self._all_s, self._ours_s = time.monotonic(), busy_s(), self._ours()
-
-    def others_share(self) -> float:
-        """The share of the machine's cores that neither the engine nor this process kept busy since then, 0 to 1."""
-        wall_s = time.monotonic() - self._began_s
-        others_s = busy_s() - self._all_s - (self._ours() - self._ours_s)
-        return round(max(others_s, 0.0) / wall_s / (psutil.cpu_count() or 1), 4)
-
-    def _ours(self) -> float:
-        """CPU seconds of this process, of the engine's, and of those of its children that have ended."""
-        times: list[float] = [sum(psutil.Process().cpu_times()[:2])]
-        try:
-            root = psutil.Process(self._pid)
-            below = root.children(recursive=True)
-        except psutil.NoSuchProcess:  # it died: the load itself says so
-            return times[0]
-        for process in (root, *below):
-            try:
-                times.append(sum(process.cpu_times()[:4]))
-            except psutil.NoSuchProcess:
-                continue
-        return sum(times)
-
-
-def busy_s() -> float:
-    """CPU seconds of all programs on all cores since the machine started, and those that its host took away."""
+    They count from the machine's start, less what is ours: only the difference between two moments means something.
+    `engine_pid`: the process that all of the engine's are below.
+    """
     spent = psutil.cpu_times()
-    return float(spent.user + spent.nice + spent.system + getattr(spent, "steal", 0.0))
-
-
-def disturbance(others_share: float | None) -> str | None:
-    """What is wrong with a run during which others took this share; None if that is little, or isn't known."""
-    if others_share is None or others_share <= SHARE_LIMIT:
-        return None
-    return f"other programs took {100 * others_share:.0f} % of the machine's cores meanwhile"
+    ours_s = time.process_time()
+    for pid in (engine_pid, *descendants(engine_pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ours_s += sum(psutil.Process(pid).cpu_times()[:4])  # and of those of its children that have ended
+    return spent.user + spent.nice + spent.system + spent.steal - ours_s

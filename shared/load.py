@@ -17,8 +17,8 @@ run says so (metrics.Summary.client_bottleneck), and also where other programs t
 import asyncio
 import itertools
 import math
+import os
 import random
-import resource
 import sys
 import threading
 import time
@@ -32,7 +32,7 @@ from tqdm import tqdm
 from shared import paths
 from shared.api import counters
 from shared.client import Exchange, Limits, Trace, exchange
-from shared.contention import Contention
+from shared.contention import others_cpu_s
 from shared.engine import Engine
 from shared.errors import LabError
 from shared.failures import failure
@@ -215,8 +215,7 @@ def _measure(
         async with connections:
             await asyncio.gather(*(send(4, None) for _ in range(warmup)))
             before = counters(engine)
-            cpu, wall = _cpu_s(), time.perf_counter()
-            others = None if engine.container else Contention(engine.process.pid)
+            begin = _clocks_s(engine)
             lag: list[float] = []
             watch = asyncio.create_task(_watch_lag(lag))
             with tqdm(
@@ -224,19 +223,20 @@ def _measure(
             ) as line:
                 sent = await drive(send, line)
             watch.cancel()
-            share = (_cpu_s() - cpu) / (time.perf_counter() - wall)
-            others_share = others.others_share() if others else None
+            cpu_s, others_s, took_s = (now - then for now, then in zip(_clocks_s(engine), begin, strict=True))
             after = counters(engine)
+        others_share = max(others_s, 0.0) / took_s / (os.cpu_count() or 1)
         return Run(
             traces=tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent),
             users=0,
             max_tokens=max_tokens,
             prompts=prompts.name,
             engine=engine.provenance(),
-            client_cpu_share=round(share, 4),
+            client_cpu_share=round(cpu_s / took_s, 4),
             counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
             client_lag_ms=_spread_of_lag(lag),
-            others_cpu_share=others_share,
+            # A container's processes are not below its watchdog, so they would count as others.
+            others_cpu_share=None if engine.container else round(others_share, 4),
             load={"about_cache": prompts.about_cache},
         )
 
@@ -278,9 +278,9 @@ def died(engine: Engine, traces: list[Trace]) -> bool:
     return not engine.alive
 
 
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def _clocks_s(engine: Engine) -> tuple[float, float, float]:
+    """CPU time of this process and of other programs, and time itself; each counts from a moment of its own."""
+    return time.process_time(), others_cpu_s(engine.process.pid), time.perf_counter()
 
 
 def _in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from shared.client import Trace
-from shared.contention import disturbance
 from shared.errors import LabError
 from shared.load import Run
 from shared.prompts import OPENING_TOKENS
@@ -206,6 +205,16 @@ def bottleneck(run: Run, ttft_ms: float | None) -> str | None:
     return None
 
 
+OTHERS_SHARE_LIMIT = 0.1  # of the machine's cores: what an open JupyterLab and a machine's own chores stay under
+
+
+def disturbance(run: Run) -> str | None:
+    """Why other programs may have slowed the engine down; None if they took little, or that isn't known."""
+    if run.others_cpu_share is None or run.others_cpu_share <= OTHERS_SHARE_LIMIT:
+        return None
+    return f"other programs took {100 * run.others_cpu_share:.0f} % of the machine's cores meanwhile"
+
+
 @dataclass(frozen=True)
 class Summary:
     """One run in figures. `run` keeps what they follow from."""
@@ -299,7 +308,7 @@ def summarise(run: Run) -> Summary:
         client_lag_ms=run.client_lag_ms,
         client_bottleneck=bottleneck(run, ttft.median if ttft else None),
         others_cpu_share=run.others_cpu_share,
-        disturbed=disturbance(run.others_cpu_share),
+        disturbed=disturbance(run),
         counted=run.counted,
         run=run,
     )

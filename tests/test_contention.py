@@ -11,36 +11,36 @@ import pytest
 from truth import MODEL, TruthEngine
 
 from shared import load, prompts
-from shared.contention import SHARE_LIMIT, Contention, disturbance
-from shared.metrics import summarise
+from shared.contention import others_cpu_s
+from shared.load import Run
+from shared.metrics import OTHERS_SHARE_LIMIT, disturbance, summarise
 
 SECONDS = 2.0
 
 
 @contextmanager
-def spinning(count: int) -> Iterator[None]:
-    """So many programs that do nothing but take a core each."""
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+def another(*program: str) -> Iterator[int]:
+    """A program that is none of ours, by its id."""
+    process = subprocess.Popen(program)
     try:
-        yield
+        yield process.pid
     finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
+        process.kill()
+        process.wait()
 
 
 def share_of_others(engine: TruthEngine) -> float:
     engine.plan(ttft_s=0.01, gap_s=0.005)
     run = load.closed(engine, prompts.short(MODEL), users=2, seconds=SECONDS, max_tokens=20)
     assert run.others_cpu_share is not None
-    assert summarise(run).disturbed == disturbance(run.others_cpu_share)
+    assert summarise(run).disturbed == disturbance(run)
     return run.others_cpu_share
 
 
 def test_another_programs_core_is_noticed_and_our_own_are_not(tmp_path: Path) -> None:
     with TruthEngine.start(tmp_path / "log") as engine:
         alone = share_of_others(engine)  # other things may run on a test machine: compared, not judged
-        with spinning(1):
+        with another(sys.executable, "-c", "while True: pass"):
             beside = share_of_others(engine)
     core = 1 / (os.cpu_count() or 1)
     assert beside - alone > 0.5 * core
@@ -48,16 +48,16 @@ def test_another_programs_core_is_noticed_and_our_own_are_not(tmp_path: Path) ->
 
 
 def test_the_engines_own_work_is_not_others(tmp_path: Path) -> None:
-    with TruthEngine.start(tmp_path / "log") as engine, subprocess.Popen(["sleep", "60"]) as idle:
+    with TruthEngine.start(tmp_path / "log") as engine, another("sleep", "60") as idle:
         engine.plan(ttft_s=0.001, gap_s=0.0)
-        watch, mistaken = Contention(engine.process.pid), Contention(idle.pid)
+        before_s = others_cpu_s(engine.process.pid), others_cpu_s(idle)
         load.closed(engine, prompts.short(MODEL), users=16, seconds=SECONDS, max_tokens=400)
-        others, with_engine = watch.others_share(), mistaken.others_share()
-        idle.kill()
-    assert with_engine - others > 0.1  # of all cores: the truth server was busy
+        others_s = others_cpu_s(engine.process.pid) - before_s[0]
+        with_engine_s = others_cpu_s(idle) - before_s[1]
+    assert with_engine_s - others_s > 0.2 * SECONDS  # the truth server was busy
 
 
-@pytest.mark.parametrize(("share", "said"), [(None, None), (0.0, None), (SHARE_LIMIT, None), (0.4, "40 %")])
+@pytest.mark.parametrize(("share", "said"), [(None, None), (0.0, None), (OTHERS_SHARE_LIMIT, None), (0.4, "40 %")])
 def test_what_disturbs(share: float | None, said: str | None) -> None:
-    found = disturbance(share)
+    found = disturbance(Run((), 1, 1, "none", {}, 0.0, others_cpu_share=share))
     assert (found is None) if said is None else (found is not None and said in found)
