@@ -52,7 +52,10 @@ def jupyter() -> int:
     if os.getuid() == 0:
         command.append("--allow-root")
     signal.signal(signal.SIGINT, lambda *_: None)  # JupyterLab asks what to do with Ctrl-C, not we
-    return subprocess.Popen(command).wait()
+    lab = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what ends us alone must end it too, and its kernels with it
+        signal.signal(number, lambda *_: lab.terminate())
+    return lab.wait()
 
 
 if __name__ == "__main__":

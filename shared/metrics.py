@@ -205,7 +205,7 @@ def bottleneck(run: Run, ttft_ms: float | None) -> str | None:
     return None
 
 
-OTHERS_SHARE_LIMIT = 0.1  # of the machine's cores: what an open JupyterLab and a machine's own chores stay under
+OTHERS_SHARE_LIMIT = 0.1  # of the machine's cores; a browser that draws JupyterLab on the same two reached 0.11
 
 
 def disturbance(run: Run) -> str | None:
