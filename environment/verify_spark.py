@@ -26,19 +26,13 @@ from shared import LabError, api, containers, hardware, hub, models, paths, resu
 from shared.client import stream
 from shared.engine import Engine
 from shared.engines import ENGINES, Flags
+from shared.greedy import KNOWN, ask
 from shared.hardware import Machine
 from shared.launch import launch
 from shared.models import ModelChoice
 from shared.process import taken
 from shared.prompts import chat
 
-# One word each, so that a small model gets them right, and a stale image that answers garbage doesn't.
-KNOWN = (
-    ("What is the capital of France? Answer with one word.", "paris"),
-    ("What is 2 + 2? Answer with one number.", "4"),
-    ("Which planet do we live on? Answer with one word.", "earth"),
-    ("Complete: Monday, Tuesday, Wednesday, ...", "thursday"),
-)
 # Greedy text of correct engines parts at near-ties; the first words are common to most (FIRST characters of it).
 OPENINGS = ("Count from one to ten in words.", "Name the seven days of the week.", "Recite the alphabet.")
 FIRST = 12
@@ -75,13 +69,6 @@ class Report:
     def add(self, name: str, ok: bool, observed: str) -> None:
         self.checks.append(Check(name, ok, observed))
         print(f"  {'ok    ' if ok else 'FAILED'} {name}: {observed}", flush=True)
-
-
-def ask(engine: Engine, model: ModelChoice, question: str, tokens: int = 24) -> str:
-    """The engine's greedy answer."""
-    body = {"model": engine.served_name, "messages": chat(model, question), "max_tokens": tokens, "temperature": 0}
-    answer = api.post_json(engine.url + "/v1/chat/completions", body)
-    return str(answer["choices"][0]["message"]["content"])
 
 
 def verify_engine(name: str, model: ModelChoice, report: Report) -> None:

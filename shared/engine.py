@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -81,6 +82,21 @@ class Engine:
             containers.resume(self.container)
         else:
             signal_all(descendants(self.process.pid), signal.SIGCONT)
+
+    def resident_gib(self) -> float | None:
+        """The memory of all its processes now; what they share is counted once (Linux' proportional set size).
+
+        None where another user's processes can't be read, as those of a container.
+        """
+        if self.container:
+            return None
+        kib = 0
+        try:
+            for pid in descendants(self.process.pid):
+                kib += int(re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[0])
+        except (OSError, IndexError):
+            return None
+        return kib / 2**20
 
     def said(self) -> str:
         """Its log so far."""

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import paths
 from shared.errors import LabError
@@ -53,7 +53,10 @@ class Machine:
 
     @property
     def effort(self) -> "Effort":
-        return EFFORTS[self.size]
+        """How much to measure: on a GPU longer prompts as well."""
+        effort = EFFORTS[self.size]
+        longer = () if self.profile == "cpu" or self.size == "quick" else (4096, 8192)
+        return replace(effort, prompt_tokens=effort.prompt_tokens + longer)
 
     def __str__(self) -> str:
         own = f" with {self.gpu_memory_gib:.0f} GiB" if self.gpu_memory_gib else ""
@@ -72,9 +75,13 @@ class Effort:
     tokens: int  # of each answer
     waves: int  # requests of each user
     questions: int  # on which an engine is held to the reference
+    prompt_tokens: tuple[int, ...]  # lengths of the long prompts
 
 
-EFFORTS = {"full": Effort(rounds=5, tokens=32, waves=2, questions=12), "quick": Effort(2, 16, 1, 4)}
+EFFORTS = {
+    "full": Effort(rounds=5, tokens=32, waves=2, questions=12, prompt_tokens=(128, 512, 2048)),
+    "quick": Effort(rounds=2, tokens=16, waves=1, questions=4, prompt_tokens=(128, 512)),
+}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Chromium is installed, and always the numbers as a table: nobody should have to 
 
 import base64
 import contextlib
+import functools
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,9 @@ LOOK = {
     "sglang": ("#CC79A7", "triangle-up", "dashdot"),
     "trtllm": ("#56B4E9", "x", "longdash"),
 }
-WIDTH = 760  # of a static picture
+# What isn't an engine: parts of a whole, predicted beside measured. The pattern says it again.
+PARTS = (("#0072B2", ""), ("#E69F00", "/"), ("#999999", "x"), ("#009E73", "\\"))
+WIDTH, HEIGHT = 760, 420  # of a static picture
 INK, GRID = "#24292f", "#d8dee4"
 
 Rounds = dict[tuple[str, int], list[float]]
@@ -70,45 +73,68 @@ class Plot(Table):
     def png(self) -> bytes | None:
         """The static picture; None where no browser is found: a student's cell never fails for that."""
         path = browser()
-        if path is None:
-            return None
-        with contextlib.suppress(Exception):  # whatever a browser does, the interactive figure stands
-            import kaleido
-
-            picture: bytes = kaleido.calc_fig_sync(
-                self.figure, opts={"format": "png", "width": WIDTH, "height": 420, "scale": 2}, kopts={"path": path}
-            )
-            return picture
-        return None
+        return picture(self.figure.to_json(), path) if path else None
 
 
-def rounds(entries: Mapping[str, Entry], value: str, prefix: str = "load/") -> Rounds:
-    """(engine, users) → the value in each round; `value` may name a spread's median: "ttft_ms"."""
+@functools.lru_cache(maxsize=64)  # a browser's start takes seconds, and the report shows what the notebook showed
+def picture(figure: str, path: str) -> bytes | None:
+    """The figure of this JSON as a PNG, drawn by the browser at `path`."""
+    with contextlib.suppress(Exception):  # whatever a browser does, the interactive figure stands
+        import kaleido
+
+        drawn: bytes = kaleido.calc_fig_sync(
+            json.loads(figure), opts={"format": "png", "width": WIDTH, "height": HEIGHT, "scale": 2},
+            kopts={"path": path},
+        )  # fmt: skip
+        return drawn
+    return None
+
+
+def rounds(entries: Mapping[str, Entry], value: str, prefix: str = "load/", by: str = "users") -> Rounds:
+    """(engine, users) → the value in each round; `value` may name a spread's median: "ttft_ms".
+
+    `by` names another figure of the load in place of its users: "input_tokens".
+    """
     found: Rounds = {}
     for key, entry in entries.items():
         if key.startswith(prefix) and entry["values"].get(value) is not None:
-            one = entry["values"][value]
-            place = (entry["provenance"]["engine"], entry["values"]["users"])
-            found.setdefault(place, []).append(one["median"] if isinstance(one, dict) else one)
+            place = (entry["provenance"]["engine"], round(plain(entry["values"][by])))
+            found.setdefault(place, []).append(plain(entry["values"][value]))
     return found
 
 
-def by_users(
-    entries: Mapping[str, Entry], value: str, title: str, unit: str, ceiling: tuple[str, float] | None = None
-) -> Plot:
+def plain(value: Any) -> float:
+    """A figure, or the median of one that is a spread."""
+    return float(value["median"] if isinstance(value, dict) else value)
+
+
+Limit = tuple[str, Mapping[int, float]]  # what it is called, and where it lies at each x
+
+
+def by_users(entries: Mapping[str, Entry], value: str, title: str, unit: str, limit: Limit | None = None) -> Plot:
     """One line per engine over the number of users: the median of the rounds, whiskers from least to most.
 
-    `ceiling` (name, value) draws a dotted line, such as a physical limit.
+    `limit` draws a dotted line, such as the physical limit at each number of users.
     """
-    data = rounds(entries, value)
+    return lines(rounds(entries, value), title, unit, ("users", "users at once"), limit, "run-load")
+
+
+def by_prompt(entries: Mapping[str, Entry], value: str, title: str, unit: str, limit: Limit | None = None) -> Plot:
+    """The same over the length of the prompt, for one user."""
+    data = rounds(entries, value, "prompt/", "input_tokens")
+    return lines(data, title, unit, ("prompt tokens", "prompt tokens"), limit, "run-prompts")
+
+
+def lines(data: Rounds, title: str, unit: str, x: tuple[str, str], limit: Limit | None, cell: str) -> Plot:
+    """`x`: its name in the table and on the axis. Raises LabError, naming the cell, if there is no data."""
     if not data:
-        raise LabError(f"There is nothing to draw for “{title}”.", "run the cell that measures it first: run-load")
+        raise LabError(f"There is nothing to draw for “{title}”.", f"run the cell that measures it first: {cell}")
     engines = [name for name in ENGINES if any(e == name for e, _ in data)]
-    users = sorted({u for _, u in data})
-    figure = go.Figure(layout=layout(title, "users at once", unit))
+    places = sorted({place for _, place in data})
+    figure = go.Figure(layout=layout(title, x[1], unit))
     for name in engines:
-        here = [u for u in users if (name, u) in data]
-        spreads = [Spread.of(data[name, u]) for u in here]
+        here = [place for place in places if (name, place) in data]
+        spreads = [Spread.of(data[name, place]) for place in here]
         known = [s for s in spreads if s]
         colour, marker, dash = LOOK[name]
         figure.add_scatter(
@@ -121,16 +147,37 @@ def by_users(
             name=ENGINES[name].title, mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": marker, "size": 10},
         )  # fmt: skip
-    if ceiling:
-        name, limit = ceiling
+    header = (x[0], *(f"{ENGINES[name].title}, {unit}" for name in engines))
+    cells = [(str(at), *(str(Spread.of(data.get((name, at), [])) or "–") for name in engines)) for at in places]
+    if limit:
+        name, known_at = limit
         figure.add_scatter(
-            x=[users[0], users[-1]], y=[limit, limit], name=f"{name}: {number(limit)} {unit}",
-            mode="lines", line={"color": "#6e7781", "dash": "dot", "width": 2},
+            x=list(known_at), y=list(known_at.values()), name=name, mode="lines",
+            line={"color": "#6e7781", "dash": "dot", "width": 2},
         )  # fmt: skip
-    figure.update_xaxes(type="log", tickvals=users, ticktext=[str(u) for u in users])
+        header = (*header, f"{name}, {unit}")
+        cells = [(*row, number(known_at[at]) if at in known_at else "–") for row, at in zip(cells, places, strict=True)]
+    figure.update_xaxes(type="log", tickvals=places, ticktext=[str(at) for at in places])
     figure.update_yaxes(rangemode="tozero")
-    header = ("users", *(f"{ENGINES[name].title}, {unit}" for name in engines))
-    cells = [(str(u), *(str(Spread.of(data.get((name, u), [])) or "–") for name in engines)) for u in users]
+    return Plot(title, header, cells, figure)
+
+
+def bars(title: str, unit: str, rows: Mapping[str, Mapping[str, float | None]], stacked: bool = False) -> Plot:
+    """{what: {part: value}} as bars: a group for each `what`, or one bar of its parts. None is no bar, and "–"."""
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    figure = go.Figure(layout=layout(title, "", unit))
+    for part, (colour, pattern) in zip(parts, PARTS, strict=False):
+        values = [row.get(part) for row in rows.values()]
+        figure.add_bar(
+            x=list(rows), y=values, name=part, text=["" if v is None else number(v) for v in values],
+            textposition="inside" if stacked else "outside", textangle=0, cliponaxis=False,
+            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "fgopacity": 0.6}},
+        )  # fmt: skip
+    figure.update_layout(barmode="stack" if stacked else "group")
+    header = ("", *(f"{part}, {unit}" for part in parts))
+    cells = [
+        (what, *("–" if (v := row.get(part)) is None else number(v) for part in parts)) for what, row in rows.items()
+    ]
     return Plot(title, header, cells, figure)
 
 
@@ -146,7 +193,7 @@ def layout(title: str, x: str, y: str) -> dict[str, Any]:
         "yaxis": {**axis, "title": y},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 64, "r": 24, "t": 96, "b": 56},
-        "height": 420,
+        "height": HEIGHT,
     }
 
 

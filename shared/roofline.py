@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import LabError
+from shared.hardware import Machine
 from shared.models import ModelChoice
 
 
@@ -62,8 +63,28 @@ class Ceilings:
     kind: str  # "measured", or "quoted: source, date"
 
 
+# Dense BF16, by a GPU's name as nvidia-smi prints it.
 SPARK = Ceilings(273.0, 125.0, "quoted: NVIDIA's data sheet, dense BF16 by ratio from its FP4 figure, read 2026-11")
+DATA_SHEETS = {
+    "GB10": SPARK,
+    "H100 80GB HBM3": Ceilings(3350.0, 989.0, "quoted: NVIDIA's data sheet of the H100 SXM, read 2026-11"),
+    "H200": Ceilings(4800.0, 989.0, "quoted: NVIDIA's data sheet of the H200 SXM, read 2026-11"),
+}
 SPARK_SEEN = Ceilings(231.0, 86.0, "quoted: owners' measurements in public threads, one report each, read 2026-11")
+
+
+def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
+    """What engines can reach at best here: measured where they run on the processor, from the data sheet on a GPU.
+
+    Raises LabError for a GPU whose data sheet isn't known.
+    """
+    if machine.runner == "native":
+        return measure(working_set_bytes, machine.cores)
+    for name, known in DATA_SHEETS.items():
+        if name in (machine.gpu or ""):
+            return known
+    raise LabError(f"The ceilings of {machine.gpu} are not known.",
+                   "add the bandwidth and the dense BF16 figure of its data sheet to roofline.DATA_SHEETS")  # fmt: skip
 
 
 def measure(working_set_bytes: float, cores: int) -> Ceilings:
@@ -106,6 +127,11 @@ def limit_tok_s(work: Work, ceilings: Ceilings) -> float:
     return work.tokens / max(
         work.bytes / (ceilings.bandwidth_gb_s * 1e9), work.operations / (ceilings.peak_tflop_s * 1e12)
     )
+
+
+def bits_per_weight(decode_tok_s: float, parameters: float, bandwidth_gb_s: float) -> float:
+    """At most so many bits can a weight have, if one user gets this speed: every weight is read for each token."""
+    return bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8
 
 
 def sanity(measured_tok_s: float, work: Work, ceilings: Ceilings) -> str | None:

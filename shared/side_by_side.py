@@ -24,7 +24,7 @@ from shared.ledgers import Entry, read
 from shared.metrics import compare, interval, number
 from shared.page import Section, as_html
 from shared.plots import Table
-from shared.report import FIGURES
+from shared.verdicts import FIGURES
 
 LEDGER = re.compile(r"\d+\.\d+\.\d+\.json")  # not what was set aside
 # What both must share for a row to compare machines and engines alone.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import paths
-from shared.course import engine_benchmark
+from shared.course import benchmark_arithmetic, benchmark_claims, benchmark_figures, benchmark_traps
 from shared.errors import LabError
 from shared.evidence import Claim
 from shared.exercise import Exercise
@@ -30,7 +30,8 @@ LABS = {
     for lab in (
         Lab(
             "3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report",
-            engine_benchmark.EXERCISES, engine_benchmark.CLAIMS,
+            benchmark_figures.EXERCISES + benchmark_arithmetic.EXERCISES + benchmark_traps.EXERCISES,
+            benchmark_claims.CLAIMS,
         ),
         Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching"),
         Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested"),

@@ -1,4 +1,4 @@
-"""Lab 3.3.1: its exercises, and what its milestone claims.
+"""Lab 3.3.1's exercises on figures: the ceiling, what a benchmark makes of stamps, who is ahead.
 
 Every exercise is a figure that the lab reports. A test makes up requests, knows what each common mistake would make
 of them, and answers with the hint for that mistake.
@@ -7,19 +7,10 @@ of them, and answers with the hint for that mistake.
 import random
 from dataclasses import replace
 
-from shared import paths, results
 from shared.client import Trace
-from shared.engines import ENGINES
-from shared.evidence import Claim, Evidence
 from shared.exercise import Exercise, Function, Wrong, expect
-from shared.metrics import gap_fault, prompt_tokens
-from shared.plots import rounds
-from shared.prompts import OPENING_TOKENS
 
-COMPARED = ("ollama", "llamacpp", "vllm", "sglang")
-USERS = (1, 4, 16)
 MS = 1_000_000
-AGREES = 2e-3  # relative: the ledger rounds to three decimals
 
 Chunks = list[tuple[int, str]]
 
@@ -220,109 +211,4 @@ EXERCISES = (
          "'a' if min(a) > max(b), 'b' if min(b) > max(a), else None; and None if either has fewer than two rounds."),
         verdict,
     ),
-)  # fmt: skip
-
-
-def same_model(evidence: Evidence) -> tuple[bool, str]:
-    seen = []
-    for engine in COMPARED:
-        title = ENGINES[engine].title
-        entry = evidence.of(f"greedy/{engine}").get(f"greedy/{engine}")
-        if entry is None:
-            return False, f"nothing recorded for {title}: run the cell `check-greedy`"
-        gaps = [gap for answer in evidence.raw(f"greedy/{engine}") for gap in answer["gaps"]]
-        if max(gaps) != entry["values"]["worst_gap_nats"]:
-            return False, f"{title}: the recorded worst gap doesn't follow from the raw ones"
-        if fault := gap_fault(gaps):
-            return False, f"{title}: {fault}"
-        seen.append(f"{title} worst {max(gaps):.3f} nats over {len(gaps)} tokens")
-    return True, "; ".join(seen)
-
-
-def all_loads(evidence: Evidence) -> tuple[bool, str]:
-    found = rounds(evidence.of("load/"), "output_tok_s")
-    missing = [f"{ENGINES[e].title} at {u}" for e in COMPARED for u in USERS if (e, u) not in found]
-    if missing:
-        return False, f"missing: {', '.join(missing)} users: run the cell `run-load`"
-    least = min(len(found[e, u]) for e in COMPARED for u in USERS)
-    if least < 2:
-        return False, "each load needs two rounds at least, or no spread can be given: run the cell `run-load`"
-    return True, f"{len(COMPARED)} engines at {', '.join(map(str, USERS))} users, {least} rounds each or more"
-
-
-def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
-    loads = evidence.of("load/")
-    if not loads:
-        return False, "nothing recorded: run the cell `run-load`"
-    return True, f"{len(loads)} summaries computed again from their raw traces, all equal"
-
-
-def no_failures(evidence: Evidence) -> tuple[bool, str]:
-    loads = evidence.of("load/").values()
-    failed = sum(e["values"]["failed"] for e in loads)
-    total = sum(e["values"]["requests"] for e in loads)
-    return bool(total) and not failed, f"{failed} of {total} requests failed" + ("" if total else ": run `run-load`")
-
-
-def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
-    loads = evidence.of("load/").values()
-    if not loads:
-        return False, "nothing recorded: run the cell `run-load`"
-    if any(e["values"]["cached_tokens"] is None for e in loads):
-        return False, "an engine did not say how many prompt tokens came from its cache"
-    cached = sum(e["values"]["cached_tokens"] for e in loads)
-    prompt = sum(prompt_tokens(e["values"]) for e in loads)
-    opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
-    said = f"by the engines' own counters, {cached} of about {prompt:,.0f} prompt tokens"
-    if cached:
-        said += f"; the opening of the template, {OPENING_TOKENS} tokens a request, may account for {opening}"
-    return cached - opening < 0.01 * prompt, said
-
-
-def own_figures(evidence: Evidence) -> tuple[bool, str]:
-    entry = evidence.of("own/figures").get("own/figures")
-    loads = evidence.of("load/")
-    if entry is None or not loads:
-        return False, "nothing recorded: run the cell `own-figures`"
-    own = evidence.raw("own/figures")
-    if missing := loads.keys() - own.keys():
-        return False, f"{len(missing)} loads were measured after it: run the cell `own-figures` again"
-    worst = max(apart(figures, loads[key]["values"]) for key, figures in own.items() if key in loads)
-    if worst > AGREES:
-        return False, f"they differ by up to {100 * worst:.1f} %: run the cell `own-figures` again"
-    return True, f"TTFT, TPOT and throughput of {len(loads)} loads, at most {100 * worst:.2f} % apart"
-
-
-def apart(own: dict[str, float], values: dict[str, object]) -> float:
-    """The largest relative difference between a student's figures of a load and the ledger's."""
-    theirs = {"ttft_ms": median(values["ttft_ms"]), "tpot_ms": median(values["tpot_ms"]),
-              "output_tok_s": values["output_tok_s"]}  # fmt: skip
-    return max(abs(own[name] / value - 1) for name, value in theirs.items())  # type: ignore[operator]
-
-
-def median(spread: object) -> float:
-    return float(spread["median"])  # type: ignore[index]
-
-
-def reported(evidence: Evidence) -> tuple[bool, str]:
-    files = [paths.results() / "report.html", paths.results() / "report.md"]
-    missing = [f.name for f in files if not f.exists()]
-    if missing:
-        return False, f"{' and '.join(missing)} missing: run the cell `write-report`"
-    made = [results.raw_file("3.3.1", key).stat().st_mtime for key in (*evidence.of("load/"), *evidence.of("greedy/"))]
-    if not made or min(f.stat().st_mtime for f in files) < max(made):
-        return False, "the report is older than the results: run the cell `write-report` again"
-    return True, f"{paths.show(files[0])} and {files[1].name}, newer than every result"
-
-
-CLAIMS = (
-    Claim("All engines compute the same model: greedy tokens within the reference's gap", same_model, ("greedy/",)),
-    Claim("All were measured at 1, 4 and 16 users, in repeated rounds", all_loads, ("load/",)),
-    Claim("Every figure follows from its raw traces", follows_from_raw, ("load/",)),
-    Claim("No request failed", no_failures, ("load/",)),
-    Claim("No prefix cache helped (under 1 % of prompt tokens beyond the template's opening)", no_cache_help,
-          ("load/",)),
-    Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures, ("own/", "load/"),
-          ("ttft_ms", "tpot_ms", "output_tok_s")),
-    Claim("The report is written, from these results", reported, ("load/", "greedy/")),
 )  # fmt: skip

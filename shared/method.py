@@ -1,0 +1,130 @@
+"""How the report of lab 3.3.1 was made: machine and model, method and what speaks against it, how to repeat it."""
+
+from collections.abc import Mapping
+
+from shared.engines import ENGINES
+from shared.metrics import number, prompt_tokens
+from shared.page import Section
+from shared.plots import Table, rounds
+from shared.results import Entry
+
+Entries = Mapping[str, Entry]
+
+
+def names(loads: Entries) -> list[str]:
+    """Engines in the report, in the module's order."""
+    there = {e["provenance"]["engine"] for e in loads.values()}
+    return [name for name in ENGINES if name in there]
+
+
+def profiles(loads: Entries) -> set[str]:
+    return {e["provenance"]["profile"] for e in loads.values()}
+
+
+def on_cpu(loads: Entries) -> bool:
+    return "cpu" in profiles(loads)
+
+
+def machine(entries: Entries, loads: Entries) -> Section:
+    places: dict[tuple[str, ...], int] = {}
+    for entry in loads.values():
+        p = entry["provenance"]
+        cores, gpu = f"{p['cores']} of {p['machine_cores']}", p["gpu"] or "none"
+        place = (p["processor"], cores, f"{p['memory_gib']} GiB", gpu, p["profile"])
+        places[place] = places.get(place, 0) + 1
+    header = ("processor", "cores used", "memory", "GPU", "profile", "results")
+    table = Table("", header, [(*place, str(count)) for place, count in places.items()]).markdown()
+    text = f"{table}\n\nModel: {p['model_origin']}. Every engine ran these weights."
+    if ceilings := entries.get("predict/limits"):
+        v = ceilings["values"]
+        text += (
+            f"\n\nCeilings ({ceilings['kind']}): {number(v['bandwidth_gb_s'])} GB/s to read memory, "
+            f"{number(1e3 * v['peak_tflop_s'])} GFLOP/s to multiply matrices."
+        )
+    if "spark" not in profiles(loads):
+        text += "\n\nNot verified on hardware: nothing in this report was run on a DGX Spark."
+    return Section("Machine and model", text)
+
+
+def method(entries: Entries, loads: Entries) -> Section:
+    some = next(iter(loads.values()))["provenance"]
+    times = sorted(e["provenance"]["time"] for e in loads.values())
+    data = rounds(entries, "output_tok_s")
+    count = min(len(v) for v in data.values())
+    cached = [e["values"]["cached_tokens"] for e in loads.values()]
+    prompt = sum(prompt_tokens(e["values"]) for e in loads.values())
+    cache = "unknown" if None in cached else f"{sum(cached)} of about {prompt:,.0f} prompt tokens"
+    shorter = [ENGINES[name].title for name in names(loads) if not ENGINES[name].exact_length]
+    failed = sum(e["values"]["failed"] for e in loads.values())
+    total = sum(e["values"]["requests"] for e in loads.values())
+    text = "\n".join(
+        [
+            engines(entries, loads).markdown(),
+            "",
+            "- Closed loop: N users, each sends its next request when its last answer has ended; "
+            f"{some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens"
+            + (f" ({', '.join(shorter)} can't suppress its end-of-text: at most)" if shorter else "")
+            + ", greedy.",
+            f"- {count} rounds or more of each load, engines in turn (A B A B …), each warmed up before its first. "
+            "Figures are the median of the rounds, in brackets the least and the most. "
+            "Where two engines' intervals overlap there is no winner.",
+            "- Equal for all: weights and their precision, context of a request, number of slots, cores.",
+            "- Tokens are counted by the engines (`usage`), not by chunks. "
+            f"Each prompt begins with a nonce; taken from prefix caches: {cache}.",
+            f"- {failed} of {total} requests failed. The client used at most "
+            f"{100 * max(e['values']['client_cpu_share'] for e in loads.values()):.0f} % of one core.",
+            *doubts(entries, loads),
+            f"- Measured from {times[0]} to {times[-1]}.",
+        ]
+    )
+    return Section("Method", text)
+
+
+def engines(entries: Entries, loads: Entries) -> Table:
+    rows = []
+    for name in names(loads):
+        p = next(e["provenance"] for e in loads.values() if e["provenance"]["engine"] == name)
+        greedy = entries.get(f"greedy/{name}", {"values": {}})["values"]
+        gap = f"{greedy['worst_gap_nats']:.3f}" if "worst_gap_nats" in greedy else "not checked"
+        rows.append((ENGINES[name].title, p["engine_version"], p["precision"], gap))
+    return Table("", ("engine", "version", "weights", "worst greedy gap, nats"), rows)
+
+
+def doubts(entries: Entries, loads: Entries) -> list[str]:
+    """What speaks against single results, a line each; or that nothing does."""
+    ceiling = entries["predict/limits"]["values"]["ceiling_tok_s"] if "predict/limits" in entries else None
+    found = []
+    for key, entry in loads.items():
+        values = entry["values"]
+        said = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
+        if ceiling and values["users"] == 1 and values["output_tok_s"] > ceiling:
+            share = 100 * values["output_tok_s"] / ceiling
+            said.append(f"{number(values['output_tok_s'])} tok/s to one user is {share:.0f} % of the physical limit")
+        found += [f"- **Doubtful:** {key}: {one}." for one in said if one]
+    return found or ["- No result is above the physical limit, and no client or other program was in the way."]
+
+
+def start_commands(loads: Entries) -> Section:
+    rows = []
+    for name in names(loads):
+        p = next(e["provenance"] for e in loads.values() if e["provenance"]["engine"] == name)
+        flags = " ".join(k if v is True else f"{k} {v}" for k, v in p["flags"].items() if v is not False)
+        rows.append((ENGINES[name].title, f"`{flags}`", p["model_sha256"][:12], str(p["git_commit"] or "no git")))
+    header = ("engine", "flags beyond the model's", "weights, sha256", "commit of the labs")
+    return Section("How to repeat it", "`make report` in this project; engines were started with\n\n"
+                   + Table("", header, rows).markdown())  # fmt: skip
+
+
+def limits() -> Section:
+    return Section(
+        "What this does not show",
+        "\n".join(
+            [
+                "- One model. A bigger one shifts time from overhead to memory and arithmetic.",
+                "- A closed loop hides how long requests would wait if users did not wait for the engine.",
+                "- Prompts that share nothing: prefix caches, which help most chats, were kept out on purpose.",
+                "- The client shares the cores with the engine, as it does on any single machine.",
+                "- A few minutes of one day: a machine's other days are not in the intervals.",
+            ]
+        ),
+    )
