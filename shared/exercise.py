@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,21 @@ def expect(
     if got is None:
         raise Wrong(f"{call(function, arguments)} returned nothing: is `return` missing?")
     raise Wrong(f"{call(function, arguments)} is {short(right)}; yours gave {short(got)}.")
+
+
+def expect_each(
+    function: Function, inputs: Sequence[tuple[Any, ...]], right: Function, mistakes: Mapping[str, Function]
+) -> None:
+    """As `expect`, for mistakes that look alike on one input: a mistake is recognised by what it makes of all.
+
+    `right` and the mistakes are functions of the same arguments.
+    """
+    got = [function(*copy.deepcopy(arguments)) for arguments in inputs]
+    for hint, mistake in mistakes.items():
+        if all(same(one, mistake(*arguments)) for one, arguments in zip(got, inputs, strict=True)):
+            raise Wrong(hint)
+    for arguments in inputs:
+        expect(function, arguments, right(*arguments))
 
 
 def same(got: Any, right: Any) -> bool:

@@ -11,7 +11,7 @@ from shared.engines import ENGINES
 from shared.method import limits, machine, method, on_cpu, profiles, start_commands
 from shared.metrics import Spread, number
 from shared.page import Section
-from shared.plots import Table, bars, by_prompt, by_users, rounds
+from shared.plots import Plot, Table, bars, by_prompt, by_users, rounds
 from shared.results import Entry
 from shared.roofline import SPARK, bits_per_weight
 from shared.verdicts import FIGURES, absent, guide, verdict
@@ -152,34 +152,48 @@ def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> l
 
 def precision(entries: Entries) -> Section | None:
     """What fewer bits buy on llama.cpp, and what they cost."""
-    measured = {key.removeprefix("quality/"): e["values"] for key, e in entries.items() if key.startswith("quality/")}
-    decode, prefill = (
-        precision_rounds(entries, "users-1", "output_tok_s"),
-        precision_rounds(entries, "tokens", "ttft_ms"),
-    )
-    if not measured or not decode:
+    table = precision_table(entries)
+    if not table.rows:
         return None
-    rows = [
-        (
-            form, number(v["bytes"] / 1e6), number(v["predicted_tok_s"]), str(Spread.of(decode.get(form, [])) or "–"),
-            str(Spread.of(prefill.get(form, [])) or "–"), number(v["perplexity"]) if v.get("perplexity") else "–",
-            f"{v['mean_gap_nats']:.4f}" if "mean_gap_nats" in v else "–",
-        )
-        for form, v in measured.items()
-    ]  # fmt: skip
-    header = (
-        "weights", "MB", "predicted, tok/s", "measured, one user, tok/s", "TTFT of a long prompt, ms", "perplexity",
-        "mean greedy gap, nats",
-    )  # fmt: skip
-    shown = {
-        form: {"predicted": v["predicted_tok_s"], "measured": median(decode.get(form))} for form, v in measured.items()
-    }
     text = (
         "Decoding reads every weight for each token, so fewer bytes buy speed as far as reading is what costs: the "
         "prediction shortens only that part of the step. Prefill computes, so it gains little or nothing. The price is "
-        "in the last two columns.\n\n" + Table("", header, rows).markdown()
+        "in the last two columns.\n\n" + table.markdown()
     )
-    return Section("What precision buys", text, (bars("Decode speed of one user by precision", "tok/s", shown),))
+    return Section("What precision buys", text, (precision_plot(entries),))
+
+
+def qualities(entries: Entries) -> dict[str, Mapping[str, Any]]:
+    found = {key.removeprefix("quality/"): e["values"] for key, e in entries.items() if key.startswith("quality/")}
+    return {form: values for form, values in found.items() if "predicted_tok_s" in values}
+
+
+def precision_table(entries: Entries) -> Table:
+    decode, prefill = (
+        precision_rounds(entries, *what) for what in (("users-1", "output_tok_s"), ("tokens", "ttft_ms"))
+    )
+    rows = [
+        (
+            form, number(v["bytes"] / 1e6), number(v["predicted_tok_s"]), str(Spread.of(decode.get(form, [])) or "–"),
+            str(Spread.of(prefill.get(form, [])) or "–"), f"{v['perplexity']:.2f}" if v.get("perplexity") else "–",
+            f"{v['mean_gap_nats']:.4f}" if "mean_gap_nats" in v else "–",
+        )
+        for form, v in qualities(entries).items()
+    ]  # fmt: skip
+    header = (
+        "weights", "MB", "predicted, tok/s", "measured, one user, tok/s", "TTFT of 512 tokens, ms", "perplexity",
+        "mean greedy gap, nats",
+    )  # fmt: skip
+    return Table("Precision: what it buys and what it costs", header, rows)
+
+
+def precision_plot(entries: Entries) -> Plot:
+    decode = precision_rounds(entries, "users-1", "output_tok_s")
+    shown = {
+        form: {"predicted": v["predicted_tok_s"], "measured": median(decode.get(form))}
+        for form, v in qualities(entries).items()
+    }
+    return bars("Decode speed of one user by precision", "tok/s", shown)
 
 
 def precision_rounds(entries: Entries, what: str, value: str) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from wrong_answers.engine_benchmark import ceiling_otherwise, in_gb
+from wrong_answers.benchmark_figures import ceiling_otherwise, in_gb
 
 from shared import LabError, checks, tally
 from shared.checks import Checker

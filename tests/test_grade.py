@@ -174,28 +174,28 @@ def exercises(row: Row) -> list[str]:
 
 def test_a_whole_student_has_every_claim_and_no_problem(rows: dict[str, Row]) -> None:
     anna = rows["anna"]
-    assert (anna["lab"], anna["claims"], anna["problems"], anna["notes"]) == ("3.3.1", "7 of 7", "", "")
+    assert (anna["lab"], anna["claims"], anna["problems"], anna["notes"]) == ("3.3.1", "8 of 8", "", "")
     assert exercises(anna) == ["5", "0", "0", "0"]
     assert anna["machine"]
 
 
 def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(rows: dict[str, Row]) -> None:
     ben = rows["ben"]
-    assert (ben["claims"], ben["problems"]) == ("7 of 7", "")
+    assert (ben["claims"], ben["problems"]) == ("8 of 8", "")
     assert exercises(ben) == ["2", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
     assert ben["notes"] == "1 of 29 results are of other code than this checkout's"
 
 
 def test_an_edited_figure_is_refused_by_name(rows: dict[str, Row]) -> None:
-    assert rows["carla"]["claims"] == "1 of 7"
-    said = f"claims 2, 3, 4, 5, 6, 7: refused: {KEY}: it differs from the copy beside its raw data: run its cell again"
+    assert rows["carla"]["claims"] == "2 of 8"
+    said = f"claims 2, 3, 4, 5, 6, 8: refused: {KEY}: it differs from the copy beside its raw data: run its cell again"
     assert rows["carla"]["problems"] == said
 
 
 def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str, Row]) -> None:
     for one, other in (("dora", "emil"), ("emil", "dora")):
-        said = f"raw data is byte for byte that of {other}: 24 loads, load--users-1--llamacpp--round-1.json.gz for one"
+        said = f"raw data is byte for byte that of {other}: 32 loads, load--users-1--llamacpp--round-1.json.gz for one"
         assert said in rows[one]["problems"]
     assert not [name for name, row in rows.items() if "byte for byte" in row["problems"] and name not in "dora emil"]
 
@@ -231,7 +231,7 @@ HOSTILE = {
 def test_what_is_broken_or_hostile_is_named_and_costs_only_its_row(rows: dict[str, Row], name: str) -> None:
     for said in HOSTILE[name]:
         assert said in "; " + rows[name]["problems"]
-    assert rows[name]["claims"] in ("0 of 7", "1 of 7", "2 of 7"), "no claim without evidence"
+    assert rows[name]["claims"] in ("0 of 8", "1 of 8", "2 of 8"), "no claim without evidence"
 
 
 def test_every_student_has_a_row_and_no_cell_can_start_a_formula(judged: Any) -> None:
@@ -250,7 +250,7 @@ def test_every_student_has_a_row_and_no_cell_can_start_a_formula(judged: Any) ->
 
 def test_names_that_a_spreadsheet_would_compute_are_quoted() -> None:
     for name in ("=1", "+1", "-1", "@x", " =1", "＝1"):
-        table = grade.as_csv([judging.Grade(name, "3.3.1", "0 of 7")]).decode()
+        table = grade.as_csv([judging.Grade(name, "3.3.1", "0 of 8")]).decode()
         assert next(csv.reader(table.splitlines()[1:]))[0] == f"'{name}"
 
 
@@ -316,7 +316,7 @@ def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
     assert "judging it failed: MemoryError" in said
     rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in said.splitlines() if "3.3.1 |" in line}
-    assert rows == {"tim": "not judged", "uma": "0 of 7"}
+    assert rows == {"tim": "not judged", "uma": "0 of 8"}
 
 
 def test_two_places_with_results_are_told_and_the_least_deep_counts(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
-    assert line.count("**llama.cpp**: 2×") == 3
-    assert "| Time to first token (TTFT), ms | no winner | no winner | no winner |" in text  # equal by design
+    assert line.count("**llama.cpp**: 2×") == 4
+    assert "| Time to first token (TTFT), ms | no winner | no winner | no winner | no winner |" in text  # equal by design
     assert "not what they do on a GPU" in text
     assert "Not verified on hardware" in text
 
@@ -40,8 +40,8 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     fill({"llamacpp": 10}, rounds=1)
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
-    assert "- No result is above the measured ceiling, and no client or other program was in the way." in text
-    results.record("3.3.1", "predict/decode-ceiling", {"bandwidth_gb_s": 1, "ceiling_tok_s": 10})
+    assert "- No result is above the physical limit, and no client or other program was in the way." in text
+    results.record("3.3.1", "predict/limits", {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "ceiling_tok_s": 10})
     run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95,
               others_cpu_share=0.4)  # fmt: skip
     results.record("3.3.1", "load/users-1/llamacpp/round-1", metrics.summarise(run))
@@ -51,15 +51,16 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     assert f"{beside}the client kept a core 95 % busy." in text
     assert f"{beside}other programs took 40 % of the machine's cores meanwhile." in text
     assert f"{beside}a prefix cache supplied 30 of 40 prompt tokens" in text
-    assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to one user is \d+ % of the measured ceiling", text)
+    assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to one user is \d+ % of the physical limit", text)
 
 
 def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
     fill({"llamacpp": 10, "vllm": 10.1})
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
-    assert "**vLLM**" not in text.split("## Machine")[0]
-    assert text.count("| no winner") == 9
+    ahead = text.split("## Which engine was ahead")[1].split("## Figures")[0]
+    assert "**vLLM**" not in ahead
+    assert ahead.count("| no winner") == 3 * 4 + 2  # three figures at four loads, two lengths of prompt
 
 
 def test_engines_that_are_level_are_named_together(own_results: Path) -> None:
@@ -67,7 +68,7 @@ def test_engines_that_are_level_are_named_together(own_results: Path) -> None:
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
-    assert line.count("**llama.cpp**, **Ollama**: 2×") == 3
+    assert line.count("**llama.cpp**, **Ollama**: 2×") == 4
 
 
 def test_the_page_loads_nothing_from_anywhere(own_results: Path) -> None:

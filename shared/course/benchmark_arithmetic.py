@@ -1,52 +1,74 @@
 """Lab 3.3.1's exercises on arithmetic: what a machine can do at best, what a step is made of, what fewer bits buy."""
 
 import random
-from collections.abc import Iterator
 
-from shared.exercise import Exercise, Function, expect
+from shared.exercise import Exercise, Function, expect, expect_each
 
 source = random.Random()
 
 
 def prefill_floor(f: Function) -> None:
-    for tokens in (8, 4096, 60, 1500):  # some are read longer than they are computed, some the other way round
-        parameters, gb_s, tflop_s = source.randrange(10**8, 10**10), source.uniform(20, 300), source.uniform(2, 20)
-        size = parameters * 2
-        read, compute = size / gb_s / 1e6, 2 * parameters * tokens / tflop_s / 1e9  # ms
-        expect(f, (tokens, parameters, size, gb_s, tflop_s), max(read, compute), {
-            "Reading and computing can overlap: the floor is the longer of the two, not their sum.": read + compute,
-            "Nothing can be faster than the slower of the two: take the longer time.": min(read, compute),
-            "A long prompt takes longer to compute than the weights take to read: count its operations as well.": read,
-            "A short prompt is computed sooner than the weights are read: they must be read all the same.": compute,
-            "Each weight is multiplied and added: two operations for each weight and token.":
-                max(read, compute / 2),
-            "That is in seconds; the name says ms.": max(read, compute) / 1e3,
-            "The weights are read once for the whole prompt, not once for each token.": max(read * tokens, compute),
-        })  # fmt: skip
-
-
-def steps() -> Iterator[tuple[int, float, int, int, float, float, float]]:
-    for users in (1, 8, 32):
+    """Some prompts are read longer than they are computed, some the other way round."""
+    inputs = []
+    for tokens in (8, 4096, 60, 1500):
         parameters = source.randrange(10**8, 10**10)
-        yield (users, source.uniform(1, 20), parameters * 2, source.randrange(10**6, 10**7), parameters * 2.0,
-               source.uniform(20, 300), source.uniform(0.2, 2))  # fmt: skip
+        inputs.append((tokens, parameters, parameters * 2, source.uniform(20, 300), source.uniform(2, 20)))
+
+    def read(tokens: int, parameters: int, size: int, gb_s: float, tflop_s: float) -> float:
+        return size / gb_s / 1e6
+
+    def compute(tokens: int, parameters: int, size: int, gb_s: float, tflop_s: float) -> float:
+        return 2 * parameters * tokens / tflop_s / 1e9
+
+    def right(*given: float) -> float:
+        return max(read(*given), compute(*given))  # type: ignore[arg-type]
+
+    expect_each(f, inputs, right, {
+        "Reading and computing can overlap: the floor is the longer of the two, not their sum.":
+            lambda *given: read(*given) + compute(*given),
+        "A long prompt takes longer to compute than the weights take to read: count its operations as well.": read,
+        "A short prompt is computed sooner than the weights are read: they must be read all the same.": compute,
+        "Nothing can be faster than the slower of the two: take the longer time.":
+            lambda *given: min(read(*given), compute(*given)),
+        "Each weight is multiplied and added: two operations for each weight and token.":
+            lambda *given: max(read(*given), compute(*given) / 2),
+        "That is in seconds; the name says ms.": lambda *given: right(*given) / 1e3,
+        "The weights are read once for the whole prompt, not once for each token.":
+            lambda *given: max(given[0] * read(*given), compute(*given)),
+    })  # fmt: skip
 
 
 def step(f: Function) -> None:
-    for users, overhead, weights, kv, operations, gb_s, tflop_s in steps():
-        w, k, o = weights / gb_s / 1e6, kv / gb_s / 1e6, operations / tflop_s / 1e9  # ms
-        expect(f, (users, overhead, weights, kv, operations, gb_s, tflop_s), overhead + w + users * (k + o), {
-            "One step reads the weights once, however many users share it.": overhead + users * (w + k + o),
-            "Every user has a KV cache of their own: that is read once for each.": overhead + w + k + users * o,
-            "The operations are those of one user's token: a step computes one for each user.":
-                overhead + w + users * k + o,
-            "The overhead is per step: scheduling one step costs about the same for all users together.":
-                users * (overhead + k + o) + w,
-            "This model adds the three: nothing overlaps in it.": overhead + max(w + users * k, users * o),
-            "The overhead is missing.": w + users * (k + o),
-            "Reading is missing: the weights and the KV caches, by the bandwidth.": overhead + users * o,
-            "Computing is missing: the operations of all users, by the rate.": overhead + w + users * k,
-        })  # fmt: skip
+    """For one user reading takes longest, for many computing does."""
+    inputs = []
+    for users in (1, 8, 32):
+        parameters = source.randrange(10**8, 10**10)
+        inputs.append((
+            users, source.uniform(1, 20), parameters * 2, source.randrange(10**6, 10**7), parameters * 2.0,
+            source.uniform(50, 100), source.uniform(0.5, 0.8),
+        ))  # fmt: skip
+
+    def made_of(once: str, each: str) -> Function:
+        """The sum of these parts: o for overhead, w for weights, k for a KV cache, c for computing."""
+
+        def total(n: int, overhead: float, weights: int, kv: int, operations: float, gb_s: float, rate: float) -> float:
+            ms = {"o": overhead, "w": weights / gb_s / 1e6, "k": kv / gb_s / 1e6, "c": operations / rate / 1e9}
+            return sum(ms[part] for part in once) + n * sum(ms[part] for part in each)
+
+        return total
+
+    expect_each(f, inputs, made_of("ow", "kc"), {
+        "One step reads the weights once, however many users share it.": made_of("o", "wkc"),
+        "Every user has a KV cache of their own: that is read once for each.": made_of("owk", "c"),
+        "The operations are those of one user's token: a step computes one for each user.": made_of("owc", "k"),
+        "The overhead is per step: scheduling one step costs about the same for all users together.":
+            made_of("w", "okc"),
+        "The overhead is missing.": made_of("w", "kc"),
+        "Reading is missing: the weights and the KV caches, by the bandwidth.": made_of("o", "c"),
+        "Computing is missing: the operations of all users, by the rate.": made_of("ow", "k"),
+        "This model adds the three: nothing overlaps in it.":
+            lambda *given: given[1] + max(made_of("w", "k")(*given), made_of("", "c")(*given)),
+    })  # fmt: skip
 
 
 def quantized(f: Function) -> None:

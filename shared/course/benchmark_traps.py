@@ -3,7 +3,7 @@
 import math
 import random
 
-from shared.exercise import Exercise, Function, Wrong, expect
+from shared.exercise import Exercise, Function, Wrong, expect, expect_each
 
 MS = 1_000_000
 BEYOND = 10
@@ -26,52 +26,58 @@ def uncached(f: Function) -> None:
     expect(f, (300, 300, 12.0), None, {f"{nothing}, not 0.": 0, f"{nothing}.": 300 / 12.0 * 1e3})
 
 
+Requests = list[tuple[int, int, int]]
+
+
 def late(f: Function) -> None:
     """A client with one connection: a stall delays the requests behind it before they are even sent."""
+    inputs = []
     for _ in range(3):
-        every, own, limit = source.randrange(90, 120), source.randrange(30, 60), 150
-        stalled = source.randrange(3, 6)
+        every, own, stalled = source.randrange(90, 120), source.randrange(30, 60), source.randrange(3, 6)
         now, requests = 0, []
         for number in range(20):
             scheduled = number * every
             sent = max(scheduled, now)
             now = sent + own + (source.randrange(500, 700) if number == stalled else 0)
             requests.append((scheduled * MS + 7, sent * MS + 7, now * MS + 7))
-        from_schedule = [(end - due) / MS for due, _, end in requests]
-        from_sending = [(end - sent) / MS for _, sent, end in requests]
-        before_sending = [(sent - due) / MS for due, sent, _ in requests]
-        share = share_above(from_schedule, limit)
-        expect(f, (requests, limit), share, {
-            "A user's clock runs from the moment they wanted to ask, not from when the client got round to sending: "
-            "count from the schedule.": share_above(from_sending, limit),
-            "That is only the wait before sending; the answer takes its time as well.":
-                share_above(before_sending, limit),
-            "That is a percentage; a share lies between 0 and 1.": 100 * share,
-            "That is how many; divide by the number of requests.": share * len(requests),
-            "The stamps are nanoseconds and the limit is milliseconds.": 1.0,
-            "Those are the ones in time: asked for is the share of the late ones.": 1 - share,
-        })  # fmt: skip
+        inputs.append((requests, 150))
 
+    def share(requests: Requests, limit_ms: float, begin: int = 0, end: int = 2, unit: int = MS) -> float:
+        return sum((one[end] - one[begin]) / unit > limit_ms for one in requests) / len(requests)
 
-def share_above(values: list[float], limit: float) -> float:
-    return sum(value > limit for value in values) / len(values)
+    expect_each(f, inputs, share, {
+        "A user's clock runs from the moment they wanted to ask, not from when the client got round to sending: "
+        "count from the schedule.": lambda asked, limit: share(asked, limit, begin=1),
+        "That is only the wait before sending; the answer takes its time as well.":
+            lambda asked, limit: share(asked, limit, end=1),
+        "That is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
+        "That is how many; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
+        "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(asked, limit, unit=1),
+        "Those are the ones in time: asked for is the share of the late ones.": lambda *given: 1 - share(*given),
+    })  # fmt: skip
 
 
 def rank(f: Function) -> None:
-    for share, count in ((0.5, 101), (0.9, 150), (0.95, 400), (0.99, 1500)):
-        values = [source.expovariate(1 / 50) for _ in range(count)]
-        order, place = sorted(values), math.ceil(share * count)
-        expect(f, (values, share), order[place - 1], {
-            "The values come in the order in which they were measured: sort them first.": values[place - 1],
-            "The k-th smallest stands at index k − 1.": order[min(place, count - 1)],
-            "That counts from the top: p99 is the value that 99 % stay below.": order[count - place],
-            "That is the largest of them.": order[-1],
-            "That lies between two measured values; asked for is the nearest rank, one of them.": between(order, share),
-        })  # fmt: skip
+    inputs = []
+    for part, count in ((0.5, 101), (0.9, 150), (0.95, 400), (0.99, 1500)):
+        inputs.append(([source.expovariate(1 / 50) for _ in range(count)], part))
+
+    def at(values: list[float], share: float, further: int = 0) -> float:
+        return sorted(values)[min(math.ceil(share * len(values)) - 1 + further, len(values) - 1)]
+
+    expect_each(f, inputs, at, {
+        "The values come in the order in which they were measured: sort them first.":
+            lambda values, share: values[math.ceil(share * len(values)) - 1],
+        "The k-th smallest stands at index k − 1.": lambda values, share: at(values, share, 1),
+        "That counts from the top: p99 is the value that 99 % stay below.":
+            lambda values, share: sorted(values)[len(values) - math.ceil(share * len(values))],
+        "That is the largest of them.": lambda values, share: max(values),
+        "That lies between two measured values; asked for is the nearest rank, one of them.":
+            lambda values, share: between(sorted(values), share),
+    })  # fmt: skip
     few = [source.expovariate(1 / 50) for _ in range(40)]
     if (got := f(list(few), 0.99)) is not None:
-        most = max(few)
-        what = "the largest of them: the luck of one request" if got == most else "not known"
+        what = "the largest of them: the luck of one request" if got == max(few) else "not known"
         raise Wrong(f"p99 of 40 values is {what}. Fewer than {BEYOND} lie beyond it: return None.")
     if f([float(i) for i in range(1, 101)], 0.9) is None:
         raise Wrong(f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. (Count them as len(values) − k: "
