@@ -74,8 +74,8 @@ bench-client: setup ## how far our client errs and what it costs, beside aiohttp
 bench: engines bench-client ## that, and vLLM's own benchmark client against the same server
 	@$(PY) tests/bench_cross.py
 
-compare: setup ## two ledgers side by side, a laptop's and a Spark's, say: make compare A=results B=other/results
-	@$(PY) -m shared.side_by_side "$(A)" "$(B)"
+compare: setup ## two ledgers side by side, a laptop's and a Spark's, say: make compare A=results B=other/results (ARGS="--html FILE")
+	@$(PY) -m shared.side_by_side "$(A)" "$(B)" $(ARGS)
 
 doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
 	@$(PY) -m shared.doctor $(ARGS)

@@ -1,5 +1,6 @@
 """A report as one HTML file that works offline, prints, fits a phone, and follows the reader's dark or light."""
 
+import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ code { background: var(--card); padding: .1em .35em; border-radius: 4px; font-si
 figure { margin: 1.5rem 0 2rem; padding: 1rem; background: var(--card); border-radius: 8px; break-inside: avoid }
 figcaption { font-weight: 600; margin-bottom: .25rem }
 .plot { width: 100%; height: 380px }
-@media print { body { font-size: 12px } main { max-width: none; padding: 0 } figure { background: none } }
+html[data-paper] { --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --page: #ffffff; --card: #ffffff }
+noscript img { max-width: 100% }
+@media print { body { font-size: 12px } main { max-width: none; padding: 0 } tr { break-inside: avoid } }
 """
 
 SCRIPT = """
@@ -51,6 +54,9 @@ function draw() {
 }
 draw();
 dark.addEventListener('change', draw);
+// Paper is white, whatever the screen is.
+addEventListener('beforeprint', () => { document.documentElement.dataset.paper = ''; draw(); });
+addEventListener('afterprint', () => { delete document.documentElement.dataset.paper; draw(); });
 """
 
 
@@ -73,10 +79,13 @@ def as_html(title: str, source: str, sections: Sequence[Section]) -> str:
         body.append(text.replace("</table>", "</table></div>"))
         for plot in section.figures:
             data = plot.figure.to_json().replace("</", "<\\/")
+            picture = base64.b64encode(plot.png() or b"").decode()
+            without_script = f'<noscript><img alt="" src="data:image/png;base64,{picture}"></noscript>'
             body.append(
                 f"<figure><figcaption>{html.escape(plot.title)}</figcaption>"
                 f'<div class="plot" role="img" aria-label="{html.escape(plot.title)}: see the table below"></div>'
                 f'<script type="application/json">{data}</script>'
+                f"{without_script if picture else ''}"
                 f'<div class="wide">{plot.html()}</div></figure>'
             )
     return (

@@ -57,5 +57,12 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """JupyterLab comes last: it goes on with the engines of the notebooks."""
-    items.sort(key=lambda item: item.path.name == "test_jupyterlab.py")
+    """A lab and its solution run one after the other, on the same engines, and JupyterLab on those of its lab."""
+    items.sort(key=turn)
+
+
+def turn(item: pytest.Item) -> tuple[str, int]:
+    """Where an item stands: the plain tests first, as they were collected, then lab by lab."""
+    if is_cell(item):
+        return item.path.name, ("labs", "solutions").index(item.path.parent.name)
+    return ("lab-3.3.1-engine-benchmark.ipynb", 2) if item.path.name == "test_jupyterlab.py" else ("", 0)

@@ -131,6 +131,8 @@ def test_a_profile_that_cannot_be_is_refused() -> None:
 
 
 def test_sizes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(detect(machine("no-gpu")).effort.prompt_tokens) == 2048
+    assert max(detect(machine("dgx-spark")).effort.prompt_tokens) == 8192
     monkeypatch.setenv("LABS_SIZE", "quick")
     assert detect().effort.rounds == 2
     monkeypatch.setenv("LABS_SIZE", "huge")

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from ledger import fill, provenance, trace
+from ledger import fill, provenance, record_load, trace
 from playwright.sync_api import sync_playwright
 
 from shared import LabError, hardware, metrics, results
 from shared.load import Run
 from shared.report import build_report
+
+FIGURES = 7  # three by users, one by prompt, steps, precision, memory
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,9 @@ def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
     text = (own_results / "report.md").read_text()
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
     assert line.count("**llama.cpp**: 2×") == 4
-    assert "| Time to first token (TTFT), ms | no winner | no winner | no winner | no winner |" in text  # equal by design
+    assert (
+        "| Time to first token (TTFT), ms | no winner | no winner | no winner | no winner |" in text
+    )  # equal by design
     assert "not what they do on a GPU" in text
     assert "Not verified on hardware" in text
 
@@ -71,6 +75,70 @@ def test_engines_that_are_level_are_named_together(own_results: Path) -> None:
     assert line.count("**llama.cpp**, **Ollama**: 2×") == 4
 
 
+def sections(folder: Path) -> dict[str, str]:
+    """The report's text by heading."""
+    parts = re.split(r"^## ", (folder / "report.md").read_text(), flags=re.M)
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1] for part in parts[1:]}
+
+
+ALL_FOUR = {"ollama": 11.0, "llamacpp": 10.0, "vllm": 20.0, "sglang": 25.0}
+
+
+def test_it_answers_first_and_says_what_a_processor_can_say(own_results: Path) -> None:
+    fill(ALL_FOUR)
+    build_report("3.3.1")
+    found = sections(own_results)
+    assert next(iter(found)) == "Which engine for what"
+    first = found["Which engine for what"]
+    assert first.strip().startswith("**Measured on a processor without a GPU.**")
+    assert "nothing here says which engine is faster on a DGX Spark" in first
+    assert "| One person chats | gap between tokens, 1 user | llama.cpp | 10.2 ms | Ollama: 11.2 ms" in first
+    spark = found["And on a DGX Spark?"]
+    assert spark.count("| not measurable here |") == 5
+    assert "No figure above was measured on a Spark" in spark
+    assert "at most 4.6 bits a weight" in spark
+
+
+def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
+    fill(ALL_FOUR)
+    build_report("3.3.1")
+    found = sections(own_results)
+    assert list(found) == [
+        "Which engine for what", "Which engine was ahead", "Figures", "Why: what a step is made of",
+        "What precision buys", "Start-up and memory", "How this could have been a lie", "And on a DGX Spark?",
+        "Machine and model", "Method", "How to repeat it", "What this does not show",
+    ]  # fmt: skip
+    steps = found["Why: what a step is made of"]
+    assert "At 1 user SGLang is 15.3 ms behind llama.cpp, mostly by overhead." in steps
+    assert "| Q4_0 | 67.2 | 250 |" in found["What precision buys"]
+    assert found["How this could have been a lie"].count("| 9 ms | 1 ms |") == 7
+    assert "| llama.cpp | 10 | 0.25 | 1.5 | 1 |" in found["Start-up and memory"]
+    assert "limit, tok/s" in found["Figures"]
+    assert "Time to first token by prompt length, one user" in found["Figures"]
+
+
+def test_what_was_not_measured_is_left_out_and_an_engine_says_why(own_results: Path) -> None:
+    for users in (1, 4):
+        for number in (1, 2):
+            record_load(f"load/users-{users}/llamacpp/round-{number}", "llamacpp", users, number, 10)
+    results.record("3.3.1", "engine/sglang", {"missing": "SGLang is not installed in ~/x."})
+    build_report("3.3.1")
+    found = sections(own_results)
+    assert "Why: what a step is made of" not in found
+    assert "- SGLang took no part: SGLang is not installed in ~/x." in found["Which engine for what"]
+    assert "llama.cpp, the only one measured" in found["Which engine for what"]
+
+
+def test_a_report_from_a_spark_does_not_say_that_it_cannot_tell(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    for file in (own_results / "3.3.1.json",):
+        file.write_text(file.read_text().replace('"profile": "cpu"', '"profile": "spark"'))
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    for said in ("without a GPU", "not measurable here", "Not verified on hardware", "No figure above was measured"):
+        assert said not in text
+
+
 def test_the_page_loads_nothing_from_anywhere(own_results: Path) -> None:
     fill({"llamacpp": 10, "vllm": 20}, rounds=1)
     page = build_report("3.3.1").read_text()
@@ -99,9 +167,10 @@ def test_a_reader_sees_figures_and_tables(own_results: Path) -> None:
             page.on("request", lambda r, seen=problems: seen.append(r.url) if r.url.startswith("http") else None)
             page.goto(page_file.as_uri())
             page.wait_for_selector(".plot .scatterlayer .trace")
-            assert page.locator(".plot").count() == 3
-            assert page.locator(".plot").first.locator(".scatterlayer .trace").count() == 2
-            assert page.locator("figure table").count() == 3
+            assert page.locator(".plot").count() == FIGURES
+            assert page.locator(".plot").first.locator(".scatterlayer .trace").count() == 3  # one is the limit
+            assert page.locator(".plot .barlayer .trace").count() == 3 + 2 + 2
+            assert page.locator("figure table").count() == FIGURES
             assert page.evaluate("document.documentElement.scrollWidth") <= width  # no sideways scrolling
             dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
             assert dark == (scheme == "dark")
@@ -109,4 +178,27 @@ def test_a_reader_sees_figures_and_tables(own_results: Path) -> None:
             assert ink == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
             assert problems == []
         browser.close()
-    assert len(list(own_results.glob("report-figure-*.png"))) == 3
+    assert len(list(own_results.glob("report-figure-*.png"))) == FIGURES
+
+
+@pytest.mark.browser
+def test_paper_is_white_and_without_a_script_there_are_pictures(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    page_file = build_report("3.3.1")
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=hardware.browser(), args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="dark")
+        page.goto(page_file.as_uri())
+        page.wait_for_selector(".plot .scatterlayer .trace")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        ink = page.locator(".plot .legendtext").first.evaluate("e => getComputedStyle(e).fill")
+        assert ink == "rgb(31, 35, 40)"
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        plain = browser.new_context(java_script_enabled=False).new_page()
+        plain.goto(page_file.as_uri())
+        pictures = plain.locator("figure noscript img")
+        assert pictures.count() == FIGURES
+        assert pictures.first.evaluate("e => e.naturalWidth") == 2 * 760
+        browser.close()

@@ -1,12 +1,30 @@
 """Ceilings against published arithmetic, a fit against planted machines, and an impossible result."""
 
+from dataclasses import replace
+
+import machines
 import numpy as np
 import pytest
 
 from shared import LabError, models
 from shared.catalogue import LLAMA_8B
+from shared.hardware import Machine, detect
 from shared.models import ModelChoice
-from shared.roofline import SPARK, Ceilings, Fit, Work, decode_step, fit, limit_tok_s, measure, predict, prefill, sanity
+from shared.roofline import (
+    SPARK,
+    Ceilings,
+    Fit,
+    Work,
+    bits_per_weight,
+    ceilings,
+    decode_step,
+    fit,
+    limit_tok_s,
+    measure,
+    predict,
+    prefill,
+    sanity,
+)
 
 BIG = models.published(LLAMA_8B, "3.3.1", token=False)
 
@@ -97,3 +115,19 @@ def test_this_machine_is_measured(model: ModelChoice) -> None:
     assert seen.kind == "measured"
     assert 0.5 < seen.bandwidth_gb_s < 2000
     assert 0.001 < seen.peak_tflop_s < 100
+
+
+def test_a_gpu_has_the_ceilings_of_its_data_sheet_and_an_unknown_one_says_so(
+    spark: Machine, machine: Machine, model: ModelChoice
+) -> None:
+    assert ceilings(spark, 1e9) is SPARK
+    assert ceilings(detect(machines.machine("h100")), 1e9).bandwidth_gb_s == 3350
+    assert ceilings(machine, model.weight_bytes()).kind == "measured"
+    with pytest.raises(LabError, match=r"The ceilings of NVIDIA GeForce RTX 9090, 15.0 are not known"):
+        ceilings(replace(spark, gpu="NVIDIA GeForce RTX 9090, 15.0"), 1e9)
+
+
+def test_a_speed_tells_how_many_bits_were_read() -> None:
+    most = bits_per_weight(59, 8.03e9, SPARK.bandwidth_gb_s)
+    assert most == pytest.approx(4.61, abs=0.01)
+    assert limit_tok_s(Work(8.03e9 * most / 8, 0, 1), SPARK) == pytest.approx(59)

@@ -1,0 +1,31 @@
+"""A step-time model follows from the loads, and is the sum of its parts."""
+
+import pytest
+from ledger import fill
+
+from shared import results, steps
+from shared.checks import reference
+from shared.course import lab
+from shared.models import ModelChoice
+
+[STEP] = [e for e in lab("3.3.1").exercises if e.function == "step_ms"]
+
+
+def test_a_step_is_fitted_from_the_median_of_the_rounds(model: ModelChoice) -> None:
+    fill({"llamacpp": 30, "vllm": 50})
+    entries = results.load_results("3.3.1")
+    assert steps.times_ms(entries, "vllm") == {users: pytest.approx(51) for users in (1, 4, 16, 32)}
+    points = steps.points(entries, "vllm", model)
+    assert [users for users, _, _ in points] == [1, 4, 16, 32]
+    context = 40 + 4  # the prompt, and half of eight tokens
+    assert points[0][1].bytes == pytest.approx(model.decode_bytes("BF16") + (context + 1) * 23_040)
+    values = steps.values(model, points, 20.0, reference(lab("3.3.1"), STEP))
+    parts = values["overhead_ms"] + values["bytes_ms"]
+    each = values["kv_ms_per_user"] + values["operations_ms_per_user"]
+    for users, (measured, modelled) in values["steps"].items():
+        assert measured == pytest.approx(51)
+        assert modelled == pytest.approx(parts + int(users) * each)
+        assert modelled == pytest.approx(
+            measured, rel=0.06
+        )  # it doesn't grow with users: the KV cache's part can't fit
+    assert values["bytes_ms"] == pytest.approx(model.decode_bytes("BF16") / 20e6)
