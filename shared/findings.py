@@ -122,7 +122,7 @@ def steps(entries: Entries) -> Section | None:
         "slower than that shows as overhead. A large misfit means that its step is no straight line in its users.\n\n"
         + Table("", header, rows).markdown()
         + "\n\n"
-        + " ".join(differences(fits, few, many))
+        + "\n".join(f"- {said}" for said in differences(fits, few, many))
     )
     figure = bars(f"What a decode step is made of, at {few} and {many} users", "ms", shares, stacked=True)
     return Section("Why: what a step is made of", text, (figure,))
@@ -257,6 +257,8 @@ def spark(entries: Entries, loads: Entries) -> Section | None:
         + "**The course outline's overview, row by row.** It names no precision. With BF16 weights an 8B model can't "
         f"pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits, and not of as many in each row.\n\n"
         + published.confronted(entries, bits_per_weight, here).markdown()
+        + "\n\nWhat has been published since says of each row:\n\n"
+        + published.verdicts(entries)
         + "\n\n**What was published.** Different models, precisions and people: no ranking follows from these rates."
         "\n\n" + published.figures(entries).markdown() + "\n\n**So, for a Spark, by what is quoted above:** choose the "
         "precision before the engine. With about equal bytes llama.cpp and vLLM decode alike for one user, and vLLM is "

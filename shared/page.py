@@ -23,6 +23,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .25rem }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line) }
 .from { color: var(--soft); margin: 0 }
 .wide { overflow-x: auto }
+@media (max-width: 600px) { td { min-width: 5.5rem } td:nth-child(n+5):last-child { min-width: 13rem } }
 table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
 th, td { padding: .35rem .75rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 td + td, th + th { font-variant-numeric: tabular-nums }
