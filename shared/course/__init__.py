@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import paths
-from shared.course import engine_benchmark
+from shared.course import batching_claims, continuous_batching, engine_benchmark
 from shared.errors import LabError
 from shared.evidence import Claim
 from shared.exercise import Exercise
@@ -32,7 +32,10 @@ LABS = {
             "3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report",
             engine_benchmark.EXERCISES, engine_benchmark.CLAIMS,
         ),
-        Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching"),
+        Lab(
+            "3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching",
+            continuous_batching.EXERCISES, batching_claims.CLAIMS,
+        ),
         Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested"),
         Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured"),
         Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented"),

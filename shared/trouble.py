@@ -1,0 +1,78 @@
+"""Trouble on purpose: an engine that stands still for a while, or dies, while a load runs on it.
+
+with trouble.stall(engine, after_s=1, for_s=2):
+    run = load.open_loop(engine, ...)
+
+with trouble.death(engine, after_tokens=100):
+    run = load.closed(trouble.outlived(engine), ...)      # what was answered until then, the rest as failed
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+
+from shared.api import counters
+from shared.engine import Engine
+
+
+@contextlib.contextmanager
+def stall(engine: Engine, after_s: float, for_s: float) -> Iterator[None]:
+    """Hold every process of the engine still for a while, as a full disk or a greedy neighbour does."""
+    over = threading.Event()
+
+    def hold() -> None:
+        if not over.wait(after_s):
+            engine.pause()
+            try:
+                over.wait(for_s)
+            finally:
+                engine.resume()
+
+    with _beside(hold, over):
+        yield
+
+
+@contextlib.contextmanager
+def death(engine: Engine, after_tokens: int) -> Iterator[None]:
+    """End the engine once it has made so many tokens in the block; if the block is over first, right then."""
+    over = threading.Event()
+    begin = counters(engine)["generated_tokens"]
+
+    def kill() -> None:
+        while counters(engine).get("generated_tokens", begin) < begin + after_tokens and not over.wait(0.1):
+            pass
+        engine.end()
+
+    with _beside(kill, over):
+        yield
+
+
+class _Outlived:
+    """The engine, but for its death, which a load would answer with an error instead of what it has measured."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    @property
+    def alive(self) -> bool:
+        return True
+
+
+def outlived(engine: Engine) -> Engine:
+    """For a load that is to keep its partial result: requests after the engine's death fail, and say so."""
+    return cast(Engine, _Outlived(engine))
+
+
+@contextlib.contextmanager
+def _beside(do: Any, over: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
