@@ -1,6 +1,7 @@
 """The figures of lab 3.3.2: who ran when, and what load did to throughput, to waiting, and to promises kept."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import plotly.graph_objects as go
 
@@ -104,7 +105,7 @@ def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Ma
     figure = go.Figure(layout=layout(title, "seconds after the long prompt was sent", "gap between two tokens, ms"))
     table = []
     for (name, stamps), (colour, marker, _) in zip(streams.items(), LOOKS, strict=False):
-        gaps = [((b - marks[name]) / 1e9, (b - a) / 1e6) for one in stamps for a, b in zip(one, one[1:], strict=False)]
+        gaps = [((b - marks[name]) / 1e9, (b - a) / 1e6) for one in stamps for a, b in pairwise(one)]
         figure.add_scatter(
             x=[at for at, _ in gaps], y=[gap for _, gap in gaps], name=name, mode="markers",
             marker={"color": colour, "symbol": marker, "size": 6, "opacity": 0.7},

@@ -221,7 +221,8 @@ def step_model(
     middle = {users: (found[len(found) // 2][0], statistics.median(ms for _, ms in found)) for users, found in
               steps.items() if found}  # fmt: skip
     fit = roofline.fit([point for users in fitted for point in steps[users]], bandwidth_gb_s)
-    errors, rows = {}, []
+    errors: dict[int, float] = {}
+    rows: list[tuple[str, ...]] = []
     for users, (work, ms) in middle.items():
         predicted, measured = (1e3 * users / value for value in (fit.predict(work).step_ms, ms))
         errors[users] = predicted / measured - 1

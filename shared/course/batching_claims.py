@@ -67,7 +67,8 @@ def seats(evidence: Evidence) -> tuple[bool, str]:
     if not one or not many:
         return False, "nothing recorded: run the cells `run-load` and `one-seat`"
     slow, fast = (Spread.of(medians(entries, "output_tok_s")) for entries in (one, many))
-    assert slow and fast
+    if slow is None or fast is None:
+        return False, "no throughput is recorded: run the cells `run-load` and `one-seat`"
     ratio = fast.median / slow.median
     said = f"{ratio:.1f} times: {fast} tok/s with 32 seats, {slow} with one, at 32 users"
     return ratio >= BATCHING_AT_LEAST, said
@@ -117,7 +118,7 @@ def preempted(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(missing)}: run the cells `preempt-{missing[0]}`"
     counts = {name: runs[f"preempt/{name}"]["values"]["counted"]["preemptions"] for name in ("ample", "scarce")}
     speed = {name: runs[f"preempt/{name}"]["values"]["output_tok_s"] for name in ("ample", "scarce")}
-    said = (f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by vLLM's counter; "
+    said = (f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by its counter; "
             f"{speed['scarce']:.0f} and {speed['ample']:.0f} tok/s")  # fmt: skip
     return counts["scarce"] > 0 == counts["ample"], said
 
@@ -137,7 +138,8 @@ CLAIMS = (
     Claim("Continuous batching answers sooner than static, and chunks shorten the pauses", three_ways,
           ("own/schedule/",), SCHEDULER),
     Claim(f"Your engine reaches {PARITY} of vLLM's throughput at 16 users", parity, ("load/users-16/",), SCHEDULER),
-    Claim("vLLM's seats (`--max-num-seqs`), not the load, make the throughput", seats, ("seats/", "load/users-32/vllm")),
+    Claim("vLLM's seats (`--max-num-seqs`), not the load, make the throughput", seats,
+          ("seats/", "load/users-32/vllm")),
     Claim("Past the knee throughput holds while goodput collapses", collapse, ("open/", "slo")),
     Claim("Prefix caching pays where prompts share a beginning, and only there", prefix, ("prefix/",)),
     Claim("Too few blocks preempt: the counter says so, and enough blocks don't", preempted, ("preempt/",)),
