@@ -47,7 +47,7 @@ class Seen:
         """Totals count from the first sample on; a share of nothing is unknown, not 0."""
         now = dict(said)
         if not self.samples:
-            self._first = now
+            self._first = dict(said)
         for name in ("preemptions", "generated_tokens", "cached_tokens", "cache_queries"):
             if name in now:
                 now[name] -= self._first.get(name, 0.0)

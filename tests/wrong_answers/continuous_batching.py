@@ -1,6 +1,5 @@
 """Lab 3.3.2."""
 
-# ruff: noqa: RET503
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -267,9 +266,7 @@ def too_careful(held: Sequence[int], wants: Sequence[int], free: int) -> list[in
 
 
 def forgets_to_return(held: Sequence[int], wants: Sequence[int], free: int) -> None:
-    if sum(wants) <= free:
-        return None
-    victims = [len(held) - 1]
+    victims = [len(held) - 1] if sum(wants) > free else []
     victims.sort()
 
 
