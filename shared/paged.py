@@ -28,10 +28,11 @@ Row = tuple[Sequence[int], int, Sequence[int]]  # new token ids, tokens in the c
 class Group:
     """Rows whose attention is computed together: B sequences, T new tokens at most, S positions at most."""
 
-    tokens: Tensor  # [B, T]: which of the step's flat tokens; padding repeats the row's last one
+    shape: tuple[int, int]  # B, T
+    tokens: Tensor  # [B × T]: which of the step's flat tokens; padding repeats the row's last one
     blocks: Tensor  # [B × blocks of the longest]: the block tables, padded with block 0
-    mask: Tensor  # [B, 1, share × T, S]: what each query may see, for every head that shares a KV head
-    real: Tensor  # [B, T]: False for padding
+    mask: Tensor  # [B, 1, share × T, S]: 0 for what a query may see, else −inf; for each head that shares a KV head
+    real: Tensor  # those of the B × T that are no padding
 
 
 class PagedKV:
@@ -75,7 +76,8 @@ class PagedKV:
             a, b = qk.chunk(2, -1)
             qk = qk * cos + torch.cat([-b, a], -1) * sin  # rotated, as in shared.llama
             layer = self.pool[i]
-            layer.view(-1, 2, llama.kv_heads, llama.head_dim)[slots] = torch.stack([qk[:, llama.heads :], v], 1)
+            new = torch.stack([qk[:, llama.heads :], v], 1)  # [N, 2, kv_heads, head_dim]
+            layer.view(-1, 2, llama.kv_heads, llama.head_dim).index_copy_(0, slots, new)
             h = self._attention(qk[:, : llama.heads], layer, groups)
             x = x + F.linear(h, llama.out[i])
             h = F.rms_norm(x, (llama.hidden,), llama.mlp_norm[i], llama.eps)
@@ -95,10 +97,15 @@ class PagedKV:
             most = -(-span // self.block_size)
             tables = [[*rows[i][2][:most], *[0] * (most - len(rows[i][2]))] for i in members]
             inside = steps.minimum(count - 1)  # [B, T]
-            mask = torch.arange(most * self.block_size) <= (before + inside)[..., None]  # [B, T, S]
+            seen = torch.arange(most * self.block_size) <= (before + inside)[..., None]  # [B, T, S]
+            mask = torch.zeros(seen.shape, dtype=self.pool.dtype).masked_fill(~seen, -torch.inf)
             first = ends[members][:, None] - count
             yield Group(
-                first + inside, torch.tensor(tables).flatten(), mask.repeat(1, share, 1)[:, None], steps < count
+                (len(members), len(steps)),
+                (first + inside).flatten(),
+                torch.tensor(tables).flatten(),
+                mask.repeat(1, share, 1)[:, None],
+                (steps < count).flatten().nonzero()[:, 0],
             )
 
     def _attention(self, q: Tensor, layer: Tensor, groups: Sequence[Group]) -> Tensor:
@@ -106,13 +113,13 @@ class PagedKV:
         llama, out = self.llama, torch.empty_like(q)
         share = llama.heads // llama.kv_heads
         for group in groups:
-            batch, steps = group.tokens.shape
+            batch, steps = group.shape
             kv = layer.index_select(0, group.blocks).view(batch, -1, 2, llama.kv_heads, llama.head_dim)
             keys, values = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)  # [B, kv_heads, S, head_dim]
-            mine = q[group.tokens].view(batch, steps, llama.kv_heads, share, llama.head_dim)
+            mine = q.index_select(0, group.tokens).view(batch, steps, llama.kv_heads, share, llama.head_dim)
             mine = mine.permute(0, 2, 3, 1, 4).reshape(batch, llama.kv_heads, share * steps, llama.head_dim)
             h = F.scaled_dot_product_attention(mine, keys, values, attn_mask=group.mask)
             h = h.view(batch, llama.kv_heads, share, steps, llama.head_dim).permute(0, 3, 1, 2, 4)
-            h = h.reshape(batch, steps, llama.heads, llama.head_dim)
-            out[group.tokens[group.real]] = h[group.real]
+            h = h.reshape(batch * steps, llama.heads, llama.head_dim).index_select(0, group.real)
+            out.index_copy_(0, group.tokens.index_select(0, group.real), h)
         return out.view(len(q), -1)
