@@ -1,5 +1,6 @@
 """The figures of lab 3.3.2: who ran when, and what load did to throughput, to waiting, and to promises kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -43,7 +44,9 @@ def lines(
         )  # fmt: skip
     if rule:
         name, at = rule
-        figure.add_vline(x=at, line={"color": "#6e7781", "dash": "dot", "width": 2}, annotation_text=name)
+        figure.add_vline(x=at, line={"color": "#6e7781", "dash": "dot", "width": 2})
+        place = math.log10(at) if log else at  # an annotation on a logarithmic axis stands at its exponent
+        figure.add_annotation(x=place, y=0.03, yref="paper", text=name, xanchor="left", xshift=4, showarrow=False)
     figure.update_xaxes(type="log" if log else "linear", tickvals=loads, ticktext=[number(load) for load in loads])
     figure.update_yaxes(rangemode="tozero")
     cells = [
