@@ -1,7 +1,8 @@
 """The figures of lab 3.3.2: who ran when, and what load did to throughput, to waiting, and to promises kept."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import plotly.graph_objects as go
@@ -11,8 +12,8 @@ from shared.metrics import Spread, number
 from shared.plots import GRID, INK, LOOK, Plot, layout
 from shared.timeline import rows
 
-# Colour and marker and dash, as in shared.plots: one for each line of a figure, in this order.
-LOOKS = (LOOK["llamacpp"], LOOK["vllm"], LOOK["ollama"], LOOK["sglang"], ("#E69F00", "x", "longdash"))
+# Colour, marker and dash: vLLM's are those of every figure, the others' are no engine's.
+YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
 PHASES = {"waiting": ("#d8dee4", "/"), "prefill": ("#E69F00", ""), "decode": ("#0072B2", "")}
 
 Course = Mapping[float, Sequence[float]]  # load → the value in each round
@@ -33,7 +34,7 @@ def lines(
     """
     figure = go.Figure(layout=layout(title, x, unit))
     loads = sorted({load for course in courses.values() for load in course})
-    for (name, course), (colour, marker, dash) in zip(courses.items(), LOOKS, strict=False):
+    for (name, course), (colour, marker, dash) in zip(courses.items(), looks(courses), strict=True):
         spreads = {load: spread for load in sorted(course) if (spread := Spread.of(course[load]))}
         figure.add_scatter(
             x=list(spreads), y=[s.median for s in spreads.values()], name=name, mode="lines+markers",
@@ -53,6 +54,13 @@ def lines(
         (number(load), *(str(Spread.of(course.get(load, ())) or "–") for course in courses.values())) for load in loads
     ]
     return Plot(title, (x, *(f"{name}, {unit}" for name in courses)), cells, figure)
+
+
+def looks(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """A look for each name; a third unknown one would look like the first."""
+    others = itertools.cycle(OTHERS)
+    known = {"vLLM": LOOK["vllm"], "your engine": YOURS, "throughput": LOOK["vllm"], "whole prompt": LOOK["vllm"]}
+    return [known.get(name) or next(others) for name in names]
 
 
 def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
@@ -107,7 +115,7 @@ def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Ma
     """
     figure = go.Figure(layout=layout(title, "seconds after the long prompt was sent", "gap between two tokens, ms"))
     table = []
-    for (name, stamps), (colour, marker, _) in zip(streams.items(), LOOKS, strict=False):
+    for (name, stamps), (colour, marker, _) in zip(streams.items(), looks(streams), strict=True):
         gaps = [((b - marks[name]) / 1e9, (b - a) / 1e6) for one in stamps for a, b in pairwise(one)]
         figure.add_scatter(
             x=[at for at, _ in gaps], y=[gap for _, gap in gaps], name=name, mode="markers",

@@ -27,7 +27,7 @@ from shared.batching import Engine, Request
 from shared.client import Exchange, Trace, exchange
 from shared.engine import Engine as Server
 from shared.errors import LabError
-from shared.hardware import detect
+from shared.hardware import Machine, detect
 from shared.llama import Llama
 from shared.load import Run, most_at_once
 from shared.process import exclusive
@@ -66,6 +66,11 @@ def fastest_dtype() -> torch.dtype:
         weights, tokens = torch.ones(1536, 576, dtype=dtype), torch.ones(128, 576, dtype=dtype)
         times[dtype] = best_s(lambda a=tokens, b=weights: torch.nn.functional.linear(a, b), 0.2)  # type: ignore[misc]
     return min(times, key=lambda dtype: times[dtype])
+
+
+def served_dtype(machine: Machine, dtype: torch.dtype) -> str:
+    """What vLLM is told: BF16 on a GPU; without one what this processor computes fastest (`fastest_dtype`)."""
+    return str(dtype).removeprefix("torch.") if machine.runner == "native" else "bfloat16"
 
 
 def ids(llama: Llama, prompts: PromptSet) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ from shared import LabError, batching_plots, metrics, results, serving, timeline
 from shared.batching import Engine
 from shared.client import Trace
 from shared.evidence import Evidence
+from shared.hardware import Machine
 from shared.llama import Llama
 from shared.models import ModelChoice
 from shared.paged import PagedKV
@@ -92,3 +93,25 @@ def test_pauses_count_from_the_long_prompt() -> None:
     plot = batching_plots.pauses("t", {"whole": [[0, 10_000_000, 90_000_000]]}, {"whole": 10_000_000})
     assert plot.rows == [("whole", "45 (10–80)", "80")]
     assert list(plot.figure.data[0].x) == [0.0, 0.08]
+
+
+def test_vllm_looks_the_same_in_every_figure() -> None:
+    from shared.plots import LOOK
+
+    vllm, own, other, more = batching_plots.looks(["vLLM", "your engine", "goodput", "x"])
+    assert vllm == LOOK["vllm"]
+    assert len({vllm, own, other, more}) == 4
+    assert not {look[0] for look in (own, other)} & {look[0] for look in LOOK.values()}
+
+
+def test_a_gpu_gets_bf16_whatever_the_processor_likes(machine: Machine, spark: Machine) -> None:
+    assert serving.served_dtype(machine, torch.float32) == "float32"
+    assert serving.served_dtype(machine, torch.bfloat16) == "bfloat16"
+    assert serving.served_dtype(spark, torch.float32) == "bfloat16"
+
+
+def test_the_faster_numbers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((2.0, 1.0, 1.0, 2.0))  # BF16, float32, twice
+    monkeypatch.setattr(serving, "best_s", lambda do, for_s: next(times))
+    assert serving.fastest_dtype() is torch.float32
+    assert serving.fastest_dtype() is torch.bfloat16

@@ -11,7 +11,7 @@ SCHEDULER = ("blocks_needed", "give_back", "admit", "plan_step", "choose_victims
 BATCHES = ("alone", "together", "squeezed")
 PARITY = 0.7  # of vLLM's throughput
 BATCHING_AT_LEAST = 2.0  # how many times the throughput of one seat: less would be no batching
-HOLDS, COLLAPSES = 0.8, 0.5
+HOLDS, COLLAPSES = 0.8, 0.6  # of the best throughput; of the best share of requests that kept the SLO
 
 
 def medians(entries: dict[str, Entry], value: str) -> list[float]:
