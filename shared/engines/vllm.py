@@ -34,6 +34,7 @@ def env(start: Start) -> Mapping[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",  # of its own processes among themselves
         "VLLM_NO_USAGE_STATS": "1",
+        "NO_COLOR": "1",  # its log is read by people, in a notebook
     }
 
 
