@@ -49,7 +49,7 @@ def question(entries: Entries, loads: Entries) -> Section:
     text = (
         f"{caveat}Which engine should serve **{some['model']}** ({some['precision']}) on **{some['processor']}**, "
         f"{some['cores']} cores, and for what? For this machine and this model, and no other:\n\n"
-        f"{guide({**entries}).markdown()}\n\n"
+        f"{guide(entries).markdown()}\n\n"
         "An engine is chosen where the intervals of the medians don't overlap (95 %, by bootstrap over the rounds; "
         "with five rounds it is their range)." + ("\n\n" + "\n".join(left) if left else "")
     )
