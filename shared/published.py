@@ -143,7 +143,7 @@ def confronted(entries: Mapping[str, Entry], bits: Callable[[float, float, float
             ENGINES[v["engine"]].title,
             f"{stars(v['prefill'])} {v['prefill_tok_s']:,} tok/s",
             f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits a weight",
-            v["best_for"], v["verdict"], here,
+            v["best_for"], here,
         ))  # fmt: skip
     header = (
         "engine",
@@ -154,3 +154,9 @@ def confronted(entries: Mapping[str, Entry], bits: Callable[[float, float, float
         "this machine",
     )
     return Table("The outline's stars, confronted", header, rows)
+
+
+def verdicts(entries: Mapping[str, Entry]) -> str:
+    """What was published since says of each row of the outline, as a list in Markdown."""
+    said = (entry["values"] for entry in quoted(entries, "outline/"))
+    return "\n".join(f"- **{ENGINES[v['engine']].title}:** {v['verdict']}" for v in said)
