@@ -16,6 +16,7 @@ from shared import paths
 from shared.hardware import (
     CDI_SPECIFICATIONS,
     Machine,
+    bf16_products,
     browser,
     docker_gpu_arguments,
     find_docker,
@@ -24,7 +25,7 @@ from shared.hardware import (
     nvidia_smi,
     without_gpu,
 )
-from shared.host import GIB, MISSING, TIMED_OUT, Host, cpuinfo, meminfo
+from shared.host import GIB, MISSING, TIMED_OUT, Host, meminfo
 from shared.process import start_time
 
 NATIVE_DISK_GIB = 15  # all engines, measured
@@ -205,9 +206,9 @@ def check_bfloat16(host: Host, machine: Machine) -> Check | None:
             return ok("bfloat16", f"in hardware (compute capability {capability})")
         return Check("bfloat16", "warning", f"compute capability {capability or 'unknown'}; it comes with 8.0",
                      "the labs' weights are BF16", "LABS_PROFILE=cpu make lab")  # fmt: skip
-    flags = (cpuinfo("flags", "Features", host=host) or "").split()
-    found = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
-    return ok("bfloat16", f"in hardware ({', '.join(found)})" if found else "not in hardware: it works, slower")
+    found = bf16_products(host)
+    said = f"fast ({', '.join(found)})" if found else "no fast products: vLLM and SGLang compute in float32"
+    return ok("bfloat16", said)
 
 
 def check_architecture(host: Host, machine: Machine) -> Check | None:

@@ -119,6 +119,7 @@ class Engine:
             "model_origin": self.model.origin,
             "model_sha256": self.model.sha256(form),
             "precision": self.precision,
+            "dtype": self.spec.dtype("container" if self.container else "native"),
             "startup_s": round(self.startup_s, 2),
         }
 

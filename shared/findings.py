@@ -8,6 +8,7 @@ from typing import Any
 
 from shared import plots, published
 from shared.engines import ENGINES
+from shared.load import users_told
 from shared.method import limits, machine, method, on_cpu, profiles, start_commands
 from shared.metrics import Spread, number
 from shared.page import Section
@@ -66,7 +67,7 @@ def ahead(entries: Entries) -> Section:
     prompts = [
         (f"{n} tokens", verdict(rounds(entries, "ttft_ms", "prompt/", "input_tokens"), n, False)) for n in lengths
     ]
-    header = ("", *(f"{u} user{'s' if u > 1 else ''}" for u in users))
+    header = ("", *map(users_told, users))
     text = Table("", header, rows).markdown()
     if prompts:
         text += "\n\n" + Table("", ("prompt of one user", "time to first token"), prompts).markdown()
@@ -118,8 +119,9 @@ def steps(entries: Entries) -> Section | None:
     header = ("engine", "overhead, ms", "reading the weights, ms", "computing, ms a user", "worst misfit")
     text = (
         "step = overhead + bytes / bandwidth + operations / rate, fitted to the time per token at every number of "
-        "users. The bandwidth is the machine's own, so reading takes all engines equally long; what an engine does "
-        "slower than that shows as overhead. A large misfit means that its step is no straight line in its users.\n\n"
+        "users. The bandwidth is the machine's own, so the same bytes take all engines equally long; what an engine "
+        "does slower than that shows as overhead. A large misfit means that its step is no straight line in its "
+        "users.\n\n"
         + Table("", header, rows).markdown()
         + "\n\n"
         + "\n".join(f"- {said}" for said in differences(fits, few, many))
@@ -144,7 +146,7 @@ def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> l
             if name != best and sum(apart) > 0.1 * sum(made_of[best]):
                 most = max(range(3), key=lambda i: apart[i])
                 said.append(
-                    f"At {users} user{'s' if users != '1' else ''} {ENGINES[name].title} is "
+                    f"At {users_told(int(users))} {ENGINES[name].title} is "
                     f"{number(sum(apart))} ms behind {ENGINES[best].title}, mostly by {PARTS[most]}."
                 )
     return said
@@ -157,8 +159,8 @@ def precision(entries: Entries) -> Section | None:
         return None
     text = (
         "Decoding reads every weight for each token, so fewer bytes buy speed as far as reading is what costs: the "
-        "prediction shortens only that part of the step. Prefill computes, so it gains little or nothing. The price is "
-        "in the last two columns.\n\n" + table.markdown()
+        "prediction shortens only that part of the step. Prefill computes: where it changes, the arithmetic on these "
+        "weights is another, not the reading. The price is in the last two columns.\n\n" + table.markdown()
     )
     return Section("What precision buys", text, (precision_plot(entries),))
 
@@ -169,9 +171,7 @@ def qualities(entries: Entries) -> dict[str, Mapping[str, Any]]:
 
 
 def precision_table(entries: Entries) -> Table:
-    decode, prefill = (
-        precision_rounds(entries, *what) for what in (("users-1", "output_tok_s"), ("tokens", "ttft_ms"))
-    )
+    decode, prefill = decode_rates(entries), precision_rounds(entries, "tokens", "ttft_ms")
     rows = [
         (
             form, number(v["bytes"] / 1e6), number(v["predicted_tok_s"]), str(Spread.of(decode.get(form, [])) or "–"),
@@ -188,12 +188,17 @@ def precision_table(entries: Entries) -> Table:
 
 
 def precision_plot(entries: Entries) -> Plot:
-    decode = precision_rounds(entries, "users-1", "output_tok_s")
+    decode = decode_rates(entries)
     shown = {
         form: {"predicted": v["predicted_tok_s"], "measured": median(decode.get(form))}
         for form, v in qualities(entries).items()
     }
     return bars("Decode speed of one user by precision", "tok/s", shown)
+
+
+def decode_rates(entries: Entries) -> dict[str, list[float]]:
+    """Tokens a second of one user once the answer flows, as the prediction has it: prompt and waiting left out."""
+    return {form: [1e3 / ms for ms in times] for form, times in precision_rounds(entries, "users-1", "tpot_ms").items()}
 
 
 def precision_rounds(entries: Entries, what: str, value: str) -> dict[str, list[float]]:

@@ -101,7 +101,7 @@ def closed(
         await asyncio.gather(*(user() for _ in range(users)))
         return sent
 
-    title = f"{engine.spec.title}, {users} user{'s' if users > 1 else ''}"
+    title = f"{engine.spec.title}, {users_told(users)}"
     run = _measure(engine, prompts, title, requests, max_tokens, users if warmup else 0, limits, drive)
     return replace(run, users=users, load={**run.load, "kind": "closed", "think_s": think_s, "seconds": seconds})
 
@@ -181,6 +181,11 @@ def schedule_s(rate_per_s: float, requests: int | None, seconds: float | None, p
             break
         moments.append(now)
     return moments
+
+
+def users_told(count: int) -> str:
+    """ "1 user", "4 users"."""
+    return f"{count} user{'s' if count != 1 else ''}"
 
 
 def most_at_once(traces: Sequence[Trace]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from shared.engines import EngineSpec, Flags
 from shared.engines.spec import Container
 from shared.errors import LabError
-from shared.hardware import Machine, gpu_holders
+from shared.hardware import BYTES_PER_VALUE, Machine, gpu_holders
 from shared.models import ModelChoice
 
 MEMINFO = Path("/proc/meminfo")
@@ -54,7 +54,8 @@ def need(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, mac
             f"{spec.title} would choose its KV cache itself, up to most of the memory, and was given {dict(flags)}.",
             f"say how much it may hold: {way.bound_by}",
         )
-    weights = model.file_bytes(spec.weights_form(model, precision))
+    wider = BYTES_PER_VALUE[spec.dtype(machine.runner)] / 2
+    weights = model.file_bytes(spec.weights_form(model, precision)) * wider
     reserve = SPARK_RESERVE_GIB if machine.unified_memory else NATIVE_RESERVE_GIB
     return Need(spec.title, weights / 2**30, kv_bytes / 2**30, way.overhead_gib, reserve)
 

@@ -68,7 +68,8 @@ def method(entries: Entries, loads: Entries) -> Section:
             f"- {count} rounds or more of each load, engines in turn (A B A B …), each warmed up before its first. "
             "Figures are the median of the rounds, in brackets the least and the most. "
             "Where two engines' intervals overlap there is no winner.",
-            "- Equal for all: weights and their precision, context of a request, number of slots, cores.",
+            "- Equal for all: weights, context of a request, number of slots, cores."
+            + (f" {widened}" if (widened := in_float32(loads)) else ""),
             "- Tokens are counted by the engines (`usage`), not by chunks. "
             f"Each prompt begins with a nonce; taken from prefix caches: {cache}.",
             f"- {failed} of {total} requests failed. The client used at most "
@@ -80,13 +81,26 @@ def method(entries: Entries, loads: Entries) -> Section:
     return Section("Method", text)
 
 
+def in_float32(loads: Entries) -> str:
+    """A sentence on the engines that widen the weights; "" if none does."""
+    some = {e["provenance"]["engine"] for e in loads.values() if e["provenance"]["dtype"] == "float32"}
+    if not some:
+        return ""
+    who = " and ".join(ENGINES[name].title for name in ENGINES if name in some)
+    return (
+        f"This processor has no fast BF16 products, so {who} widened them to float32 when loading, which changes no "
+        "weight but doubles the bytes of a step; the others widen them as they compute."
+    )
+
+
 def engines(entries: Entries, loads: Entries) -> Table:
     rows = []
     for name in names(loads):
         p = next(e["provenance"] for e in loads.values() if e["provenance"]["engine"] == name)
         greedy = entries.get(f"greedy/{name}", {"values": {}})["values"]
         gap = f"{greedy['worst_gap_nats']:.3f}" if "worst_gap_nats" in greedy else "not checked"
-        rows.append((ENGINES[name].title, p["engine_version"], p["precision"], gap))
+        computed = f", computed in {p['dtype']}" if p["dtype"] == "float32" else ""
+        rows.append((ENGINES[name].title, p["engine_version"], p["precision"] + computed, gap))
     return Table("", ("engine", "version", "weights", "worst greedy gap, nats"), rows)
 
 

@@ -145,14 +145,7 @@ def confronted(entries: Mapping[str, Entry], bits: Callable[[float, float, float
             f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits a weight",
             v["best_for"], here,
         ))  # fmt: skip
-    header = (
-        "engine",
-        "outline: prefill",
-        "outline: decode, 8B",
-        "outline: best for",
-        "published since",
-        "this machine",
-    )
+    header = ("engine", "outline: prefill", "outline: decode, 8B", "outline: best for", "this machine")
     return Table("The outline's stars, confronted", header, rows)
 
 

@@ -39,10 +39,14 @@ class Work:
     tokens: int
 
 
-def decode_step(model: ModelChoice, precision: str, users: int, context_tokens: int) -> Work:
-    """One step of `users` sequences, each with so many tokens behind it: one new token for each."""
-    kv = model.kv_bytes_per_token() * users
-    read = model.decode_bytes(precision) + kv * context_tokens + kv  # the last: what this step adds
+def decode_step(model: ModelChoice, precision: str, users: int, context_tokens: int, bytes_per_value: int = 2) -> Work:
+    """One step of `users` sequences, each with so many tokens behind it: one new token for each.
+
+    `bytes_per_value` is 4 for an engine that has widened 16-bit weights, keys and values to float32.
+    """
+    kv = model.kv_bytes_per_token(bytes_per_value) * users
+    weights = model.decode_bytes(precision) * bytes_per_value / 2
+    read = weights + kv * context_tokens + kv  # the last: what this step adds
     return Work(read, 2.0 * (model.parameters - model.lookup) * users, users)
 
 

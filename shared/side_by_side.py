@@ -28,7 +28,7 @@ from shared.verdicts import FIGURES
 
 LEDGER = re.compile(r"\d+\.\d+\.\d+\.json")  # not what was set aside
 # What both must share for a row to compare machines and engines alone.
-ALIKE = ("model", "model_sha256", "precision", "flags", "prompts", "max_tokens", "load", "kind")
+ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
 
 Rounds = dict[str, list[Entry]]  # by key without its round: every entry of one measurement
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared.hardware import BYTES_PER_VALUE
 from shared.models import ModelChoice
 from shared.plots import rounds
 from shared.results import Entry
@@ -29,8 +30,8 @@ def points(entries: Mapping[str, Entry], engine: str, model: ModelChoice) -> lis
     """One for each number of users. The context of a step is the prompt and, on average, half the answer."""
     some = next(e for key, e in entries.items() if key.startswith("load/") and e["provenance"]["engine"] == engine)
     context = round(some["values"]["input_tokens"]["median"] + some["provenance"]["max_tokens"] / 2)
-    precision = some["provenance"]["precision"]
-    return [(n, decode_step(model, precision, n, context), ms) for n, ms in times_ms(entries, engine).items()]
+    precision, width = some["provenance"]["precision"], BYTES_PER_VALUE[some["provenance"]["dtype"]]
+    return [(n, decode_step(model, precision, n, context, width), ms) for n, ms in times_ms(entries, engine).items()]
 
 
 def fitted(measured: Sequence[Point], bandwidth_gb_s: float) -> Fit:
@@ -38,13 +39,13 @@ def fitted(measured: Sequence[Point], bandwidth_gb_s: float) -> Fit:
     return fit([(work, ms) for _, work, ms in measured], bandwidth_gb_s)
 
 
-def values(model: ModelChoice, measured: Sequence[Point], bandwidth_gb_s: float, step_ms: StepMs) -> dict[str, Any]:
+def values(measured: Sequence[Point], bandwidth_gb_s: float, step_ms: StepMs) -> dict[str, Any]:
     """The fit for the ledger; `step_ms` (an exercise) says what it makes of each number of users."""
     found = fitted(measured, bandwidth_gb_s)
     peak = found.peak_tflop_s or float("inf")  # a rate that doesn't show costs nothing
-    users, work, _ = measured[0]
-    weights, operations = model.decode_bytes("BF16"), work.operations / users
-    kv = (work.bytes - weights) / users
+    (few, little, _), (many, much, _) = measured[0], measured[-1]
+    kv = (much.bytes - little.bytes) / (many - few)
+    weights, operations = little.bytes - few * kv, little.operations / few
     return {
         "overhead_ms": found.overhead_ms,
         "bytes_ms": weights / bandwidth_gb_s / 1e6,

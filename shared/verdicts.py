@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shared.engines import ENGINES
 from shared.lineup import missing
+from shared.load import users_told
 from shared.metrics import compare, number
 from shared.plots import Rounds, Table, rounds
 from shared.results import Entry
@@ -82,13 +83,13 @@ def decided(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
             continue
         at = places[-1] if use.most else places[0]
         order, behind = ranked(data, at, use.more_is_better)
-        where = f"{at} users" if use.by == "users" and at > 1 else "1 user" if use.by == "users" else f"{at} tokens"
+        where = users_told(at) if use.by == "users" else f"{at} tokens"
         decides = f"{use.figure}, {where}"
         best = f"{number(statistics.median(data[order[0], at]))} {use.unit}"
         if len(order) < 2:
             yield use.what, decides, f"{ENGINES[order[0]].title}, the only one measured", best, "–"
         elif not behind:
-            yield use.what, decides, f"no winner among {titles(order)}", best, "within the spread"
+            yield use.what, decides, f"no winner: {titles(order)}", best, "within the spread"
         else:
             next_one = next(iter(behind))
             theirs = number(statistics.median(data[next_one, at]))

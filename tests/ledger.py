@@ -38,6 +38,7 @@ def provenance(engine: str) -> dict[str, Any]:
         "model_origin": "a test",
         "model_sha256": "0" * 64,
         "precision": "BF16",
+        "dtype": "",
         "startup_s": 1.5,
     }
 

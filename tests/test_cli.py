@@ -189,9 +189,18 @@ def launches(notebook: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(engine, its flags) of every launch in a notebook; a value that a cell computes is an Ellipsis."""
     for node in (node for cell in cells(notebook) for node in ast.walk(cell)):
         match node:
-            case ast.Call(func=ast.Name("launch"), args=[ast.Constant(str() as engine), _, ast.Dict(keys, values)]):
-                computed = [value.value if isinstance(value, ast.Constant) else ... for value in values]
-                yield engine, dict(zip([ast.literal_eval(key) for key in keys if key], computed, strict=True))
+            case ast.Call(func=ast.Name("launch"), args=[ast.Constant(str() as engine), _, ast.Dict() as flags]):
+                yield engine, plain(flags)
+            case ast.Call(func=ast.Attribute(ast.Name("lineup"), "start"), args=[_, _, ast.Dict(keys, values)]):
+                for key, flags in zip(keys, values, strict=True):
+                    assert isinstance(key, ast.Constant)
+                    assert isinstance(flags, ast.Dict)
+                    yield key.value, plain(flags)
+
+
+def plain(flags: ast.Dict) -> dict[str, Any]:
+    computed = [value.value if isinstance(value, ast.Constant) else ... for value in flags.values]
+    return dict(zip([ast.literal_eval(key) for key in flags.keys if key], computed, strict=True))
 
 
 def as_line(engine: str, flags: dict[str, Any]) -> list[str]:
@@ -201,7 +210,8 @@ def as_line(engine: str, flags: dict[str, Any]) -> list[str]:
     for name, value in flags.items():
         takes = known.get(name, {}).get("takes")
         fitting = takes[0] if isinstance(takes, list) else "{}" if takes == "json" else "1"
-        line += [name] if value is True else [] if value is False else [name, fitting if value is ... else str(value)]
+        switch = value is True or (value is ... and takes == "flag")
+        line += [name] if switch else [] if value is False else [name, fitting if value is ... else str(value)]
     return line
 
 

@@ -36,6 +36,16 @@ def test_flags_become_arguments_in_their_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_an_engine_on_torch_is_told_what_to_compute_in(
+    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, name: str, dtype: str
+) -> None:
+    monkeypatch.setattr(f"shared.engines.{name}.torch_dtype", lambda: dtype)
+    line = native(name).command(started(name, model))
+    assert line[line.index("--dtype") + 1] == dtype
+
+
 def test_every_no_in_the_matrix_has_its_reason() -> None:
     for runner in ("native", "container"):
         header, rows = matrix(runner)

@@ -225,6 +225,23 @@ def test_a_listener_is_found_with_its_process() -> None:
     assert port not in Host().listeners()
 
 
+@pytest.mark.parametrize(
+    ("line", "dtype"),
+    [
+        ("flags\t\t: fpu sse4_2 avx avx2 fma", "float32"),
+        ("flags\t\t: avx2 avx512f avx512bw", "bfloat16"),
+        ("flags\t\t: avx2 avx512f avx512bw avx512_bf16 amx_bf16", "bfloat16"),
+        ("Features\t: fp asimd bf16 i8mm", "bfloat16"),
+        ("Features\t: fp asimd", "float32"),
+        ("nothing", "float32"),
+    ],
+)
+def test_engines_on_torch_compute_in_what_the_processor_multiplies_fast(line: str, dtype: str) -> None:
+    recorded = facts("no-gpu")
+    recorded["files"]["/proc/cpuinfo"] = f"processor\t: 0\n{line}\n"
+    assert hardware.torch_dtype(RecordedHost(recorded)) == dtype
+
+
 def test_importing_is_quick_and_brings_neither_torch_nor_plotly() -> None:
     code = "import shared.hardware, sys; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     times = []

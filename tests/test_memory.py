@@ -116,10 +116,16 @@ def test_floors_fit_the_machine(monkeypatch: pytest.MonkeyPatch, machine: Machin
         floors_gib(spark)
 
 
-def test_a_native_launch_that_does_not_fit_is_refused_with_its_sum(model: ModelChoice, machine: Machine) -> None:
+@pytest.mark.parametrize(("dtype", "weights"), [("bfloat16", "0.3"), ("float32", "0.5")])
+def test_a_native_launch_that_does_not_fit_is_refused_with_its_sum(
+    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, machine: Machine, dtype: str, weights: str
+) -> None:
+    monkeypatch.setattr("shared.engines.spec.torch_dtype", lambda: dtype)
     small = replace(machine, available_gib=3.0)
     vllm = ENGINES["vllm"]
-    with pytest.raises(LabError, match=r"0\.3 GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"):
+    with pytest.raises(
+        LabError, match=rf"{weights} GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"
+    ):
         require(vllm, need(vllm, model, "BF16", {}, small), {}, small, ())
     llamacpp = ENGINES["llamacpp"]
     require(llamacpp, need(llamacpp, model, "BF16", {"-c": 8192}, small), {}, small, ())

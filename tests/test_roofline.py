@@ -52,6 +52,12 @@ def test_sixteen_users_may_pass_the_ceiling_of_one(model: ModelChoice) -> None:
     )
 
 
+def test_widened_weights_and_keys_are_twice_the_bytes_of_a_step(model: ModelChoice) -> None:
+    narrow, wide = (decode_step(model, "BF16", 4, 100, width) for width in (2, 4))
+    assert wide.bytes == pytest.approx(2 * narrow.bytes)
+    assert wide.operations == narrow.operations
+
+
 def test_what_passes_the_physical_limit_is_flagged() -> None:
     work = decode_step(BIG, "BF16", 1, 0)
     assert sanity(17, work, SPARK) is None

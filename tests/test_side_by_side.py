@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ledger import fill
+from ledger import LENGTHS, fill
 
 from shared import LabError, results
+from shared.course.benchmark_claims import USERS
 from shared.side_by_side import side, side_by_side
 
 
@@ -29,10 +30,10 @@ def test_a_faster_machine_is_told_with_its_ratio(tmp_path: Path, monkeypatch: py
     text = shown(a, b)
     itl = text[text.index("Inter-token latency") :]
     rows = [line for line in itl.splitlines() if line.startswith("| vLLM")]
-    assert len(rows) == 3
+    assert len(rows) == len(USERS) + len(LENGTHS)
     assert all("| 0.25×" in row and "n=5" in row for row in rows)
     assert all("no difference to be told" in line for line in itl.splitlines() if line.startswith("| SGLang"))
-    assert "A's engines: SGLang 1.0, vLLM 1.0" in text
+    assert "A's engines: SGLang 1.0, llama.cpp 1.0, vLLM 1.0" in text
     assert "- A ran on " in text
 
 

@@ -19,7 +19,7 @@ def test_a_step_is_fitted_from_the_median_of_the_rounds(model: ModelChoice) -> N
     assert [users for users, _, _ in points] == [1, 4, 16, 32]
     context = 40 + 4  # the prompt, and half of eight tokens
     assert points[0][1].bytes == pytest.approx(model.decode_bytes("BF16") + (context + 1) * 23_040)
-    values = steps.values(model, points, 20.0, reference(lab("3.3.1"), STEP))
+    values = steps.values(points, 20.0, reference(lab("3.3.1"), STEP))
     parts = values["overhead_ms"] + values["bytes_ms"]
     each = values["kv_ms_per_user"] + values["operations_ms_per_user"]
     for users, (measured, modelled) in values["steps"].items():
@@ -29,3 +29,14 @@ def test_a_step_is_fitted_from_the_median_of_the_rounds(model: ModelChoice) -> N
             measured, rel=0.06
         )  # it doesn't grow with users: the KV cache's part can't fit
     assert values["bytes_ms"] == pytest.approx(model.decode_bytes("BF16") / 20e6)
+
+
+def test_an_engine_that_widened_its_weights_reads_twice_as_long(model: ModelChoice) -> None:
+    fill({"vllm": 50})
+    entries = results.load_results("3.3.1")
+    wide = {key: {**e, "provenance": {**e["provenance"], "dtype": "float32"}} for key, e in entries.items()}
+    step = reference(lab("3.3.1"), STEP)
+    narrow_ms, wide_ms = (
+        steps.values(steps.points(some, "vllm", model), 20.0, step)["bytes_ms"] for some in (entries, wide)
+    )
+    assert wide_ms == pytest.approx(2 * narrow_ms)

@@ -29,7 +29,7 @@ def test_each_request_is_a_wait_and_a_decode_with_its_tokens() -> None:
     waits = [bar for bar in bars(told) if bar["name"] == "queue and prefill"]
     decodes = [bar for bar in bars(told) if bar["name"] == "decode"]
     assert len(waits) == len(decodes) == 4
-    assert waits[0]["dur"] == 51_000  # microseconds: the first token came after 51 ms
+    assert waits[0]["dur"] == 50_500  # microseconds: the first token came after 50.5 ms
     assert waits[0]["args"]["input_tokens"] == 40
     assert sum(event["ph"] == "i" and event["name"] == "token" for event in told["traceEvents"]) == 4 * 8
     [process] = [event for event in told["traceEvents"] if event["name"] == "process_name"]

@@ -12,7 +12,7 @@ from shared.engines import ENGINES
 from shared.evidence import Claim, Evidence
 from shared.lineup import missing
 from shared.metrics import gap_fault, prompt_tokens
-from shared.plots import rounds
+from shared.plots import plain, rounds
 from shared.prompts import OPENING_TOKENS
 from shared.results import Entry
 from shared.roofline import Work
@@ -176,7 +176,9 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
             said.append(f"{form} not here ({why})")
             continue
         speeds = [
-            e["values"]["output_tok_s"] for key, e in loads.items() if key.startswith(f"precision/{form}/users-1/")
+            1e3 / plain(e["values"]["tpot_ms"])
+            for key, e in loads.items()
+            if key.startswith(f"precision/{form}/users-1/")
         ]
         if quality is None or len(speeds) < 2:
             return False, f"{form}: nothing recorded: run the cell `run-precisions`"

@@ -7,6 +7,7 @@ scheduler from spinning a core while it has nothing to do.
 from collections.abc import Mapping
 
 from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
+from shared.hardware import BYTES_PER_VALUE, torch_dtype
 from shared.models import ModelChoice
 
 
@@ -16,7 +17,7 @@ def command(start: Start) -> list[str]:
         "--model-path", start.weights,
         "--served-model-name", start.model.name,
         "--host", "127.0.0.1", "--port", str(start.port),
-        "--dtype", "bfloat16",
+        "--dtype", torch_dtype(),
         "--device", "cpu",
         "--attention-backend", "torch_native",
         "--sampling-backend", "pytorch",
@@ -54,7 +55,7 @@ def arguments(start: Start) -> list[str]:
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return kv_bytes_asked(model, flags) or 0
+    return (kv_bytes_asked(model, flags) or 0) * BYTES_PER_VALUE[torch_dtype()] // 2
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
@@ -81,6 +82,7 @@ SPEC = EngineSpec(
     native=Native(
         command=command,
         env=env,
+        on_torch=True,
         startup_s=30,
         overhead_gib=3.5,
         kv_bytes=kv_bytes,

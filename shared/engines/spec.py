@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import LabError
+from shared.hardware import torch_dtype
 from shared.models import ModelChoice
 
 Flags = Mapping[str, object]
@@ -37,6 +38,7 @@ class Native:
     startup_s: int  # what to expect on two cores, said while waiting
     overhead_gib: float  # its processes, beside weights and KV cache; measured on two cores
     precisions: tuple[str, ...] = ("BF16",)  # the weights that it loads; the first is the default
+    on_torch: bool = False  # computes in hardware.torch_dtype(), and so may widen what it loads
     kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
     ready_within_s: float = 300
     cannot: Mapping[str, str] = field(default_factory=dict)  # capability → reason
@@ -97,6 +99,11 @@ class EngineSpec:
         if not model.local:
             return f"{self.reads} {precision}"
         return precision if self.reads == "gguf" else "hf"
+
+    def dtype(self, runner: str) -> str:
+        """What it is told to compute in; "" for an engine that decides by itself."""
+        native = self.native if runner == "native" else None
+        return torch_dtype() if native and native.on_torch else ""
 
     def why_not(self, runner: str, capability: str) -> str:
         """Why it can't do this when started by this runner; "" if it can."""

@@ -5,9 +5,10 @@ import os
 from collections.abc import Mapping
 
 from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
+from shared.hardware import torch_dtype
 from shared.models import ModelChoice
 
-KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model
+KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model, 23,000 in float32
 
 
 def command(start: Start) -> list[str]:
@@ -17,7 +18,7 @@ def command(start: Start) -> list[str]:
         "--model", start.weights,
         "--served-model-name", start.model.name,
         "--host", "127.0.0.1", "--port", str(start.port),
-        "--dtype", "bfloat16",
+        "--dtype", torch_dtype(),
         "--enable-prompt-tokens-details",  # says in each answer how many prompt tokens a cache supplied
     ]  # fmt: skip
 
@@ -68,6 +69,7 @@ SPEC = EngineSpec(
     native=Native(
         command=command,
         env=env,
+        on_torch=True,
         startup_s=35,
         overhead_gib=3.0,
         kv_bytes=lambda *_: KV_CACHE_GIB * 2**30,
