@@ -83,7 +83,7 @@ def method(entries: Entries, loads: Entries) -> Section:
 
 def in_float32(loads: Entries) -> str:
     """A sentence on the engines that widen the weights; "" if none does."""
-    some = {e["provenance"]["engine"] for e in loads.values() if e["provenance"]["dtype"] == "float32"}
+    some = {e["provenance"]["engine"] for e in loads.values() if e["provenance"].get("dtype") == "float32"}
     if not some:
         return ""
     who = " and ".join(ENGINES[name].title for name in ENGINES if name in some)
@@ -99,7 +99,7 @@ def engines(entries: Entries, loads: Entries) -> Table:
         p = next(e["provenance"] for e in loads.values() if e["provenance"]["engine"] == name)
         greedy = entries.get(f"greedy/{name}", {"values": {}})["values"]
         gap = f"{greedy['worst_gap_nats']:.3f}" if "worst_gap_nats" in greedy else "not checked"
-        computed = f", computed in {p['dtype']}" if p["dtype"] == "float32" else ""
+        computed = f", computed in {p['dtype']}" if p.get("dtype") == "float32" else ""
         rows.append((ENGINES[name].title, p["engine_version"], p["precision"] + computed, gap))
     return Table("", ("engine", "version", "weights", "worst greedy gap, nats"), rows)
 

@@ -30,7 +30,7 @@ def points(entries: Mapping[str, Entry], engine: str, model: ModelChoice) -> lis
     """One for each number of users. The context of a step is the prompt and, on average, half the answer."""
     some = next(e for key, e in entries.items() if key.startswith("load/") and e["provenance"]["engine"] == engine)
     context = round(some["values"]["input_tokens"]["median"] + some["provenance"]["max_tokens"] / 2)
-    precision, width = some["provenance"]["precision"], BYTES_PER_VALUE[some["provenance"]["dtype"]]
+    precision, width = some["provenance"]["precision"], BYTES_PER_VALUE[some["provenance"].get("dtype", "")]
     return [(n, decode_step(model, precision, n, context, width), ms) for n, ms in times_ms(entries, engine).items()]
 
 

@@ -1,6 +1,7 @@
 """The report says what the ledger holds, and no more; and it can be read where its readers are."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -127,6 +128,22 @@ def test_what_was_not_measured_is_left_out_and_an_engine_says_why(own_results: P
     assert "Why: what a step is made of" not in found
     assert "- SGLang took no part: SGLang is not installed in ~/x." in found["Which engine for what"]
     assert "llama.cpp, the only one measured" in found["Which engine for what"]
+
+
+def test_engines_that_widened_the_weights_are_named_and_older_ledgers_name_none(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    ledger = results.ledger_file("3.3.1")
+    entries = json.loads(ledger.read_text())
+    for dtype in ("float32", None):
+        for entry in entries.values():
+            entry["provenance"].pop("dtype", None)
+            if dtype and entry["provenance"].get("engine") == "vllm":
+                entry["provenance"]["dtype"] = dtype
+        ledger.write_text(json.dumps(entries))
+        build_report("3.3.1")
+        text = (own_results / "report.md").read_text()
+        assert ("so vLLM widened them to float32" in text) == bool(dtype)
+        assert ("| BF16, computed in float32 |" in text) == bool(dtype)
 
 
 def test_a_report_from_a_spark_does_not_say_that_it_cannot_tell(own_results: Path) -> None:
