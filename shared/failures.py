@@ -28,15 +28,16 @@ def failure(engine: Engine, what: str) -> LabError:
     if engine.process.exit_code() == GUARD_EXIT:
         return LabError(f"{what} {memory.story(engine.log.with_suffix('.memory'), engine.need)}")
     tail = "\n".join(f"  | {line[:200]}" for line in engine.tail().splitlines())
-    causes = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(likely_causes(engine.spec, engine.log), 1))
+    found = likely_causes(engine.spec, engine.log, bool(engine.container))
+    causes = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(found, 1))
     return LabError(f"{what} Last lines of {paths.show(engine.log)}:\n{tail}\nLikeliest causes:\n{causes}")
 
 
-def likely_causes(spec: EngineSpec, log: Path) -> list[str]:
+def likely_causes(spec: EngineSpec, log: Path, in_container: bool) -> list[str]:
     """At most three, each with its fix and the line of the log that it was recognised by."""
     lines = log.read_text(errors="replace").splitlines()
     found: dict[str, str] = {}  # by the line: of two causes for one line the more special comes first
-    for sign, cause, fix in (*spec.causes, *containers.CAUSES, *COMMON_CAUSES):
+    for sign, cause, fix in (*spec.causes, *(containers.CAUSES if in_container else ()), *COMMON_CAUSES):
         line = next((line.strip()[:300] for line in lines if re.search(sign, line, re.I)), None)
         if line:
             found.setdefault(line, f"{cause} → {fix}\n     as it says: {line}")

@@ -62,6 +62,14 @@ class Run:
     others_cpu_share: float | None = None  # of all cores, taken by other programs; None of an engine in a container
 
 
+class Died(LabError):
+    """The engine ended under the load. `run` is what was measured until then; what was under way carries its error."""
+
+    def __init__(self, error: LabError, run: Run) -> None:
+        super().__init__(str(error))
+        self.fix, self.run = error.fix, run
+
+
 def closed(
     engine: Engine,
     prompts: PromptSet,
@@ -79,8 +87,8 @@ def closed(
     A user waits `think_s` between an answer and the next request. What is under way when the time is over is
     awaited and counts: throughput is reckoned from the first request sent to the last answer's end. Before that
     each user sends one short request that isn't counted (`warmup`). Connections are used again, and answers are
-    read when all have ended: neither opening nor reading delays what is measured. Raises LabError if the engine
-    dies, or if no request succeeds; single failures stay in the traces.
+    read when all have ended: neither opening nor reading delays what is measured. Raises Died if the engine dies,
+    and LabError if no request succeeds; single failures stay in the traces.
     """
     one_end(requests, seconds)
     if users < 1 or (requests is not None and requests < users):
@@ -102,8 +110,8 @@ def closed(
         return sent
 
     title = f"{engine.spec.title}, {users_told(users)}"
-    run = _measure(engine, prompts, title, requests, max_tokens, users if warmup else 0, limits, drive)
-    return replace(run, users=users, load={**run.load, "kind": "closed", "think_s": think_s, "seconds": seconds})
+    asked = {"kind": "closed", "think_s": think_s, "seconds": seconds}
+    return _measure(engine, prompts, title, requests, users, max_tokens, users if warmup else 0, limits, drive, asked)
 
 
 def open_loop(
@@ -146,9 +154,9 @@ def open_loop(
         return [sent for sent in await asyncio.gather(*map(one, moments)) if sent]
 
     title = f"{engine.spec.title}, {rate_per_s:g} requests/s"
-    run = _measure(engine, prompts, title, len(moments), max_tokens, 4 if warmup else 0, limits, drive)
     asked = {"kind": "open", "rate_per_s": rate_per_s, "poisson": poisson, "seed": seed, "seconds": seconds}
-    return replace(run, users=most_at_once(run.traces), load={**run.load, **asked})
+    warm = 4 if warmup else 0
+    return _measure(engine, prompts, title, len(moments), None, max_tokens, warm, limits, drive, asked)
 
 
 def sweep(
@@ -199,10 +207,12 @@ def _measure(
     prompts: PromptSet,
     title: str,
     requests: int | None,
+    users: int | None,
     max_tokens: int,
     warmup: int,
     limits: Limits | None,
     drive: Callable[[Send, tqdm], Coroutine[Any, Any, list[Sent]]],
+    asked: Mapping[str, Any],
 ) -> Run:
     """What every load has in common: the lock, a loop of its own, counters before and after, the self-check."""
     supply = iter(prompts)
@@ -231,9 +241,10 @@ def _measure(
             cpu_s, others_s, took_s = (now - then for now, then in zip(_clocks_s(engine), begin, strict=True))
             after = counters(engine)
         others_share = max(others_s, 0.0) / took_s / (os.cpu_count() or 1)
+        traces = tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent)
         return Run(
-            traces=tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent),
-            users=0,
+            traces=traces,
+            users=most_at_once(traces) if users is None else users,
             max_tokens=max_tokens,
             prompts=prompts.name,
             engine=engine.provenance(),
@@ -242,13 +253,13 @@ def _measure(
             client_lag_ms=_spread_of_lag(lag),
             # A container's processes are not below its watchdog, so they would count as others.
             others_cpu_share=None if engine.container else round(others_share, 4),
-            load={"about_cache": prompts.about_cache},
+            load={"about_cache": prompts.about_cache, **asked},
         )
 
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
         run: Run = _in_own_loop(everything())
     if died(engine, list(run.traces)):
-        raise failure(engine, f"{engine.spec.title} died under the load.")
+        raise Died(failure(engine, f"{engine.spec.title} died under the load."), run)
     if all(t.error for t in run.traces):
         raise LabError(f"No request of {title} succeeded; the first failed with: {run.traces[0].error}.",
                        "read the engine's log: print(engine.tail())")  # fmt: skip

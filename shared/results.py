@@ -34,9 +34,9 @@ from shared.metrics import Summary
 VOLATILE = {"time", "startup_s", "memory_gib", "git_commit", "git_dirty"}
 
 # The modules that a number depends on, beside shared/engines.
-MADE_BY = ("api", "client", "columns", "contention", "dialects", "engine", "greedy", "inprocess", "launch", "llama",
-           "load", "metrics", "models", "process", "prompts", "results", "roofline", "steps", "watchdog",
-           "wire")  # fmt: skip
+MADE_BY = ("api", "batching", "client", "columns", "contention", "dialects", "engine", "greedy", "inprocess", "launch",
+           "llama", "load", "metrics", "models", "paged", "panel", "process", "prompts", "results", "roofline",
+           "serving", "steps", "trouble", "watchdog", "wire")  # fmt: skip
 
 
 def record(

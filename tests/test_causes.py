@@ -113,7 +113,7 @@ PROVOKED = [
 def test_the_likeliest_cause_is_recognised_and_quoted(tmp_path: Path, engine: str, lines: str, cause: str) -> None:
     log = tmp_path / "log"
     log.write_text(f"INFO: starting up\n{lines}\nINFO: shutting down\n")
-    first = likely_causes(ENGINES[engine], log)[0]
+    first = likely_causes(ENGINES[engine], log, in_container=True)[0]
     assert first.startswith(f"{cause} → ")
     assert any(line.strip() and first.endswith(line.strip()) for line in lines.splitlines()), first
 
@@ -126,11 +126,11 @@ def test_an_unknown_failure_shows_its_first_exception(tmp_path: Path) -> None:
         "(Worker pid=2505) ERROR 11-24 02:03:19 [multiproc_executor.py:1063] ValueError: the moon is full\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    [said] = likely_causes(ENGINES["vllm"], log)
+    [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
     assert said.startswith("none recognised; its first error: (Worker pid=2505)")
     assert said.endswith("ValueError: the moon is full")
     log.write_text("nothing\n")
-    assert likely_causes(ENGINES["vllm"], log) == ["none recognised"]
+    assert likely_causes(ENGINES["vllm"], log, in_container=True) == ["none recognised"]
 
 
 OLLAMA = """\
@@ -146,3 +146,11 @@ def test_a_setting_that_ollama_leaves_aside_is_noticed() -> None:
     calm = OLLAMA.splitlines()[1]
     assert flags_fault(calm, {"OLLAMA_NUM_PARALLEL": 1, "LLAMA_ARG_N_PREDICT": 4}) == ""
     assert flags_fault(calm, {"OLLAMA_NUM_PARALEL": 4}) == "knows no setting OLLAMA_NUM_PARALEL"
+
+
+def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("ERROR: kernel cache not found, made anew\n")
+    [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
+    assert said.startswith("there is no such image or tag")
+    assert likely_causes(ENGINES["vllm"], log, in_container=False) == ["none recognised"]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps
+from wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
 
 from shared import checks, course, exercise
 from shared.exercise import Exercise, expect, judge
 
-LABS = {"3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps)}
+LABS = {"3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps), "3.3.2": (continuous_batching,)}
 ANSWERS = {lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()}
            for lab, modules in LABS.items()}  # fmt: skip
 RIGHT = {lab: {name: f for module in modules for name, f in module.RIGHT.items()} for lab, modules in LABS.items()}

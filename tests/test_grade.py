@@ -159,7 +159,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert not list(scratch.iterdir())
     assert everything(folder) == before
     with file.open(newline="") as table:
-        rows = {row["student"]: row for row in csv.DictReader(table)}
+        rows = {row["student"]: row for row in csv.DictReader(table) if row["lab"] == LAB.number}
     return folder, done.stdout, rows
 
 
@@ -302,7 +302,7 @@ def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: 
     (tmp_path / "quinn").mkdir()
     (tmp_path / "quinn" / "3.3.1.json").write_text("{}")
     monkeypatch.setattr(grade, "WALL_S", 0.01)
-    [row], _ = grade.graded(tmp_path / "quinn")
+    [row, *_], _ = grade.graded(tmp_path / "quinn")  # one for each lab
     assert (row.student, row.claims, row.problems) == ("quinn", "not judged", ("it took more than 0 s to judge",))
 
 

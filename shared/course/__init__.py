@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import paths
-from shared.course import benchmark_arithmetic, benchmark_claims, benchmark_figures, benchmark_traps
+from shared.course import (
+    batching_claims,
+    benchmark_arithmetic,
+    benchmark_claims,
+    benchmark_figures,
+    benchmark_traps,
+    continuous_batching,
+)
 from shared.errors import LabError
 from shared.evidence import Claim
 from shared.exercise import Exercise
@@ -33,7 +40,10 @@ LABS = {
             benchmark_figures.EXERCISES + benchmark_arithmetic.EXERCISES + benchmark_traps.EXERCISES,
             benchmark_claims.CLAIMS,
         ),
-        Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching"),
+        Lab(
+            "3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching",
+            continuous_batching.EXERCISES, batching_claims.CLAIMS,
+        ),
         Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested"),
         Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured"),
         Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented"),

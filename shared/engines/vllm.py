@@ -35,6 +35,7 @@ def env(start: Start) -> Mapping[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",  # of its own processes among themselves
         "VLLM_NO_USAGE_STATS": "1",
+        "NO_COLOR": "1",  # its log is read by people, in a notebook
     }
 
 
@@ -98,6 +99,11 @@ SPEC = EngineSpec(
         "generated_tokens": "vllm:generation_tokens_total",
         "queue_s": "vllm:request_queue_time_seconds_sum",
         "queued_requests": "vllm:request_queue_time_seconds_count",
+        "prefill_s": "vllm:request_prefill_time_seconds_sum",
+        "prefills": "vllm:request_prefill_time_seconds_count",
+        "cache_queries": "vllm:prefix_cache_queries_total",
+        "preemptions": "vllm:num_preemptions_total",
+        "kv_use": "vllm:kv_cache_usage_perc",  # a share, 0 to 1
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
     causes=(

@@ -1,0 +1,499 @@
+"""Lab 3.3.2."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def rounded_down(tokens: int, block_size: int) -> int:
+    return tokens // block_size
+
+
+def one_more(tokens: int, block_size: int) -> int:
+    return tokens // block_size + 1
+
+
+def always_spare(tokens: int, block_size: int) -> int:
+    return math.ceil(tokens / block_size) + 1
+
+
+def a_fraction(tokens: int, block_size: int) -> float:
+    return tokens / block_size
+
+
+def multiplied(tokens: int, block_size: int) -> int:
+    return tokens * block_size
+
+
+def at_least_one(tokens: int, block_size: int) -> int:
+    return max(1, math.ceil(tokens / block_size))
+
+
+def the_rest(tokens: int, block_size: int) -> int:
+    return tokens % block_size
+
+
+def table_kept(table: list[int], free: list[int]) -> None:
+    free.extend(table)
+
+
+def appended(table: list[int], free: list[int]) -> None:
+    free.append(table)  # type: ignore[arg-type]
+    table.clear()
+
+
+def only_cleared(table: list[int], free: list[int]) -> None:
+    table.clear()
+
+
+def new_list(table: list[int], free: list[int]) -> list[int]:
+    free = free + table
+    table.clear()
+    return free
+
+
+def twice(table: list[int], free: list[int]) -> None:
+    free += table
+    free += table
+    table.clear()
+
+
+def replaced(table: list[int], free: list[int]) -> None:
+    free[:] = table
+    table.clear()
+
+
+def while_walking(table: list[int], free: list[int]) -> None:
+    for block in table:
+        free.append(block)
+        table.remove(block)
+
+
+def unlimited(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    return min(len(lengths), seats)
+
+
+def each_by_itself(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    return sum(math.ceil(n / block_size) <= free_blocks for n in lengths[:seats])
+
+
+def which(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> list[int]:
+    out: list[int] = []
+    for place, length in enumerate(lengths[:seats]):
+        free_blocks -= math.ceil(length / block_size)
+        if free_blocks < 0:
+            break
+        out.append(place)
+    return out
+
+
+def blocks_rounded_down(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count = 0
+    for length in lengths[:seats]:
+        if length // block_size > free_blocks:
+            break
+        free_blocks -= length // block_size
+        count += 1
+    return count
+
+
+def seats_ignored(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count = 0
+    for length in lengths:
+        free_blocks -= math.ceil(length / block_size)
+        if free_blocks < 0:
+            break
+        count += 1
+    return count
+
+
+def overtaking(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count = 0
+    for length in lengths:
+        need = math.ceil(length / block_size)
+        if need <= free_blocks and count < seats:
+            free_blocks -= need
+            count += 1
+    return count
+
+
+def never_full(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count = 0
+    for length in lengths[:seats]:
+        need = math.ceil(length / block_size)
+        if need >= free_blocks:
+            break
+        free_blocks -= need
+        count += 1
+    return count
+
+
+def all_or_none(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    some = lengths[:seats]
+    return len(some) if sum(math.ceil(n / block_size) for n in some) <= free_blocks else 0
+
+
+def first_always(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    """Lets one into an empty engine whatever it needs."""
+    count = 0
+    for length in lengths[:seats]:
+        need = math.ceil(length / block_size)
+        if need > free_blocks and count:
+            break
+        free_blocks -= need
+        count += 1
+    return count
+
+
+def prompts_first(pending: Sequence[int], budget: int) -> list[int]:
+    plan = [0] * len(pending)
+    for place in sorted(range(len(pending)), key=lambda p: -pending[p]):
+        plan[place] = min(pending[place], budget)
+        budget -= plan[place]
+    return plan
+
+
+def in_listed_order(pending: Sequence[int], budget: int) -> list[int]:
+    plan = []
+    for tokens in pending:
+        plan.append(min(tokens, budget))
+        budget -= plan[-1]
+    return plan
+
+
+def all_at_once(pending: Sequence[int], budget: int) -> list[int]:
+    return list(pending)
+
+
+def decoding_is_free(pending: Sequence[int], budget: int) -> list[int]:
+    plan = []
+    for tokens in pending:
+        plan.append(1 if tokens == 1 else min(tokens, budget))
+        budget -= plan[-1] if tokens > 1 else 0
+    return plan
+
+
+def whole_or_nothing(pending: Sequence[int], budget: int) -> list[int]:
+    plan = [int(tokens == 1) for tokens in pending]
+    left = budget - sum(plan)
+    for place, tokens in enumerate(pending):
+        if 1 < tokens <= left:
+            plan[place] = tokens
+            left -= tokens
+    return plan
+
+
+def budget_each(pending: Sequence[int], budget: int) -> list[int]:
+    return [min(tokens, budget) for tokens in pending]
+
+
+def evenly(pending: Sequence[int], budget: int) -> list[int]:
+    plan = [int(tokens == 1) for tokens in pending]
+    left = budget - sum(plan)
+    while left and any(plan[i] < tokens for i, tokens in enumerate(pending)):
+        for place, tokens in enumerate(pending):
+            if left and plan[place] < tokens:
+                plan[place] += 1
+                left -= 1
+    return plan
+
+
+def youngest_first(pending: Sequence[int], budget: int) -> list[int]:
+    plan = [int(tokens == 1) for tokens in pending]
+    left = budget - sum(plan)
+    for place in reversed(range(len(pending))):
+        if pending[place] > 1:
+            plan[place] = min(pending[place], left)
+            left -= plan[place]
+    return plan
+
+
+def more_than_pending(pending: Sequence[int], budget: int) -> list[int]:
+    return [budget // max(1, len(pending))] * len(pending)
+
+
+def forgot_the_rest(pending: Sequence[int], budget: int) -> list[int]:
+    return [1] * sum(tokens == 1 for tokens in pending)
+
+
+def nobody(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    return []
+
+
+def oldest(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    out, first = [], 0
+    while sum(wants[first:]) > free:
+        free += held[first]
+        out.append(first)
+        first += 1
+    return out
+
+
+def largest(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    rest, out = list(range(len(held))), []
+    while sum(wants[i] for i in rest) > free:
+        one = max(rest, key=lambda i: held[i])
+        rest.remove(one)
+        free += held[one]
+        out.append(one)
+    return out
+
+
+def wants_of_the_gone(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    out, last = [], len(held) - 1
+    while sum(wants) > free and last >= 0:
+        free += held[last]
+        out.append(last)
+        last -= 1
+    return out
+
+
+def one_is_enough(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    return [len(held) - 1] if sum(wants) > free else []
+
+
+def everybody_but_the_oldest(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    return list(range(1, len(held))) if sum(wants) > free else []
+
+
+def too_careful(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    out, last = [], len(held) - 1
+    while last >= 0 and sum(wants[: last + 1]) >= free:
+        free += held[last]
+        out.append(last)
+        last -= 1
+    return out
+
+
+def forgets_to_return(held: Sequence[int], wants: Sequence[int], free: int) -> None:
+    victims = [len(held) - 1] if sum(wants) > free else []
+    victims.sort()
+
+
+def all_heads(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return 2 * config["num_hidden_layers"] * config["num_attention_heads"] * dim * bytes_per_value
+
+
+def keys_only(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    return own_kv(config, bytes_per_value) // 2
+
+
+def one_layer(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    return own_kv(config, bytes_per_value) // config["num_hidden_layers"]
+
+
+def no_head_dim(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * dim * bytes_per_value
+
+
+def numbers_only(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    return own_kv(config, 1)
+
+
+def hidden_for_head(config: dict[str, int], bytes_per_value: int = 2) -> int:
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["hidden_size"] * bytes_per_value
+
+
+def own_kv(config: dict[str, int], size: int) -> int:
+    dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * dim * size
+
+
+def weights_forgotten(memory: int, weights: int, kv: int, context: int) -> int:
+    return memory // (kv * context)
+
+
+def fraction_of_a_user(memory: int, weights: int, kv: int, context: int) -> float:
+    return max(0, (memory - weights) / (kv * context))
+
+
+def rounded_up(memory: int, weights: int, kv: int, context: int) -> int:
+    return max(0, math.ceil((memory - weights) / (kv * context)))
+
+
+def tokens_not_users(memory: int, weights: int, kv: int, context: int) -> int:
+    return (memory - weights) // kv
+
+
+def weights_for_each(memory: int, weights: int, kv: int, context: int) -> int:
+    return memory // (weights + kv * context)
+
+
+def negative(memory: int, weights: int, kv: int, context: int) -> int:
+    return (memory - weights) // (kv * context)
+
+
+def watts_as_kilowatts(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return (price / (years * 8760) + watts * kwh) / (tok_s * 3600) * 1e6
+
+
+def power_only(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return watts / 1000 * kwh / (tok_s * 3600) * 1e6
+
+
+def machine_only(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return price / (years * 8760) / (tok_s * 3600) * 1e6
+
+
+def one_token(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return (price / (years * 8760) + watts / 1000 * kwh) / (tok_s * 3600)
+
+
+def an_hour(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return price / (years * 8760) + watts / 1000 * kwh
+
+
+def per_second(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return (price / (years * 8760) + watts / 1000 * kwh) / tok_s * 1e6
+
+
+def whole_price(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    return (price + watts / 1000 * kwh) / (tok_s * 3600) * 1e6
+
+
+ANSWERS: dict[str, list[tuple[str, Any]]] = {
+    "blocks_needed": [
+        ("round up", rounded_down),
+        ("needs no further one", one_more),
+        ("one block too many", always_spare),
+        ("can't be owned", a_fraction),
+        ("A block holds several tokens", multiplied),
+        ("No token needs no block", at_least_one),
+        ("how far the last block is filled", the_rest),
+    ],
+    "give_back": [
+        ("given back again, each is free twice", table_kept),
+        ("one element", appended),
+        ("did not come back", only_cleared),
+        ("change it in place", new_list),
+        ("in `free` twice", twice),
+        ("free before are gone", replaced),
+        ("skips every other element", while_walking),
+    ],
+    "admit": [
+        ("more blocks than are free", unlimited),
+        ("no longer free for the next", each_by_itself),
+        ("not which", which),
+        ("round up. Rounded down", blocks_rounded_down),
+        ("only so many seats", seats_ignored),
+        ("starvation", overtaking),
+        ("that fits exactly", never_full),
+        ("must not keep out those before it", all_or_none),
+        ("Without blocks nobody is admitted", first_always),
+    ],
+    "plan_step": [
+        ("every stream would stop", prompts_first),
+        ("every stream would stop", in_listed_order),
+        ("its budget is", all_at_once),
+        ("its budget is", decoding_is_free),
+        ("as a chunk", whole_or_nothing),
+        ("its budget is", budget_each),
+        ("Prompts get the rest in their order", evenly),
+        ("Prompts get the rest in their order", youngest_first),
+        ("more tokens than it has pending", more_than_pending),
+        ("One number for each running request", forgot_the_rest),
+    ],
+    "choose_victims": [
+        ("still missing", nobody),
+        ("sends the oldest away", oldest),
+        ("sends the oldest away", largest),
+        ("are more than must go", wants_of_the_gone),
+        ("still missing", one_is_enough),
+        ("are more than must go", everybody_but_the_oldest),
+        ("nobody has to go", too_careful),
+        ("returned nothing", forgets_to_return),
+    ],
+    "kv_bytes_per_token": [
+        ("Only KV heads are cached", all_heads),
+        ("Both keys and values", keys_only),
+        ("Every layer has keys", one_layer),
+        ("stands in `head_dim`", no_head_dim),
+        ("numbers, not bytes", numbers_only),
+        ("one head has hidden_size / heads", hidden_for_head),
+    ],
+    "max_users": [
+        ("subtract them first", weights_forgotten),
+        ("round down", fraction_of_a_user),
+        ("doesn't fit", rounded_up),
+        ("how many tokens fit", tokens_not_users),
+        ("there once, however many users", weights_for_each),
+        ("nobody can be served: 0", negative),
+    ],
+    "usd_per_million_tokens": [
+        ("Watts are not kilowatts", watts_as_kilowatts),
+        ("the electricity alone", power_only),
+        ("the machine alone", machine_only),
+        ("for one token", one_token),
+        ("USD an hour", an_hour),
+        ("an hour has 3600 seconds", per_second),
+        ("spread it over the hours", whole_price),
+    ],
+}
+
+
+def blocks_otherwise(tokens: int, block_size: int) -> int:
+    return math.ceil(tokens / block_size)
+
+
+def back_otherwise(table: list[int], free: list[int]) -> None:
+    while table:
+        free.append(table.pop())
+
+
+def admit_otherwise(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    fits = 0
+    while (
+        fits < min(len(lengths), seats)
+        and sum((length + block_size - 1) // block_size for length in lengths[: fits + 1]) <= free_blocks
+    ):
+        fits += 1
+    return fits
+
+
+def plan_otherwise(pending: Sequence[int], budget: int) -> tuple[int, ...]:
+    room = budget - list(pending).count(1)
+    out = []
+    for tokens in pending:
+        share = 1 if tokens == 1 else max(0, min(room, tokens))
+        room -= share if tokens != 1 else 0
+        out.append(share)
+    return tuple(out)
+
+
+def victims_otherwise(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
+    """The fewest of the youngest, in the order of the list."""
+    for keep in range(len(held), -1, -1):
+        if sum(wants[:keep]) <= free + sum(held[keep:]):
+            return list(range(keep, len(held)))
+    return []
+
+
+def kv_otherwise(config: dict[str, int], bytes_per_value: int = 2) -> float:
+    share = config["num_key_value_heads"] / config["num_attention_heads"]
+    width = config.get("head_dim", 0) * config["num_attention_heads"] or config["hidden_size"]
+    return bytes_per_value * width * share * config["num_hidden_layers"] + (
+        bytes_per_value * width * share * config["num_hidden_layers"]
+    )
+
+
+def users_otherwise(memory: int, weights: int, kv: int, context: int) -> int:
+    return math.floor((memory - weights) / kv / context) if memory > weights else 0
+
+
+def cost_otherwise(tok_s: float, price: float, years: float, watts: float, kwh: float) -> float:
+    seconds = 1e6 / tok_s
+    return price * seconds / (years * 365 * 86400) + watts * kwh * seconds / 3.6e6
+
+
+RIGHT = {
+    "blocks_needed": blocks_otherwise,
+    "give_back": back_otherwise,
+    "admit": admit_otherwise,
+    "plan_step": plan_otherwise,
+    "choose_victims": victims_otherwise,
+    "kv_bytes_per_token": kv_otherwise,
+    "max_users": users_otherwise,
+    "usd_per_million_tokens": cost_otherwise,
+}
