@@ -96,7 +96,7 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
                         tickvals=list(firsts.values()), ticktext=list(firsts))  # fmt: skip
     for first in list(firsts.values())[1:]:
         figure.add_hline(y=len(names) - names.index(first) - 0.5, line={"color": INK, "width": 1})
-    header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "at once, at most")
+    header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "waiting or running, at most")
     return Plot(title, header, table, figure)
 
 

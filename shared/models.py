@@ -232,7 +232,8 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
     try:
         found: dict[str, dict[str, str]] = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as e:
-        raise LabError(f"The model is not in {paths.show(folder)}: {e}.", repair(folder)) from None
+        why = e.strerror if isinstance(e, OSError) else e
+        raise LabError(f"The model is not in {paths.show(folder)}: manifest.json: {why}.", repair(folder)) from None
     return found
 
 
