@@ -103,6 +103,9 @@ def closed(
             while engine.alive and time.monotonic() < over and (requests is None or next(numbers) < requests):
                 sent.append(await send(max_tokens, None))
                 line.update()
+                answered, _ = sent[-1]
+                if (answered.error or answered.answer.lost) and not taken(engine.port):
+                    return  # nobody listens: the engine is gone, and its watchdog says so a moment later
                 if think_s:
                     await asyncio.sleep(think_s)
 

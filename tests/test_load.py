@@ -112,7 +112,8 @@ def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: 
         load.closed(engine, PROMPTS, users=4, requests=40, max_tokens=6)
     assert not engine.alive
     assert found.value.run.users == 4
-    assert all(trace.error for trace in found.value.run.traces[-1:])
+    failed = [trace.error for trace in found.value.run.traces if trace.error]
+    assert 0 < len(failed) <= 2 * 4  # a user who is refused asks no more: not all 40 are sent to nobody
 
 
 def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine) -> None:
@@ -122,7 +123,7 @@ def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine)
         load.closed(engine, PROMPTS, users=2, requests=10, max_tokens=6, warmup=False)
     ended = [trace.error for trace in found.value.run.traces]
     assert ended.count(None) == 8
-    assert len(ended) == 10
+    assert len(ended) in (9, 10)  # the other user's last request was sent before the end, or never
 
 
 def test_the_stop_button_leaves_nothing_behind(engine: TruthEngine) -> None:

