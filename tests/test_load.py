@@ -122,8 +122,7 @@ def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine)
     with pytest.raises(load.Died, match="died under the load") as found:
         load.closed(engine, PROMPTS, users=2, requests=10, max_tokens=6, warmup=False)
     ended = [trace.error for trace in found.value.run.traces]
-    assert ended.count(None) == 8
-    assert len(ended) in (9, 10)  # the other user's last request was sent before the end, or never
+    assert 8 <= ended.count(None) < len(ended) <= 10
 
 
 def test_the_stop_button_leaves_nothing_behind(engine: TruthEngine) -> None:
