@@ -33,7 +33,7 @@ DRAWN_MS = 60_000  # a cell has ended before JupyterLab has drawn its widget or 
 RESULTS = os.environ.get("LABS_RESULTS", "")  # of the whole run; a test's own folder replaces it
 
 # Every cell is in the page, not only those on the screen.
-ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+ERROR = "[data-mime-type='application/vnd.jupyter.stderr']"  # an error's as well as what is written to stderr
 SETTINGS = {"notebook-extension/tracker": '{"windowingMode": "none"}'}
 
 
@@ -99,7 +99,7 @@ def test_a_lab_runs_and_can_be_read(lab: str, page: Page) -> None:
     expect(milestone).to_contain_text("of 8 claims borne out", timeout=DRAWN_MS)
     look_at_every_screen(page)
 
-    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    assert page.locator(ERROR).all_inner_texts() == []
     assert page.locator(".jp-OutputArea-output").filter(has_text=re.compile(r"Not attempted\.")).count() == 8
     assert "With the reference's ceiling_tok_s" in page.locator(".jp-Notebook").inner_text()
     assert "(with the reference: ttft_ms, tpot_ms, output_tok_s)" in milestone.inner_text()
