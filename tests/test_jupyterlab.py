@@ -32,8 +32,8 @@ HALF, LAST = "lie-cache", "milestone"  # what comes before the one is run, and t
 DRAWN_MS = 60_000  # a cell has ended before JupyterLab has drawn its widget or its plot
 RESULTS = os.environ.get("LABS_RESULTS", "")  # of the whole run; a test's own folder replaces it
 
-# Every cell is in the page, not only those on the screen.
 ERROR = "[data-mime-type='application/vnd.jupyter.stderr']"  # an error's as well as what is written to stderr
+# Every cell is in the page, not only those on the screen.
 SETTINGS = {"notebook-extension/tracker": '{"windowingMode": "none"}'}
 
 
@@ -83,8 +83,8 @@ def run(page: Page, cell: str, menu: str, code_cells: int) -> None:
             arg=[ERROR, code_cells], timeout=WITHIN_MS,
         )  # fmt: skip
     except TimeoutError:
-        busy = page.locator(".jp-CodeCell").filter(has_text="[*]:")
-        pytest.fail(f"still running after {WITHIN_MS // 60_000} minutes: {busy.first.inner_text()[:2000]}")
+        busy = page.locator(".jp-CodeCell").filter(has_text="[*]:").all_inner_texts()[:1]
+        pytest.fail(f"not over after {WITHIN_MS // 60_000} minutes; it runs: {busy}")
     assert page.locator(ERROR).all_inner_texts() == []
 
 
