@@ -1,7 +1,6 @@
 """The figures of lab 3.3.2: who ran when, and what load did to throughput, to waiting, and to promises kept."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -26,12 +25,8 @@ def lines(
     courses: Mapping[str, Course],
     *,
     log: bool = True,
-    rule: tuple[str, float] | None = None,
 ) -> Plot:
-    """One line for each course over the load: the median of its rounds, whiskers from least to most.
-
-    `rule` (name, load) draws a dotted upright, such as the knee.
-    """
+    """One line for each course over the load: the median of its rounds, whiskers from least to most."""
     figure = go.Figure(layout=layout(title, x, unit))
     loads = sorted({load for course in courses.values() for load in course})
     for (name, course), (colour, marker, dash) in zip(courses.items(), looks(courses), strict=True):
@@ -43,11 +38,6 @@ def lines(
                      "arrayminus": [s.median - s.low for s in spreads.values()]},
             line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": marker, "size": 10},
         )  # fmt: skip
-    if rule:
-        name, at = rule
-        figure.add_vline(x=at, line={"color": "#6e7781", "dash": "dot", "width": 2})
-        place = math.log10(at) if log else at  # an annotation on a logarithmic axis stands at its exponent
-        figure.add_annotation(x=place, y=0.03, yref="paper", text=name, xanchor="left", xshift=4, showarrow=False)
     figure.update_xaxes(type="log" if log else "linear", tickvals=loads, ticktext=[number(load) for load in loads])
     figure.update_yaxes(rangemode="tozero")
     cells = [

@@ -18,12 +18,11 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from shared import models, paths, roofline
 from shared.api import counters
 from shared.batching import Engine, Request
 from shared.client import Exchange, Trace, exchange
+from shared.contention import others_cpu_s
 from shared.engine import Engine as Server
 from shared.errors import LabError
 from shared.hardware import detect
@@ -102,7 +101,7 @@ def _measure(
     done: list[_Stamped] = []
     steps: dict[str, list[float]] = {name: [] for name in ("ms", "tokens", "served", "context")}
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
-        before, others = (engine.steps, engine.preemptions), _others_cpu_s()
+        before, others = (engine.steps, engine.preemptions), others_cpu_s(None)
         begin_ns = time.perf_counter_ns()
         while True:
             now_ns = time.perf_counter_ns()
@@ -130,7 +129,7 @@ def _measure(
                 if engine.done(request):
                     done.append(under_way.pop(request))
         took_s = (time.perf_counter_ns() - begin_ns) / 1e9
-        share = (_others_cpu_s() - others) / took_s / (os.cpu_count() or 1)
+        share = (others_cpu_s(None) - others) / took_s / (os.cpu_count() or 1)
     traces = tuple(_trace(one, engine.kv.llama) for one in done)
     return Run(
         traces=traces,
@@ -196,9 +195,9 @@ def provenance(engine: Engine) -> dict[str, Any]:
 def decode_work(llama: Llama, users: int, context_tokens: float) -> Work:
     """What one decode step moves and computes: every weight, and the keys and values of `context_tokens` in all."""
     value = llama.embedding.element_size()
-    weights = models.small().parameters
-    kv = 2 * llama.layers * llama.kv_heads * llama.head_dim * value
-    return Work(weights * value + kv * context_tokens, 2.0 * weights * users, users)
+    small = models.small()
+    read = small.parameters * value + small.kv_bytes_per_token(value) * context_tokens
+    return Work(read, 2.0 * small.parameters * users, users)
 
 
 def step_model(
@@ -245,9 +244,3 @@ async def book_among_streams(
     if failed := [trace.error for trace in (*traces, book) if trace.error]:
         raise LabError(f"A request among the streams failed: {failed[0]}.", "print(engine.tail()) shows the log")
     return traces, book
-
-
-def _others_cpu_s() -> float:
-    """CPU seconds of all other programs on all cores; only a difference means something."""
-    spent = psutil.cpu_times()
-    return float(spent.user + spent.nice + spent.system + spent.steal) - time.process_time()
