@@ -111,6 +111,7 @@ def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Ma
             x=[at for at, _ in gaps], y=[gap for _, gap in gaps], name=name, mode="markers",
             marker={"color": colour, "symbol": marker, "size": 6, "opacity": 0.7},
         )  # fmt: skip
-        table.append((name, str(Spread.of(gap for _, gap in gaps)), number(max(gap for _, gap in gaps))))
+        after = [gap for at, gap in gaps if at > 0]
+        table.append((name, str(Spread.of(gap for _, gap in gaps)), number(max(after, default=0.0))))
     figure.update_yaxes(rangemode="tozero")
-    return Plot(title, ("", "gap, ms", "longest, ms"), table, figure)
+    return Plot(title, ("", "gap, ms", "longest after it was sent, ms"), table, figure)

@@ -69,7 +69,10 @@ def judge(exercise: Exercise, function: object) -> Judgement:
     try:
         with time_limit(LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
             exercise.test(function)
-    except NotImplementedError:
+    except NotImplementedError as e:
+        still_open = traceback.extract_tb(e.__traceback__)[-1].name
+        if still_open != exercise.function:
+            return Judgement("incorrect", f"{exercise.function} calls {still_open}, which is still to be written.")
         return Judgement("not attempted", f"Write the body of {exercise.function} in the cell `{exercise.cell}`, "
                          "where it says TODO, run it, then run this cell again.")  # fmt: skip
     except Wrong as hint:

@@ -38,11 +38,17 @@ def likely_causes(spec: EngineSpec, log: Path, in_container: bool) -> list[str]:
     lines = log.read_text(errors="replace").splitlines()
     found: dict[str, str] = {}  # by the line: of two causes for one line the more special comes first
     for sign, cause, fix in (*spec.causes, *(containers.CAUSES if in_container else ()), *COMMON_CAUSES):
-        line = next((line.strip()[:300] for line in lines if re.search(sign, line, re.I)), None)
+        line = next((cut(line) for line in lines if re.search(sign, line, re.I)), None)
         if line:
             found.setdefault(line, f"{cause} → {fix}\n     as it says: {line}")
     if found:
         return list(found.values())[:3]
     # The first exception is the one that the others follow from.
     first = next((line for line in lines if re.search(r"^(\([^)]*\) ERROR .*\] )?[\w.]+Error: ", line)), None)
-    return [f"none recognised; its first error: {first.strip()[:300]}" if first else "none recognised"]
+    return [f"none recognised; its first error: {cut(first)}" if first else "none recognised"]
+
+
+def cut(line: str) -> str:
+    """A line of a log as a message can carry it."""
+    line = line.strip()
+    return line if len(line) <= 300 else line[:299] + "…"

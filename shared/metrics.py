@@ -68,7 +68,13 @@ class Spread:
         return cls(round(statistics.median(known), 3), round(min(known), 3), round(max(known), 3), len(known))
 
     def __str__(self) -> str:
-        return f"{number(self.median)} ({number(self.low)}–{number(self.high)})"
+        return ranged(self.median, self.low, self.high)
+
+
+def ranged(median: float, low: float, high: float) -> str:
+    """8.31 (7.5–1,234); the value alone where they are all the same to three digits."""
+    ends = number(low), number(high)
+    return number(median) if ends[0] == ends[1] else f"{number(median)} ({ends[0]}–{ends[1]})"
 
 
 def number(value: float) -> str:
@@ -87,7 +93,7 @@ class Interval:
     level: float | None  # None: it is the range
 
     def __str__(self) -> str:
-        return f"{number(self.median)} ({number(self.low)}–{number(self.high)})"
+        return ranged(self.median, self.low, self.high)
 
 
 MOST_RESAMPLES = 10_000

@@ -216,7 +216,7 @@ def step_model(
     for users, (work, ms) in middle.items():
         predicted, measured = (1e3 * users / value for value in (fit.predict(work).step_ms, ms))
         errors[users] = predicted / measured - 1
-        rows.append((str(users), f"{predicted:.0f}", f"{measured:.0f}", f"{100 * errors[users]:+.0f} %"))
+        rows.append((str(users), f"{predicted:.0f}", f"{measured:.0f}", f"{100 * errors[users]:+.1f} %"))
     return fit, errors, rows
 
 

@@ -79,6 +79,17 @@ def test_an_open_exercise_is_not_attempted(asked: Exercise) -> None:
     assert judge(asked, 7).outcome == "not attempted"
 
 
+def test_an_answer_that_calls_an_open_exercise_names_it(asked: Exercise) -> None:
+    def helper() -> int:
+        raise NotImplementedError
+
+    def answer(numbers: list[int], name: str) -> int:
+        return helper()
+
+    found = judge(asked, answer)
+    assert (found.outcome, found.text) == ("incorrect", "answer calls helper, which is still to be written.")
+
+
 def test_what_a_function_raises_is_told_with_its_line(asked: Exercise) -> None:
     def answer(numbers: list[int], name: str) -> int:
         return numbers[7]

@@ -121,6 +121,7 @@ def test_spread() -> None:
     assert Spread.of([]) is None
     assert Spread.of([None, None]) is None
     assert str(Spread(8.312, 7.5, 1234.5, 3)) == "8.31 (7.5–1,234)"
+    assert str(Spread(8.312, 8.31, 8.314, 3)) == "8.31"
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,10 @@ def decoding_is_free(pending: Sequence[int], budget: int) -> list[int]:
     return plan
 
 
+def tokens_in_all(pending: Sequence[int], budget: int) -> int:
+    return min(sum(pending), budget)
+
+
 def whole_or_nothing(pending: Sequence[int], budget: int) -> list[int]:
     plan = [int(tokens == 1) for tokens in pending]
     left = budget - sum(plan)
@@ -265,6 +269,10 @@ def too_careful(held: Sequence[int], wants: Sequence[int], free: int) -> list[in
     return out
 
 
+def how_many_go(held: Sequence[int], wants: Sequence[int], free: int) -> int:
+    return int(sum(wants) > free)
+
+
 def forgets_to_return(held: Sequence[int], wants: Sequence[int], free: int) -> None:
     victims = [len(held) - 1] if sum(wants) > free else []
     victims.sort()
@@ -311,6 +319,10 @@ def fraction_of_a_user(memory: int, weights: int, kv: int, context: int) -> floa
 
 def rounded_up(memory: int, weights: int, kv: int, context: int) -> int:
     return max(0, math.ceil((memory - weights) / (kv * context)))
+
+
+def rounded_to_nearest(memory: int, weights: int, kv: int, context: int) -> int:
+    return max(0, round((memory - weights) / (kv * context)))
 
 
 def tokens_not_users(memory: int, weights: int, kv: int, context: int) -> int:
@@ -394,6 +406,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("Prompts get the rest in their order", youngest_first),
         ("more tokens than it has pending", more_than_pending),
         ("One number for each running request", forgot_the_rest),
+        ("return a list; yours returned", tokens_in_all),
     ],
     "choose_victims": [
         ("still missing", nobody),
@@ -404,6 +417,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("are more than must go", everybody_but_the_oldest),
         ("nobody has to go", too_careful),
         ("returned nothing", forgets_to_return),
+        ("return a list; yours returned", how_many_go),
     ],
     "kv_bytes_per_token": [
         ("Only KV heads are cached", all_heads),
@@ -417,6 +431,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("subtract them first", weights_forgotten),
         ("round down", fraction_of_a_user),
         ("doesn't fit", rounded_up),
+        ("doesn't fit", rounded_to_nearest),
         ("how many tokens fit", tokens_not_users),
         ("there once, however many users", weights_for_each),
         ("nobody can be served: 0", negative),
