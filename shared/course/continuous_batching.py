@@ -113,7 +113,7 @@ def admission(f: Function) -> None:
 
 def listed(got: object, said: str) -> list[Any]:
     if got is None:
-        raise Wrong(f"{said}: yours returned nothing. Is `return` missing? Where nobody is meant, return an empty list.")
+        raise Wrong(f"{said}: yours returned nothing. Is `return` missing? If nobody is meant, return an empty list.")
     try:
         return list(got)  # type: ignore[call-overload, no-any-return]
     except TypeError:
