@@ -37,6 +37,7 @@ class Published:
     name: str
     parameters: int
     lookup: int  # of them in an input embedding of its own: looked up, not read whole at every step
+    output: int  # of them in the output matrix
     layers: int  # that keep keys and values
     kv_heads: int
     head_dim: int
@@ -105,6 +106,7 @@ LLAMA_8B = Published(
     name="llama-3.1-8b-instruct",
     parameters=8_030_261_248,
     lookup=128_256 * 4096,
+    output=128_256 * 4096,
     layers=32,
     kv_heads=8,
     head_dim=128,
@@ -154,6 +156,7 @@ QWEN_1B = Published(
     name="qwen3-1.7b",
     parameters=1_720_574_976,
     lookup=0,  # one matrix for input and output
+    output=151_936 * 2048,
     layers=28,
     kv_heads=8,
     head_dim=128,
@@ -180,6 +183,7 @@ QWEN_27B = Published(
     name="qwen3.8-27b",
     parameters=27_781_427_952,
     lookup=248_320 * 5120,
+    output=248_320 * 5120,
     layers=16,  # of 64: the other 48 keep a state of fixed size instead of keys and values
     kv_heads=4,
     head_dim=256,

@@ -15,7 +15,7 @@ from shared.page import Section
 from shared.plots import Plot, Table, bars, by_prompt, by_users, rounds
 from shared.results import Entry
 from shared.roofline import SPARK, bits_per_weight
-from shared.verdicts import FIGURES, absent, guide, verdict
+from shared.verdicts import FIGURES, absent, guide, sound, verdict
 
 Entries = Mapping[str, Entry]
 
@@ -47,12 +47,18 @@ def question(entries: Entries, loads: Entries) -> Section:
         else ""
     )
     left = [f"- {ENGINES[name].title} took no part: {why}" for name, why in absent(entries).items()]
+    repeats = min((len(values) for values in rounds(entries, FIGURES[0][0]).values()), default=0)
+    rule = (
+        "the intervals of the medians don't overlap (95 %, by bootstrap over the rounds; with five rounds it is their "
+        "range)"
+        if repeats >= 5
+        else "the ranges of the rounds don't overlap"
+    )
     text = (
         f"{caveat}Which engine should serve **{some['model']}** ({some['precision']}) on **{some['processor']}**, "
         f"{some['cores']} cores, and for what? For this machine and this model, and no other:\n\n"
         f"{guide(entries).markdown()}\n\n"
-        "An engine is chosen where the intervals of the medians don't overlap (95 %, by bootstrap over the rounds; "
-        "with five rounds it is their range)." + ("\n\n" + "\n".join(left) if left else "")
+        f"An engine is chosen where {rule}." + ("\n\n" + "\n".join(left) if left else "")
     )
     return Section("Which engine for what", text)
 
@@ -60,12 +66,13 @@ def question(entries: Entries, loads: Entries) -> Section:
 def ahead(entries: Entries) -> Section:
     users = sorted({u for _, u in rounds(entries, FIGURES[0][0])})
     rows = [
-        (f"{title.split(',')[0]}, {unit}", *(verdict(rounds(entries, value), u, more) for u in users))
+        (f"{title.split(',')[0]}, {unit}", *(verdict(rounds(sound(entries), value), u, more) for u in users))
         for value, title, unit, more in FIGURES
     ]
     lengths = sorted({n for _, n in rounds(entries, "ttft_ms", "prompt/", "input_tokens")})
     prompts = [
-        (f"{n} tokens", verdict(rounds(entries, "ttft_ms", "prompt/", "input_tokens"), n, False)) for n in lengths
+        (f"{n} tokens", verdict(rounds(sound(entries), "ttft_ms", "prompt/", "input_tokens"), n, False))
+        for n in lengths
     ]
     header = ("", *map(users_told, users))
     text = Table("", header, rows).markdown()
@@ -96,19 +103,23 @@ def throughput(entries: Entries, loads: Entries) -> Section:
 
 
 PARTS = ("overhead", "reading", "computing")
+FITS = 0.2  # relative: where the model is further off, its parts explain nothing
 
 
 def steps(entries: Entries) -> Section | None:
     """What a decode step is made of, engine by engine, as the lab's model fitted it."""
-    fits = {key.removeprefix("fit/"): e["values"] for key, e in entries.items() if key.startswith("fit/")}
+    fits = of_each(entries, "fit/")
     if not fits:
         return None
     few, many = (str(f(int(u) for v in fits.values() for u in v["steps"])) for f in (min, max))
-    shares = {
-        f"{ENGINES[name].title}, {users}": dict(zip(PARTS, parts_ms(values, int(users)), strict=True))
+    figures = [
+        bars(
+            f"What a decode step is made of, by the model: {users_told(int(users))}", "ms",
+            {ENGINES[name].title: dict(zip(PARTS, parts_ms(v, int(users)), strict=True)) for name, v in fits.items()},
+            stacked=True,
+        )
         for users in (few, many)
-        for name, values in fits.items()
-    }
+    ]  # fmt: skip
     rows = [
         (
             ENGINES[name].title, number(v["overhead_ms"]), number(v["bytes_ms"]), number(v["operations_ms_per_user"]),
@@ -126,8 +137,14 @@ def steps(entries: Entries) -> Section | None:
         + "\n\n"
         + "\n".join(f"- {said}" for said in differences(fits, few, many))
     )
-    figure = bars(f"What a decode step is made of, at {few} and {many} users", "ms", shares, stacked=True)
-    return Section("Why: what a step is made of", text, (figure,))
+    return Section("Why: what a step is made of", text, tuple(figures))
+
+
+def of_each(entries: Entries, prefix: str) -> dict[str, Mapping[str, Any]]:
+    """The values under this prefix by engine, without those that took no part: theirs are of an earlier run."""
+    left = absent(entries)
+    found = {key.removeprefix(prefix): e["values"] for key, e in entries.items() if key.startswith(prefix)}
+    return {name: values for name, values in found.items() if name not in left}
 
 
 def parts_ms(values: Mapping[str, Any], users: int) -> tuple[float, float, float]:
@@ -136,19 +153,25 @@ def parts_ms(values: Mapping[str, Any], users: int) -> tuple[float, float, float
 
 
 def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> list[str]:
-    """For each engine behind the fastest one, in which part of the step most of its distance lies."""
+    """For each engine behind the fastest one by measurement, in which part of the step its distance lies mostly."""
     said = []
     for users in (few, many):
-        made_of = {name: parts_ms(values, int(users)) for name, values in fits.items()}
-        best = min(made_of, key=lambda name: sum(made_of[name]))
-        for name, parts in made_of.items():
-            apart = [own - theirs for own, theirs in zip(parts, made_of[best], strict=True)]
-            if name != best and sum(apart) > 0.1 * sum(made_of[best]):
-                most = max(range(3), key=lambda i: apart[i])
+        steps_ms = {name: v["steps"][users] for name, v in fits.items() if users in v["steps"]}
+        best = min(steps_ms, key=lambda name: steps_ms[name][0])
+        for name, (measured_ms, _) in steps_ms.items():
+            behind_ms = measured_ms - steps_ms[best][0]
+            if behind_ms <= 0.1 * steps_ms[best][0]:
+                continue
+            pair = f"{ENGINES[name].title} is {number(behind_ms)} ms behind {ENGINES[best].title}"
+            where = f"At {users_told(int(users))} {pair}"
+            if any(abs(modelled / ms - 1) > FITS for ms, modelled in (steps_ms[name], steps_ms[best])):
                 said.append(
-                    f"At {users_told(int(users))} {ENGINES[name].title} is "
-                    f"{number(sum(apart))} ms behind {ENGINES[best].title}, mostly by {PARTS[most]}."
+                    f"{where}; by what, the model can't say: it misses one of the two by more than {100 * FITS:.0f} %."
                 )
+                continue
+            both = (parts_ms(fits[one], int(users)) for one in (name, best))
+            apart = [own - theirs for own, theirs in zip(*both, strict=True)]
+            said.append(f"{where}, mostly by {PARTS[max(range(3), key=lambda i: apart[i])]}.")
     return said
 
 
@@ -216,7 +239,7 @@ def median(values: Sequence[float] | None) -> float | None:
 
 
 def memory(entries: Entries) -> Section | None:
-    found = {key.removeprefix("memory/"): e["values"] for key, e in entries.items() if key.startswith("memory/")}
+    found = of_each(entries, "memory/")
     if not found:
         return None
     shown: dict[str, dict[str, float | None]] = {}
@@ -255,12 +278,13 @@ def spark(entries: Entries, loads: Entries) -> Section | None:
     if not published.quoted(entries, "outline/"):
         return None
     here = published.NOT_MEASURABLE if on_cpu(loads) else "see the figures above"
-    ceiling = SPARK.bandwidth_gb_s / (2 * published.LLAMA_8B_PARAMETERS / 1e9)
+    ceiling = SPARK.bandwidth_gb_s / (2 * published.LLAMA_8B_READ / 1e9)
     nothing = "No figure above was measured on a Spark, so what follows is quoted, each from where it says.\n\n"
     text = (
         ("" if "spark" in profiles(loads) else nothing)
-        + "**The course outline's overview, row by row.** It names no precision. With BF16 weights an 8B model can't "
-        f"pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits, and not of as many in each row.\n\n"
+        + "**The course outline's overview, row by row.** It names no precision. With BF16 weights and without "
+        f"speculation an 8B model can't pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits: at "
+        "most of those beside each. All may have had 4, or each its own, so the rows can't be compared.\n\n"
         + published.confronted(entries, bits_per_weight, here).markdown()
         + "\n\nWhat has been published since says of each row:\n\n"
         + published.verdicts(entries)

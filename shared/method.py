@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from shared.engines import ENGINES
+from shared.load import users_told
 from shared.metrics import number, prompt_tokens
 from shared.page import Section
 from shared.plots import Table, rounds
@@ -61,14 +62,15 @@ def method(entries: Entries, loads: Entries) -> Section:
         [
             engines(entries, loads).markdown(),
             "",
-            "- Closed loop: N users, each sends its next request when its last answer has ended; "
-            f"{some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens"
+            "- Closed loop: N users who begin at once, each sends its next request when its last answer has ended; as "
+            "many requests as users, and at least two. With many users that is a burst, prompts included, and no "
+            f"steady state. {some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens"
             + (f" ({', '.join(shorter)} can't suppress its end-of-text: at most)" if shorter else "")
             + ", greedy.",
             f"- {count} rounds or more of each load, engines in turn (A B A B …), each warmed up before its first. "
             "Figures are the median of the rounds, in brackets the least and the most. "
             "Where two engines' intervals overlap there is no winner.",
-            "- Equal for all: weights, context of a request, number of slots, cores."
+            "- Meant to be equal for all: weights, context of a request, number of slots, cores (see the flags below)."
             + (f" {widened}" if (widened := in_float32(loads)) else ""),
             "- Tokens are counted by the engines (`usage`), not by chunks. "
             f"Each prompt begins with a nonce; taken from prefix caches: {cache}.",
@@ -106,16 +108,25 @@ def engines(entries: Entries, loads: Entries) -> Table:
 
 def doubts(entries: Entries, loads: Entries) -> list[str]:
     """What speaks against single results, a line each; or that nothing does."""
-    ceiling = entries["predict/limits"]["values"]["ceiling_tok_s"] if "predict/limits" in entries else None
+    limits = entries["predict/limits"]["values"]["decode_tok_s"] if "predict/limits" in entries else {}
     found = []
     for key, entry in loads.items():
         values = entry["values"]
         said = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
-        if ceiling and values["users"] == 1 and values["output_tok_s"] > ceiling:
-            share = 100 * values["output_tok_s"] / ceiling
-            said.append(f"{number(values['output_tok_s'])} tok/s to one user is {share:.0f} % of the physical limit")
+        if values["failed"]:
+            count = f"{values['failed']} of {values['requests']} requests failed, so it decides nothing above"
+            said.append(f"{count} (the first: {values['first_error']})")
+        limit = limits.get(str(values["users"]))
+        if limit and values["output_tok_s"] > limit:
+            told = f"{number(values['output_tok_s'])} tok/s to {users_told(values['users'])}"
+            said.append(f"{told} is {100 * values['output_tok_s'] / limit:.0f} % of the physical limit")
         found += [f"- **Doubtful:** {key}: {one}." for one in said if one]
-    return found or ["- No result is above the physical limit, and no client or other program was in the way."]
+    if found:
+        return found
+    above = "No result is above the physical limit" if limits else "What the machine can do at best was not worked out"
+    unknown = any(e["values"].get("others_cpu_share") is None for e in loads.values())
+    others = "; whether other programs were is not known of all" if unknown else ""
+    return [f"- {above}. No client{'' if unknown else ' and no other program'} was in the way{others}."]
 
 
 def start_commands(loads: Entries) -> Section:

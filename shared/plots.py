@@ -122,7 +122,9 @@ def by_users(entries: Mapping[str, Entry], value: str, title: str, unit: str, li
 def by_prompt(entries: Mapping[str, Entry], value: str, title: str, unit: str, limit: Limit | None = None) -> Plot:
     """The same over the length of the prompt, for one user."""
     data = rounds(entries, value, "prompt/", "input_tokens")
-    return lines(data, title, unit, ("prompt tokens", "prompt tokens"), limit, "run-prompts")
+    plot = lines(data, title, unit, ("prompt tokens", "prompt tokens"), limit, "run-prompts")
+    plot.figure.update_yaxes(type="log")  # what grows in proportion is a straight line on both
+    return plot
 
 
 def lines(data: Rounds, title: str, unit: str, x: tuple[str, str], limit: Limit | None, cell: str) -> Plot:

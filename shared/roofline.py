@@ -51,11 +51,10 @@ def decode_step(model: ModelChoice, precision: str, users: int, context_tokens: 
 
 
 def prefill(model: ModelChoice, precision: str, prompt_tokens: int) -> Work:
-    """A whole prompt at once: the weights are read once, and each token is computed."""
+    """A whole prompt at once: the weights are read once, each token is computed, and the last one's successor."""
     kv = model.kv_bytes_per_token() * prompt_tokens
-    return Work(
-        model.decode_bytes(precision) + kv, 2.0 * (model.parameters - model.lookup) * prompt_tokens, prompt_tokens
-    )
+    body = model.parameters - model.lookup - model.output
+    return Work(model.decode_bytes(precision) + kv, 2.0 * (body * prompt_tokens + model.output), prompt_tokens)
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,22 @@ class Use:
 
 
 USES = (
-    Use("One person chats", "gap between tokens", "itl_ms", "ms", "load/"),
+    Use("One person chats", "time per output token", "tpot_ms", "ms", "load/"),
     Use("One person, short questions", "time to first token", "ttft_ms", "ms", "load/"),
     Use("One person, long prompts", "time to first token", "ttft_ms", "ms", "prompt/", "input_tokens", True),
     Use("Many users: most work done", "output throughput", "output_tok_s", "tok/s", "load/", most=True,
         more_is_better=True),
-    Use("Many users: smooth reading", "gap between tokens", "itl_ms", "ms", "load/", most=True),
+    Use("Many users: smooth reading", "time per output token", "tpot_ms", "ms", "load/", most=True),
 )  # fmt: skip
 ONCE = (  # measured once for each engine: without a spread there is no winner, only the least that was seen
     ("Starts and stops often", "start-up", "engine/", "startup_s", "s"),
     ("Little memory beside other programs", "memory of all processes", "memory/", "resident_gib", "GiB"),
 )
+
+
+def sound(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Without the loads in which requests failed: an engine that drops requests is fast with the rest."""
+    return {key: entry for key, entry in entries.items() if not entry["values"].get("failed")}
 
 
 def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict[str, float]]:
@@ -77,7 +82,7 @@ def guide(entries: Mapping[str, Entry]) -> Table:
 
 def decided(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
     for use in USES:
-        data = rounds(entries, use.value, use.prefix, use.by)
+        data = rounds(sound(entries), use.value, use.prefix, use.by)
         places = sorted({place for _, place in data})
         if not places:
             continue
@@ -102,7 +107,9 @@ def seen_once(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
         seen = {
             key.removeprefix(prefix): float(entry["values"][value])
             for key, entry in entries.items()
-            if key.startswith(prefix) and entry["values"].get(value) is not None
+            if key.startswith(prefix)
+            and entry["values"].get(value) is not None
+            and key.removeprefix(prefix) not in absent(entries)
         }
         order = sorted(seen, key=lambda e: seen[e])
         if len(order) > 1:

@@ -181,6 +181,7 @@ def test_what_was_fetched_computes_what_transformers_computes(hub: Hub, chosen: 
     assert model.parameters == sum(p.numel() for p in theirs.parameters())
     assert (model.layers, model.kv_heads, model.context) == (2, 2, 512)
     assert model.lookup == (49_152 * 64 if name == "labs/Tiny-Llama" else 0)
+    assert model.output == 49_152 * 64
     assert model.sources["hf BF16"].pinned == f"{name}@{REVISION}"
     assert (model.name, model.local, model.sources["hf BF16"].licence) == (name[5:].lower(), True, "apache-2.0")
 

@@ -9,11 +9,11 @@ import pytest
 from ledger import fill, provenance, record_load, trace
 from playwright.sync_api import sync_playwright
 
-from shared import LabError, hardware, metrics, results
+from shared import LabError, findings, hardware, metrics, results
 from shared.load import Run
 from shared.report import build_report
 
-FIGURES = 7  # three by users, one by prompt, steps, precision, memory
+FIGURES = 8  # three by users, one by prompt, two of steps, precision, memory
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +45,10 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     fill({"llamacpp": 10}, rounds=1)
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
-    assert "- No result is above the physical limit, and no client or other program was in the way." in text
-    results.record("3.3.1", "predict/limits", {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "ceiling_tok_s": 10})
+    clean = "- No result is above the physical limit. No client was in the way"
+    assert f"{clean}; whether other programs were is not known of all." in text
+    limits = {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "decode_tok_s": {1: 10, 4: 9000}}
+    results.record("3.3.1", "predict/limits", limits)
     run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95,
               others_cpu_share=0.4)  # fmt: skip
     results.record("3.3.1", "load/users-1/llamacpp/round-1", metrics.summarise(run))
@@ -56,7 +58,47 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     assert f"{beside}the client kept a core 95 % busy." in text
     assert f"{beside}other programs took 40 % of the machine's cores meanwhile." in text
     assert f"{beside}a prefix cache supplied 30 of 40 prompt tokens" in text
-    assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to one user is \d+ % of the physical limit", text)
+    assert re.search(rf"{re.escape(beside)}[\d.]+ tok/s to 1 user is \d+ % of the physical limit", text)
+
+
+def test_who_drops_requests_wins_nothing(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    for number in (1, 2, 3):
+        traces = (trace(gap_ms=1), *(trace(gap_ms=1, error="reset by peer"),) * 3)
+        run = Run(traces, 4, 8, "short", provenance("vllm"), 0.01)
+        results.record("3.3.1", f"load/users-4/vllm/round-{number}", metrics.summarise(run))
+    build_report("3.3.1")
+    text = (own_results / "report.md").read_text()
+    line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
+    assert [cell.strip() for cell in line.split("|")][2:6] == ["**llama.cpp**: 2×", "only one measured",
+                                                              "**llama.cpp**: 2×", "**llama.cpp**: 2×"]  # fmt: skip
+    assert "load/users-4/vllm/round-1: 3 of 4 requests failed, so it decides nothing above (the first: reset" in text
+
+
+def test_an_engine_that_took_no_part_this_time_shows_nothing_of_an_earlier_one(own_results: Path) -> None:
+    fill(ALL_FOUR)
+    results.record("3.3.1", "engine/sglang", {"missing": "no memory"})
+    results.set_aside("3.3.1", "load/users-1/sglang")
+    build_report("3.3.1")
+    found = sections(own_results)
+    for section in ("Why: what a step is made of", "Start-up and memory"):
+        assert "SGLang" not in found[section]
+        assert "vLLM" in found[section]
+
+
+def test_behind_is_who_measured_more_and_a_model_that_misses_explains_nothing() -> None:
+    parts = {"bytes_ms": 10.0, "kv_ms_per_user": 0.0}
+    fits = {
+        "llamacpp": {**parts, "overhead_ms": 5.0, "operations_ms_per_user": 1.0, "steps": {"1": [16.0, 16.0]}},
+        "vllm": {**parts, "overhead_ms": 9.0, "operations_ms_per_user": 1.5, "steps": {"1": [20.0, 20.5]}},
+        "sglang": {**parts, "overhead_ms": 1.0, "operations_ms_per_user": 1.0, "steps": {"1": [30.0, 12.0]}},
+    }
+    once = findings.differences(fits, "1", "1")[:2]
+    assert once == [
+        "At 1 user vLLM is 4 ms behind llama.cpp, mostly by overhead.",
+        "At 1 user SGLang is 14 ms behind llama.cpp; by what, the model can't say: it misses one of the two by more "
+        "than 20 %.",
+    ]
 
 
 def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
@@ -93,11 +135,11 @@ def test_it_answers_first_and_says_what_a_processor_can_say(own_results: Path) -
     first = found["Which engine for what"]
     assert first.strip().startswith("**Measured on a processor without a GPU.**")
     assert "nothing here says which engine is faster on a DGX Spark" in first
-    assert "| One person chats | gap between tokens, 1 user | llama.cpp | 10.2 ms | Ollama: 11.2 ms" in first
+    assert "| One person chats | time per output token, 1 user | llama.cpp | 10.2 ms | Ollama: 11.2 ms" in first
     spark = found["And on a DGX Spark?"]
     assert spark.count("| not measurable here |") == 5
     assert "No figure above was measured on a Spark" in spark
-    assert "at most 4.6 bits a weight" in spark
+    assert "at most 4.9 bits a weight" in spark
 
 
 def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
@@ -186,7 +228,7 @@ def test_a_reader_sees_figures_and_tables(own_results: Path) -> None:
             page.wait_for_selector(".plot .scatterlayer .trace")
             assert page.locator(".plot").count() == FIGURES
             assert page.locator(".plot").first.locator(".scatterlayer .trace").count() == 3  # one is the limit
-            assert page.locator(".plot .barlayer .trace").count() == 3 + 2 + 2
+            assert page.locator(".plot .barlayer .trace").count() == 2 * 3 + 2 + 2
             assert page.locator("figure table").count() == FIGURES
             assert page.evaluate("document.documentElement.scrollWidth") <= width  # no sideways scrolling
             dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"

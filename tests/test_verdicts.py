@@ -15,7 +15,7 @@ def test_each_use_is_decided_by_its_own_figure() -> None:
     fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
     found = rows()
     decided, choice, figure, next_one = found["One person chats"]
-    assert (decided, choice) == ("gap between tokens, 1 user", "llama.cpp")
+    assert (decided, choice) == ("time per output token, 1 user", "llama.cpp")
     assert figure == "10.2 ms"
     assert next_one == "Ollama: 11.2 ms, 1.1× apart"
     assert found["Many users: most work done"][:2] == ("output throughput, 32 users", "llama.cpp")

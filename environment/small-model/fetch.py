@@ -164,6 +164,7 @@ def fetch(asked: str, folder: Path) -> None:
         "system": turns.system,
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "lookup": llama.embedding.numel() if "lm_head.weight" in weights else 0,
+        "output": llama.embedding.numel(),
         "layers": llama.layers,
         "kv_heads": llama.kv_heads,
         "head_dim": llama.head_dim,

@@ -96,6 +96,8 @@ def tpot(f: Function) -> None:
         expect(f, ([(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
     except (ZeroDivisionError, IndexError, ValueError) as e:
         raise Wrong(f"{alone}. (Yours raised {type(e).__name__}.)") from None
+    once = "Several tokens in one chunk came all at once: between them no time was measured. Return None"
+    expect(f, ([(5 * MS, ""), (9 * MS, "Yes, it is"), (12 * MS, "")], 4), None, {f"{once}, not 0.": 0})
 
 
 def load(source: random.Random, users: int) -> list[Trace]:
@@ -135,6 +137,15 @@ def throughput(f: Function) -> None:
                 sum(tokens) / ((traces[-1].end_ns - traces[0].sent_ns) / 1e9),
             "A run's time is longer than that of its longest request.": sum(tokens) / max(took),
         })  # fmt: skip
+    early = min(traces, key=lambda t: t.sent_ns)
+    since = (end - min(t.sent_ns for t in traces if t is not early)) / 1e9
+    first = [replace(t, error="reset") if t is early else t for t in traces]
+    expect(f, (first,), (sum(tokens) - (early.output_tokens or 0)) / wall, {
+        "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
+        "A failed request's tokens count for nothing, but its time was spent: the run begins with the first request, "
+        "failed ones included.":
+            (sum(tokens) - (early.output_tokens or 0)) / since,
+    })  # fmt: skip
     late = max(traces, key=lambda t: t.end_ns)
     broken = [replace(t, error="reset") if t is late else t for t in traces]
     good = sum(tokens) - (late.output_tokens or 0)

@@ -40,7 +40,7 @@ def late(f: Function) -> None:
             sent = max(scheduled, now)
             now = sent + own + (source.randrange(500, 700) if number == stalled else 0)
             requests.append((scheduled * MS + 7, sent * MS + 7, now * MS + 7))
-        inputs.append((requests, 150))
+        inputs.append((requests, 150.5))
 
     def share(requests: Requests, limit_ms: float, begin: int = 0, end: int = 2, unit: int = MS) -> float:
         return sum((one[end] - one[begin]) / unit > limit_ms for one in requests) / len(requests)
@@ -54,6 +54,10 @@ def late(f: Function) -> None:
         "That is how many; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
         "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(asked, limit, unit=1),
         "Those are the ones in time: asked for is the share of the late ones.": lambda *given: 1 - share(*given),
+    })  # fmt: skip
+
+    expect(f, ([(0, 0, 150 * MS), (0, 0, 151 * MS)], 150), 0.5, {
+        "Longer than the limit: who waited exactly as long is not late.": 1.0,
     })  # fmt: skip
 
 
@@ -82,7 +86,11 @@ def rank(f: Function) -> None:
     if f([float(i) for i in range(1, 101)], 0.9) is None:
         raise Wrong(f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. (Count them as len(values) − k: "
                     "100 * (1 - 0.9) is 9.999… to a computer.)")  # fmt: skip
-    expect(f, ([float(i) for i in range(1, 100)], 0.9), None)
+    for count, share in ((99, 0.9), (999, 0.99)):
+        expect(f, ([float(i) for i in range(1, count + 1)], share), None, {
+            f"Of {count} values fewer than {BEYOND} lie beyond p{100 * share:.0f}. How many are needed depends on the "
+            "percentile: count those beyond.": float(math.ceil(share * count)),
+        })  # fmt: skip
 
 
 def between(order: list[float], share: float) -> float:

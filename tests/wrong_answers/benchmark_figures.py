@@ -97,6 +97,11 @@ def zero_for_one(chunks: list[Any], output_tokens: int) -> float:
     return divides_by_zero(chunks, output_tokens) if output_tokens > 1 else 0
 
 
+def zero_for_one_chunk(chunks: list[Any], output_tokens: int) -> float | None:
+    stamps = [at for at, text in chunks if text]
+    return (stamps[-1] - stamps[0]) / 1e6 / (output_tokens - 1) if output_tokens > 1 else None
+
+
 def mean_of_speeds(traces: list[Any]) -> float:
     speeds = [t.output_tokens / ((t.end_ns - t.sent_ns) / 1e9) for t in traces if not t.error]
     return sum(speeds) / len(speeds)
@@ -118,6 +123,12 @@ def failed_count(traces: list[Any]) -> float:
 def failed_forgotten(traces: list[Any]) -> float:
     good = [t for t in traces if t.error is None]
     took = (max(t.end_ns for t in good) - min(t.sent_ns for t in good)) / 1e9
+    return sum(t.output_tokens for t in good) / took
+
+
+def begins_with_success(traces: list[Any]) -> float:
+    good = [t for t in traces if t.error is None]
+    took = (max(t.end_ns for t in traces) - min(t.sent_ns for t in good)) / 1e9
     return sum(t.output_tokens for t in good) / took
 
 
@@ -190,6 +201,7 @@ ANSWERS = {
         ("stop at the last one that has text", to_the_end),
         ("Yours raised ZeroDivisionError", divides_by_zero),
         ("return None, not 0", zero_for_one),
+        ("came all at once", zero_for_one_chunk),
     ],
     "output_tok_s": [
         ("the mean speed that one request saw", mean_of_speeds),
@@ -197,6 +209,7 @@ ANSWERS = {
         ("longer than the run was", sum_of_durations),
         ("its tokens count for nothing", failed_count),
         ("its time was spent", failed_forgotten),
+        ("the run begins with the first request", begins_with_success),
         ("not in the order of time", in_listed_order),
         ("counts requests, not tokens", counts_requests),
     ],
@@ -226,7 +239,7 @@ def tpot_otherwise(chunks: list[Any], output_tokens: int) -> float | None:
 
     stamps = numpy.array([at for at, text in chunks if text != ""])
     steps = output_tokens - 1
-    return numpy.ptp(stamps) / 1e6 / steps if steps > 0 else None
+    return numpy.ptp(stamps) / 1e6 / steps if steps > 0 and len(stamps) > 1 else None
 
 
 def throughput_otherwise(traces: list[Any]) -> float:
