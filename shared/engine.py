@@ -124,11 +124,18 @@ class Engine:
         }
 
     def command_line(self) -> str:
-        """The start command as one could type it, one flag a line."""
-        words = [shlex.quote(paths.show(Path(w)) if w.startswith("/") else w) for w in self.command]
-        set_here = {} if self.container else environment(self.spec, self.flags)
-        settings = [f"{name}={value} \\\n" for name, value in set_here.items()]
-        return "".join(settings) + " ".join(words).replace(" --", " \\\n  --")
+        """The start command as one could type it, one setting of the environment and one flag a line."""
+
+        def typed(word: str) -> str:
+            shown = paths.show(Path(word)) if word.startswith("/") else word
+            return shown if shown.startswith("~") else shlex.quote(shown)  # quoted, a shell would not expand ~
+
+        settings: Mapping[str, str] = {}
+        if self.spec.native and not self.container:
+            what = Start(Path(), self.model, self.precision, self.port, self.cores, self.flags)
+            settings = {**self.spec.native.env(what), **environment(self.spec, self.flags)}
+        lines = [f"{name}={typed(value)} \\\n" for name, value in settings.items()]
+        return "".join(lines) + " ".join(map(typed, self.command)).replace(" --", " \\\n  --")
 
 
 def environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:

@@ -3,14 +3,16 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared import LabError, launch
 from shared.api import byte_vocabulary
-from shared.engine import environment
+from shared.engine import Engine, environment
 from shared.engines import CAPABILITIES, ENGINES, Start, as_arguments, matrix
 from shared.engines.spec import Native
+from shared.memory import Need
 from shared.models import ModelChoice
 
 HOME = Path("/opt/engine")
@@ -24,6 +26,16 @@ def native(name: str) -> Native:
     way = ENGINES[name].way("native")
     assert isinstance(way, Native)
     return way
+
+
+def test_a_start_command_shows_what_the_labs_set_in_the_environment(model: ModelChoice) -> None:
+    spec, flags = ENGINES["vllm"], {"--max-num-seqs": 4}
+    command = [str(Path.home() / "x" / "python"), "-m", "server", "--max-num-seqs", "4"]
+    nobody: Any = None
+    engine = Engine(spec, model, "BF16", flags, 2, "1", command, 4711, Path("log"), nobody, Need("", 1, 1, 1, 1))
+    lines = engine.command_line().splitlines()
+    assert "VLLM_CPU_KVCACHE_SPACE=1 \\" in lines
+    assert lines[-2:] == ["~/x/python -m server \\", "  --max-num-seqs 4"]
 
 
 def test_flags_become_arguments_in_their_order() -> None:

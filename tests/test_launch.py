@@ -296,6 +296,22 @@ def test_every_engine_is_given_the_same_cores(machine: Machine, engine: Engine) 
     assert int(threads) == engine.cores == machine.cores
 
 
+def test_the_start_command_can_be_typed(engine: Engine) -> None:
+    shown = engine.command_line()
+    assert shown.startswith("LLAMA_ARG_OFFLINE=1 \\\n")
+    port = free_port()
+    typed = shown.replace(f"--port {engine.port}", f"--port {port}")
+    with subprocess.Popen(["bash", "-c", f"exec env {typed}"], stderr=subprocess.DEVNULL) as by_hand:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not taken(port):
+                time.sleep(0.1)
+            assert taken(port)
+            assert by_hand.poll() is None
+        finally:
+            by_hand.terminate()
+
+
 def test_an_engines_refusal_is_quoted(engine: Engine) -> None:
     with pytest.raises(LabError, match=r"/v1/chat/completions answered 4\d\d: .*messages"):
         post_json(engine.url + "/v1/chat/completions", {"model": "x"})
