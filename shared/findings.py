@@ -98,7 +98,10 @@ def throughput(entries: Entries, loads: Entries) -> Section:
         floor = limit(entries, "prefill_ms", "physical floor")
         shown.append(by_prompt(entries, "ttft_ms", "Time to first token by prompt length, one user", "ms", floor))
     return Section(
-        "Figures", "Whiskers span the rounds. Each figure's numbers are in the table below it.", tuple(shown)
+        "Figures",
+        "Whiskers span the rounds. Each figure's numbers are in the table below it. The physical limit is that of decoding "
+        "alone: these loads also read their prompts.",
+        tuple(shown),
     )
 
 

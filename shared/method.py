@@ -64,9 +64,9 @@ def method(entries: Entries, loads: Entries) -> Section:
             "",
             "- Closed loop: N users who begin at once, each sends its next request when its last answer has ended; as "
             "many requests as users, and at least two. With many users that is a burst, prompts included, and no "
-            f"steady state. {some['prompts']} prompts, answers of exactly {some['max_tokens']} tokens"
+            f"steady state. The prompts are {some['prompts']} ones, answers have exactly {some['max_tokens']} tokens"
             + (f" ({', '.join(shorter)} can't suppress its end-of-text: at most)" if shorter else "")
-            + ", greedy.",
+            + ", all greedy.",
             f"- {count} rounds or more of each load, engines in turn (A B A B …), each warmed up before its first. "
             "Figures are the median of the rounds, in brackets the least and the most. "
             "Where two engines' intervals overlap there is no winner.",
