@@ -99,8 +99,8 @@ def throughput(entries: Entries, loads: Entries) -> Section:
         shown.append(by_prompt(entries, "ttft_ms", "Time to first token by prompt length, one user", "ms", floor))
     return Section(
         "Figures",
-        "Whiskers span the rounds. Each figure's numbers are in the table below it. The physical limit is that of decoding "
-        "alone: these loads also read their prompts.",
+        "Whiskers span the rounds. Each figure's numbers are in the table below it. The physical limit is that of "
+        "decoding alone: these loads also read their prompts.",
         tuple(shown),
     )
 
