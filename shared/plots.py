@@ -123,7 +123,9 @@ def by_prompt(entries: Mapping[str, Entry], value: str, title: str, unit: str, l
     """The same over the length of the prompt, for one user."""
     data = rounds(entries, value, "prompt/", "input_tokens")
     plot = lines(data, title, unit, ("prompt tokens", "prompt tokens"), limit, "run-prompts")
-    plot.figure.update_yaxes(type="log")  # what grows in proportion is a straight line on both
+    # What grows in proportion is a straight line on both. (Of its own ticks Plotly writes only the first digit.)
+    ticks = [digit * 10**zeros for zeros in range(7) for digit in (1, 2, 5)]
+    plot.figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     return plot
 
 

@@ -106,7 +106,7 @@ def test_a_lab_runs_and_can_be_read(lab: str, page: Page) -> None:
     page.get_by_role("button", name="Check again").click()
 
     plots = page.locator(".jp-OutputArea .jp-RenderedPlotly")
-    expect(plots).to_have_count(5)
+    expect(plots).to_have_count(6)
     for plot in plots.all():  # plotly's extension shows the static picture until the mouse comes
         picture = plot.locator("img.plot-img")
         assert picture.evaluate("e => e.complete && e.naturalWidth") >= 2 * 700
