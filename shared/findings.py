@@ -15,7 +15,7 @@ from shared.page import Section
 from shared.plots import Plot, Table, bars, by_prompt, by_users, rounds
 from shared.results import Entry
 from shared.roofline import SPARK, bits_per_weight
-from shared.verdicts import FIGURES, absent, guide, sound, verdict
+from shared.verdicts import FIGURES, absent, guide, of_each, sound, verdict
 
 Entries = Mapping[str, Entry]
 
@@ -65,15 +65,13 @@ def question(entries: Entries, loads: Entries) -> Section:
 
 def ahead(entries: Entries) -> Section:
     users = sorted({u for _, u in rounds(entries, FIGURES[0][0])})
+    whole = sound(entries)
     rows = [
-        (f"{title.split(',')[0]}, {unit}", *(verdict(rounds(sound(entries), value), u, more) for u in users))
+        (f"{title.split(',')[0]}, {unit}", *(verdict(rounds(whole, value), u, more) for u in users))
         for value, title, unit, more in FIGURES
     ]
     lengths = sorted({n for _, n in rounds(entries, "ttft_ms", "prompt/", "input_tokens")})
-    prompts = [
-        (f"{n} tokens", verdict(rounds(sound(entries), "ttft_ms", "prompt/", "input_tokens"), n, False))
-        for n in lengths
-    ]
+    prompts = [(f"{n} tokens", verdict(rounds(whole, "ttft_ms", "prompt/", "input_tokens"), n, False)) for n in lengths]
     header = ("", *map(users_told, users))
     text = Table("", header, rows).markdown()
     if prompts:
@@ -141,13 +139,6 @@ def steps(entries: Entries) -> Section | None:
         + "\n".join(f"- {said}" for said in differences(fits, few, many))
     )
     return Section("Why: what a step is made of", text, tuple(figures))
-
-
-def of_each(entries: Entries, prefix: str) -> dict[str, Mapping[str, Any]]:
-    """The values under this prefix by engine, without those that took no part: theirs are of an earlier run."""
-    left = absent(entries)
-    found = {key.removeprefix(prefix): e["values"] for key, e in entries.items() if key.startswith(prefix)}
-    return {name: values for name, values in found.items() if name not in left}
 
 
 def parts_ms(values: Mapping[str, Any], users: int) -> tuple[float, float, float]:
@@ -286,8 +277,8 @@ def spark(entries: Entries, loads: Entries) -> Section | None:
     text = (
         ("" if "spark" in profiles(loads) else nothing)
         + "**The course outline's overview, row by row.** It names no precision. With BF16 weights and without "
-        f"speculation an 8B model can't pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits: at "
-        "most of those beside each. All may have had 4, or each its own, so the rows can't be compared.\n\n"
+        f"speculation an 8B model can't pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits: "
+        "at most those beside each. All may have had 4, or each its own, so the rows can't be compared.\n\n"
         + published.confronted(entries, bits_per_weight, here).markdown()
         + "\n\nWhat has been published since says of each row:\n\n"
         + published.verdicts(entries)

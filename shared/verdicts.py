@@ -7,6 +7,7 @@ guide(entries)                                                               # o
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from shared.engines import ENGINES
 from shared.lineup import missing
@@ -81,8 +82,9 @@ def guide(entries: Mapping[str, Entry]) -> Table:
 
 
 def decided(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
+    whole = sound(entries)
     for use in USES:
-        data = rounds(sound(entries), use.value, use.prefix, use.by)
+        data = rounds(whole, use.value, use.prefix, use.by)
         places = sorted({place for _, place in data})
         if not places:
             continue
@@ -105,11 +107,9 @@ def decided(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
 def seen_once(entries: Mapping[str, Entry]) -> Iterator[tuple[str, ...]]:
     for what, figure, prefix, value, unit in ONCE:
         seen = {
-            key.removeprefix(prefix): float(entry["values"][value])
-            for key, entry in entries.items()
-            if key.startswith(prefix)
-            and entry["values"].get(value) is not None
-            and key.removeprefix(prefix) not in absent(entries)
+            name: float(values[value])
+            for name, values in of_each(entries, prefix).items()
+            if values.get(value) is not None
         }
         order = sorted(seen, key=lambda e: seen[e])
         if len(order) > 1:
@@ -128,3 +128,10 @@ def titles(engines: list[str]) -> str:
 def absent(entries: Mapping[str, Entry]) -> dict[str, str]:
     """Engines that took no part, by name, with the reason."""
     return {key.removeprefix("engine/"): why for key, why in missing(entries, "engine/").items()}
+
+
+def of_each(entries: Mapping[str, Entry], prefix: str) -> dict[str, Mapping[str, Any]]:
+    """The values under this prefix by engine, without those that took no part: theirs are of an earlier run."""
+    left = absent(entries)
+    found = {key.removeprefix(prefix): entry["values"] for key, entry in entries.items() if key.startswith(prefix)}
+    return {name: values for name, values in found.items() if name not in left}

@@ -253,7 +253,7 @@ def kv_bytes(f: Function) -> None:
 
 def users(f: Function) -> None:
     source = random.Random()
-    for quarters in (1, 2, 3, 3):  # of one more user: rounded to the nearest, it would come once and stay away once
+    for quarters in (1, 2, 3, 3):  # of one more user: three would be rounded up
         each, context = source.randrange(20_000, 200_000), 8192
         weights = each * context * source.randrange(3, 30) + source.randrange(each * context)
         memory = weights + each * context * source.randrange(4, 40) + quarters * each * context // 4
