@@ -23,26 +23,26 @@ setup:
 	@environment/bootstrap.sh
 
 model: setup # what `make check` needs and no engine
-	@$(PY) environment/install.py torch models/smollm2-135m-instruct
+	@$(PY) -m environment.install torch models/smollm2-135m-instruct
 
 engines: setup ## install the small model and every engine (again: does nothing, fast)
-	@$(PY) environment/install.py
+	@$(PY) -m environment.install
 
 lab: setup ## the course: JupyterLab opens as soon as one engine is ready, the others follow
-	@$(PY) environment/lab.py
+	@$(PY) -m environment.start_jupyterlab
 
 report: engines ## the main job without a browser: run lab 3.3.1, write results/report.html and .md
-	@$(PY) environment/run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb
+	@$(PY) -m environment.run_notebook solutions/lab-3.3.1-engine-benchmark.ipynb
 
 # The engines of the tests run natively, on a Spark as well: `make verify-spark` is what tries its containers.
 test check drill: export LABS_PROFILE := cpu
 
 # Both trees of notebooks run, at the quick size; the second goes on with the engines of the first.
 test: engines lint ## everything: lint, types, unit tests, real engines, notebooks
-	@$(PY) environment/browser.py
+	@$(PY) -m environment.browser
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
 	LABS_SIZE=quick LABS_RESULTS=$$results $(PY) -m pytest -m "not drill" \
-	    -p tests.notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests labs solutions
+	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests labs solutions
 
 check: model lint ## lint, types, unit tests: a few minutes, starts no engine
 	@$(PY) -m pytest -q -m "not engine and not browser and not drill" tests
@@ -54,40 +54,40 @@ lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
 
 progress: setup ## how far you are: the milestones of all six labs
-	@$(PY) -m shared.milestones
+	@$(PY) -m shared.course.milestones
 
 grade: setup ## (for instructors) students' results and notebooks: make grade FOLDER=submissions
-	@$(PY) -m shared.grade "$(FOLDER)" $(ARGS)
+	@$(PY) -m shared.course.grading.grade "$(FOLDER)" $(ARGS)
 
 labs: setup ## (for instructors) write labs/ anew from solutions/
-	@$(PY) -m shared.authoring
+	@$(PY) -m shared.course.authoring
 
 labs-check: setup ## (for instructors) is labs/ as solutions/ say?
-	@$(PY) -m shared.authoring --check
+	@$(PY) -m shared.course.authoring --check
 
 solutions: engines labs ## (for instructors) run the solutions at full size and keep their outputs
-	@for notebook in solutions/*.ipynb; do $(PY) environment/run_notebook.py --in-place $$notebook || exit 1; done
+	@for notebook in solutions/*.ipynb; do $(PY) -m environment.run_notebook --in-place $$notebook || exit 1; done
 
 bench-client: setup ## how far our client errs and what it costs, beside aiohttp, httpx and the openai SDK (4 minutes)
-	@$(PY) tests/bench_client.py $(ARGS)
+	@$(PY) -m tests.bench.client $(ARGS)
 
 bench: engines bench-client ## that, and vLLM's own benchmark client against the same server
-	@$(PY) tests/bench_cross.py
+	@$(PY) -m tests.bench.cross
 
 compare: setup ## two ledgers side by side, a laptop's and a Spark's, say: make compare A=results B=other/results (ARGS="--html FILE")
-	@$(PY) -m shared.side_by_side "$(A)" "$(B)" $(ARGS)
+	@$(PY) -m shared.report.compare "$(A)" "$(B)" $(ARGS)
 
 doctor: setup ## check this machine; each failed check says how to fix it (ARGS=--json, ARGS=--symptoms)
-	@$(PY) -m shared.doctor $(ARGS)
+	@$(PY) -m shared.hardware.doctor $(ARGS)
 
 verify-spark: setup ## on a DGX Spark: start every engine's container, check it, write a ledger (ARGS="vllm": only these)
-	@$(PY) environment/verify_spark.py $(ARGS)
+	@$(PY) -m environment.verify_spark $(ARGS)
 
 compose: setup ## write environment/containers/compose.yaml anew from the engines' specs
-	@$(PY) environment/compose.py
+	@$(PY) -m environment.compose
 
 lock: setup ## renew every lock file (ARGS=--upgrade: newest versions)
-	@$(PY) environment/locks.py $(ARGS)
+	@$(PY) -m environment.locks $(ARGS)
 
 down: setup ## end every engine that the labs started
 	@$(PY) -m shared.launch down

@@ -1,6 +1,6 @@
 """The Chromium that tests look at pages with: one on the PATH, else Debian's (as root), else Playwright's own.
 
-Playwright's goes into the cache, where shared.hardware.browser finds it as well. There is no going on without:
+Playwright's goes into the cache, where shared.hardware.host.browser finds it as well. There is no going on without:
 a test that is left out proves nothing.
 """
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from shared import LabError, paths
-from shared.hardware import browser
+from shared.hardware.host import browser
 
 DEBIAN = ("chromium", "fonts-dejavu-core")
 

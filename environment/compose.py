@@ -10,10 +10,13 @@ from typing import Any
 
 import yaml
 
-from shared import containers, memory, models, paths, verified
-from shared.catalogue import LLAMA_8B
-from shared.engines import ENGINES, Flags, Start, as_arguments
+from shared import paths
+from shared.engines import ENGINES, Flags, LaunchPlan, as_arguments
 from shared.hardware import Machine
+from shared.launch import containers, memory
+from shared.models import choice
+from shared.models.catalogue import LLAMA_8B
+from shared.report import verified
 
 FILE = paths.REPO / "environment" / "containers" / "compose.yaml"
 HEADER = """\
@@ -48,11 +51,11 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """One engine's service, and the configs that it reads."""
     spec, flags = ENGINES[name], FLAGS[name]
     way, image = spec.container, containers.images()[spec.container.image]
-    model = models.published(LLAMA_8B, "3.3.1", token=False)
+    model = choice.from_catalogue_entry(LLAMA_8B, "3.3.1", token=False)
     precision = way.precisions[0]
     needed = memory.need(spec, model, precision, flags, SPARK)
     source = model.source(spec.reads, precision)
-    start = Start(Path(), model, precision, image.port, SPARK.cores, flags, source.repository,
+    start = LaunchPlan(Path(), model, precision, image.port, SPARK.cores, flags, source.repository,
                   int(needed.kv * 2**30), memory.share(needed, SPARK))  # fmt: skip
     arguments = spec.flags_in == "arguments"
     words = way.arguments(start) + (as_arguments(flags) if arguments else [])

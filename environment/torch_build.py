@@ -1,7 +1,6 @@
 """Torch, whose builds live in different indexes: the small CPU build where it can be had."""
 
-from steps import UV, Job
-
+from environment.install_steps import UV, Job
 from shared import LabError, hardware, paths
 
 VERSION = next(

@@ -20,18 +20,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import compose
-
-from shared import LabError, api, containers, hardware, hub, models, paths, results, verified
-from shared.client import stream
-from shared.engine import Engine
-from shared.engines import ENGINES, Flags
-from shared.greedy import KNOWN, ask
-from shared.hardware import Machine
-from shared.launch import launch
-from shared.models import ModelChoice
-from shared.process import taken
-from shared.prompts import chat
+from environment import compose
+from shared import LabError, files, models, paths
+from shared.engines import ENGINES, Flags, http
+from shared.hardware import Machine, detect
+from shared.launch import containers, launch
+from shared.launch.running import Engine
+from shared.load import stream
+from shared.load.prompts import chat
+from shared.metrics.correctness import KNOWN, ask
+from shared.models import ModelChoice, hub
+from shared.processes import port_taken
+from shared.report import verified
 
 # Greedy text of correct engines parts at near-ties; the first words are common to most (FIRST characters of it).
 OPENINGS = ("Count from one to ten in words.", "Name the seven days of the week.", "Recite the alphabet.")
@@ -82,7 +82,7 @@ def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
             said = ask(engine, model, question)
             report.add(f"knows: {question}", expected in said.lower(), said.strip()[:60])
         report.openings = [ask(engine, model, question, 32) for question in OPENINGS]
-        before = api.counters(engine)
+        before = http.counters(engine)
         body = {"model": engine.served_name, "messages": chat(model, "What is gravity?"), "max_tokens": 64}
         trace = asyncio.run(stream(engine.url + "/v1/chat/completions", {**body, "temperature": 0}))
         ttft, tpot = (f"{ms:.1f} ms" if ms else "unknown" for ms in (trace.ttft_ms, trace.tpot_ms))
@@ -90,7 +90,7 @@ def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
         report.add("streams", trace.error is None and bool(trace.output_tokens), trace.error or seen)
         counters(engine, before, trace.output_tokens, report)
         container, port = engine.container, engine.port
-    gone = containers.pid(container) is None and not taken(port)
+    gone = containers.pid(container) is None and not port_taken(port)
     report.add("stops", gone, "container and port are gone" if gone else f"{container} is still there")
     speculate(name, model, report)
 
@@ -100,9 +100,9 @@ def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, re
     if engine.spec.container.cannot.get("Prometheus"):
         return
     time.sleep(2)  # some write them with a delay
-    after = api.counters(engine)
+    after = http.counters(engine)
     if "generated_tokens" not in engine.spec.counters:
-        report.add("has metrics", bool(api.get(engine.port, engine.spec.metrics)), f"on {engine.spec.metrics}")
+        report.add("has metrics", bool(http.get(engine.port, engine.spec.metrics)), f"on {engine.spec.metrics}")
         return
     grown = after.get("generated_tokens", 0) - before.get("generated_tokens", 0)
     report.add("counts its tokens", grown == tokens, f"counter +{grown:.0f}, answer {tokens}")
@@ -120,7 +120,7 @@ def speculate(name: str, model: ModelChoice, report: Report) -> None:
         report.add("speculates: answers", expected in said.lower(), said.strip()[:60])
         ask(engine, model, OPENINGS[0], 128)
         if "accepted_draft_tokens" in engine.spec.counters:
-            accepted = api.counters(engine).get("accepted_draft_tokens", 0)
+            accepted = http.counters(engine).get("accepted_draft_tokens", 0)
             report.add("speculates: drafts accepted", accepted > 0, f"{accepted:.0f} draft tokens")
 
 
@@ -155,7 +155,7 @@ def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -
     slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-")
     file = verified.LEDGERS / f"{slug}-{ledger['date']}.json"
     file.parent.mkdir(exist_ok=True)
-    results.write(file, (json.dumps(ledger, indent=1, ensure_ascii=False) + "\n").encode())
+    files.write(file, (json.dumps(ledger, indent=1, ensure_ascii=False) + "\n").encode())
     return file
 
 
@@ -164,14 +164,14 @@ def say_so() -> None:
     old = README.read_text()
     new = re.sub(r"(<!-- verified -->).*(<!-- /verified -->)", rf"\1{verified.banner()}\2", old, flags=re.S)
     if new != old:
-        results.write(README, new.encode())
-    results.write(compose.FILE, compose.compose().encode())
+        files.write(README, new.encode())
+    files.write(compose.FILE, compose.compose().encode())
 
 
 def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in ENGINES]:
         raise LabError(f"There is no engine {unknown[0]!r}.", f"name some of: {', '.join(ENGINES)}")
-    machine = hardware.detect()
+    machine = detect()
     if machine.runner != "container":
         raise LabError(f"Containers can't be verified here: {machine.why}.", "make doctor says what is missing")
     model = models.choose(machine)

@@ -6,7 +6,7 @@ Data flows one way, and a notebook touches each room once, in this order:
     prompts.*() -> load.closed() -> client.stream() -> Trace
     metrics.summarise() -> results.record() -> milestones / report / plots
 
-Nothing here imports torch but `shared.llama`, and nothing works at import time.
+Nothing here imports torch but `shared.models.llama`, and nothing works at import time.
 """
 
 from shared.errors import LabError

@@ -8,6 +8,7 @@ synced before the rename that makes it visible, and the folder after it.
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -87,3 +88,28 @@ def _fix(e: OSError, file: Path) -> str:
     if e.errno in FORBIDDEN:
         return f"chmod -R u+rwX {paths.show(place)}; {elsewhere}"
     return f"look at the disk of {paths.show(place)}; {elsewhere}"
+
+
+@contextlib.contextmanager
+def exclusive(file: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock of this file; if another program has it, say `waiting` and wait. Any death frees it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def held(file: Path) -> bool:
+    """Whether somebody is inside `exclusive` of this file now."""
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

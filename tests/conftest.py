@@ -1,13 +1,21 @@
 """Tests never write where a student's results are: LABS_RESULTS points elsewhere for all of them."""
 
+import os
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import machines
 import pytest
 
 from shared import hardware, models
 from shared.hardware import Machine
-from shared.models import ModelChoice
+from shared.launch import launcher, memory
+from shared.models import ModelChoice, hub
+from tests import machines
+from tests.helpers import standin_docker
+from tests.helpers.fake_spark import INSIDE, reading
+from tests.helpers.standin_docker import Docker
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +43,33 @@ def spark_model(spark: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     return models.choose(spark)
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
+    folder = Path("/tmp") / f"standin-{os.getpid()}-{time.monotonic_ns()}"  # a socket's path must be short
+    with standin_docker.daemon(folder, monkeypatch) as docker:
+        docker.says(inside=INSIDE)
+        yield docker
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def on_a_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, docker: Docker, spark: Machine) -> Docker:
+    """As if this were a Spark: its machine, its memory, its weights in the hub's cache, no other program on the GPU."""
+    meminfo = tmp_path / "meminfo"
+    reading(meminfo, 110)
+    home = tmp_path / "huggingface"
+    weights = home / "hub" / "models--someone--weights" / "snapshots" / "c0ffee"
+    weights.mkdir(parents=True)
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "gpu_holders", dict)
+    monkeypatch.setattr(launcher, "detect", lambda: spark)
+    monkeypatch.setattr(launcher, "docker_gpu_arguments", lambda: ("--gpus", "all"))
+    monkeypatch.setattr(hub, "fetch", lambda source: weights / source.file)
+    return docker
 
 
 @pytest.fixture(scope="session")

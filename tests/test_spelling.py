@@ -12,7 +12,7 @@ from shared import paths
 
 PAGES = [
     *sorted((paths.REPO / "solutions").glob("*.ipynb")),
-    *(paths.REPO / name for name in ("README.md", "environment/OUTLINE.md", "environment/small-model/MODEL_CARD.md")),
+    *(paths.REPO / name for name in ("README.md", "environment/OUTLINE.md", "environment/small_model/MODEL_CARD.md")),
 ]
 NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$?[^$]*\$\$?|<[^>]*>|\]\([^)]*\)|https?://\S+", re.S)
 
@@ -20,7 +20,7 @@ NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$?[^$]*\$\$?|<[^>]*>|\]\([^)]*\)|ht
 @cache
 def dictionary() -> SpellChecker:
     known = SpellChecker(language="en")
-    known.word_frequency.load_words((Path(__file__).parent / "words.txt").read_text().split())
+    known.word_frequency.load_words((Path(__file__).parent / "helpers" / "words.txt").read_text().split())
     return known
 
 
@@ -45,7 +45,7 @@ def prose(file: Path) -> str:
 def test_every_word_is_known(file: Path) -> None:
     seen = words(prose(file))
     assert len(seen) > 50
-    assert sorted(dictionary().unknown(seen)) == [], "misspelt; or a word of the field, for tests/words.txt"
+    assert sorted(dictionary().unknown(seen)) == [], "misspelt; or a word of the field, for tests/helpers/words.txt"
 
 
 def test_a_misspelt_word_is_found() -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
-from shared.models import ModelChoice
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
+from shared.models.choice import ModelChoice
 
 
-def command(start: Start) -> list[str]:
+def command(start: LaunchPlan) -> list[str]:
     return [
         str(start.home / "bin" / "llama-server"),
         "--model", start.weights,
@@ -17,11 +17,11 @@ def command(start: Start) -> list[str]:
     ]  # fmt: skip
 
 
-def env(start: Start) -> Mapping[str, str]:
+def env(start: LaunchPlan) -> Mapping[str, str]:
     return {"LLAMA_ARG_OFFLINE": "1"}
 
 
-def arguments(start: Start) -> list[str]:
+def arguments(start: LaunchPlan) -> list[str]:
     return [
         "--model", start.weights,
         "--alias", start.model.name,
@@ -32,12 +32,12 @@ def arguments(start: Start) -> list[str]:
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return (whole(flags, "-c") or model.context) * model.kv_bytes_per_token()
+    return (whole_number(flags, "-c") or model.context) * model.kv_bytes_per_token()
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     # Without -c (or with 0) it takes the model's whole context: 16 GiB with Llama 3.1's.
-    context = whole(flags, "-c")
+    context = whole_number(flags, "-c")
     return context * model.kv_bytes_per_token() if context else None
 
 

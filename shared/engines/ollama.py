@@ -9,18 +9,20 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from shared import hub, paths
+from shared import paths
 from shared.engines import llamacpp
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.errors import LabError
-from shared.models import ModelChoice, sha256
+from shared.models import hub
+from shared.models.choice import ModelChoice
+from shared.models.weights import sha256
 
 
-def command(start: Start) -> list[str]:
+def command(start: LaunchPlan) -> list[str]:
     return [str(start.home / "bin" / "ollama"), "serve"]
 
 
-def env(start: Start) -> Mapping[str, str]:
+def env(start: LaunchPlan) -> Mapping[str, str]:
     store = paths.cache() / "models" / "ollama"
     return {
         "OLLAMA_HOST": f"127.0.0.1:{start.port}",
@@ -92,7 +94,7 @@ def flags_fault(log: str, flags: Flags) -> str:
     return f"knows no setting {unknown[0]}" if unknown else ""
 
 
-def container_env(start: Start) -> Mapping[str, str]:
+def container_env(start: LaunchPlan) -> Mapping[str, str]:
     return {
         "OLLAMA_HOST": f"0.0.0.0:{start.port}",
         "OLLAMA_KEEP_ALIVE": "-1",
@@ -101,14 +103,14 @@ def container_env(start: Start) -> Mapping[str, str]:
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    slots = whole(flags, "OLLAMA_NUM_PARALLEL") or 1
-    context = whole(flags, "OLLAMA_CONTEXT_LENGTH") or 4096
+    slots = whole_number(flags, "OLLAMA_NUM_PARALLEL") or 1
+    context = whole_number(flags, "OLLAMA_CONTEXT_LENGTH") or 4096
     return slots * context * model.kv_bytes_per_token()
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     # Where it isn't told, it picks 256k tokens on a machine with as much memory as a Spark.
-    return kv_bytes(model, flags) if whole(flags, "OLLAMA_CONTEXT_LENGTH") else None
+    return kv_bytes(model, flags) if whole_number(flags, "OLLAMA_CONTEXT_LENGTH") else None
 
 
 NO_DRAFT = "its API offers drafts only of models that carry their own (MTP, DFlash)"

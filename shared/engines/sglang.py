@@ -6,12 +6,12 @@ scheduler from spinning a core while it has nothing to do.
 
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
-from shared.hardware import BYTES_PER_VALUE, torch_dtype
-from shared.models import ModelChoice
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
+from shared.hardware.processor import BYTES_PER_VALUE, torch_dtype
+from shared.models.choice import ModelChoice
 
 
-def command(start: Start) -> list[str]:
+def command(start: LaunchPlan) -> list[str]:
     return [
         str(start.home / "venv" / "bin" / "python"), "-m", "sglang.launch_server",
         "--model-path", start.weights,
@@ -30,7 +30,7 @@ def command(start: Start) -> list[str]:
     ]  # fmt: skip
 
 
-def env(start: Start) -> Mapping[str, str]:
+def env(start: LaunchPlan) -> Mapping[str, str]:
     return {
         "SGLANG_USE_CPU_ENGINE": "1",
         "OMP_NUM_THREADS": str(start.cores),
@@ -38,7 +38,7 @@ def env(start: Start) -> Mapping[str, str]:
     }
 
 
-def arguments(start: Start) -> list[str]:
+def arguments(start: LaunchPlan) -> list[str]:
     # Without autotune: with it one owner saw memory fall to zero, without it a server ran for a week.
     return [
         "python3", "-m", "sglang.launch_server",
@@ -59,7 +59,7 @@ def kv_bytes(model: ModelChoice, flags: Flags) -> int:
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    tokens = whole(flags, "--max-total-tokens")
+    tokens = whole_number(flags, "--max-total-tokens")
     return tokens * model.kv_bytes_per_token() if tokens else None
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import LabError
-from shared.hardware import torch_dtype
-from shared.models import ModelChoice
+from shared.hardware.processor import torch_dtype
+from shared.models.choice import ModelChoice
 
 Flags = Mapping[str, object]
 
@@ -15,7 +15,7 @@ CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3",
 
 
 @dataclass(frozen=True)
-class Start:
+class LaunchPlan:
     """What a start command is made of."""
 
     home: Path  # where the engine is installed; of a container, where the labs keep what they mount into it
@@ -33,8 +33,8 @@ class Start:
 class Native:
     """An engine as a process on this machine's processor, as `make engines` installed it."""
 
-    command: Callable[[Start], list[str]]  # without the notebook's flags
-    env: Callable[[Start], Mapping[str, str]]
+    command: Callable[[LaunchPlan], list[str]]  # without the notebook's flags
+    env: Callable[[LaunchPlan], Mapping[str, str]]
     startup_s: int  # what to expect on two cores, said while waiting
     overhead_gib: float  # its processes, beside weights and KV cache; measured on two cores
     precisions: tuple[str, ...] = ("BF16",)  # the weights that it loads; the first is the default
@@ -49,13 +49,13 @@ class Container:
     """An engine in its image, on an NVIDIA GPU. Nobody here has run one: see environment/verified."""
 
     image: str  # its name in environment/containers/images.toml
-    arguments: Callable[[Start], list[str]]  # what follows the image, whose entrypoint stays; without the flags
+    arguments: Callable[[LaunchPlan], list[str]]  # what follows the image, whose entrypoint stays; without the flags
     startup_s: int  # a guess, said while waiting: compiling kernels and loading 16 GB
     overhead_gib: float  # beside weights and KV cache, as owners of a Spark reported
     kv_bytes: Callable[[ModelChoice, Flags], int | None]  # None: the flags leave the KV cache to the engine's default
     bound_by: str  # the flags that `kv_bytes` needs, for the error
-    env: Callable[[Start], Mapping[str, str]] = lambda _: {}
-    files: Callable[[Start], Mapping[str, str]] = lambda _: {}  # name below /labs in the container → its text
+    env: Callable[[LaunchPlan], Mapping[str, str]] = lambda _: {}
+    files: Callable[[LaunchPlan], Mapping[str, str]] = lambda _: {}  # name below /labs in the container → its text
     share_flag: str = ""  # the notebook's own word on the share of memory, if the engine has such a flag
     precisions: tuple[str, ...] = ("BF16",)
     ready_within_s: float = 1800  # a 16 GB load from a cold disk, kernels compiled for a new GPU
@@ -121,7 +121,7 @@ def as_arguments(flags: Flags) -> list[str]:
     return out
 
 
-def whole(flags: Flags, name: str) -> int | None:
+def whole_number(flags: Flags, name: str) -> int | None:
     """The whole number that this flag is set to, None if it isn't set. Raises LabError if it is something else."""
     if name not in flags:
         return None

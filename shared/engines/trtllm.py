@@ -7,11 +7,11 @@ Its command line takes the sizes; everything else stands in a YAML file. A flag 
 import json
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Start, whole
-from shared.models import ModelChoice
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, whole_number
+from shared.models.choice import ModelChoice
 
 
-def arguments(start: Start) -> list[str]:
+def arguments(start: LaunchPlan) -> list[str]:
     return [
         "trtllm-serve", start.weights,
         "--host", "0.0.0.0", "--port", str(start.port),
@@ -19,7 +19,7 @@ def arguments(start: Start) -> list[str]:
     ]  # fmt: skip
 
 
-def config(start: Start) -> Mapping[str, str]:
+def config(start: LaunchPlan) -> Mapping[str, str]:
     """The YAML file (JSON is YAML). The KV cache is bounded in tokens; the fraction, of what is free, must allow it."""
     keys = {
         "kv_cache_config": {
@@ -34,7 +34,7 @@ def config(start: Start) -> Mapping[str, str]:
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    users, context = whole(flags, "--max_batch_size"), whole(flags, "--max_seq_len")
+    users, context = whole_number(flags, "--max_batch_size"), whole_number(flags, "--max_seq_len")
     return users * context * model.kv_bytes_per_token() if users and context else None
 
 

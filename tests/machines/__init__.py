@@ -1,4 +1,4 @@
-"""Machines that nobody here has, as published outputs: a stand-in for shared.host.Host, one TOML file each.
+"""Machines that nobody here has, as published outputs: a stand-in for shared.hardware.host.Host, one TOML file each.
 
 `source` says where the outputs were published, and what in the file is synthetic.
 """
@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from shared.host import LIMIT_S, MISSING, TIMED_OUT, Answer, Host
+from shared.hardware.host import LIMIT_S, MISSING, TIMED_OUT, CommandOutput, Host
 
 NAMES = sorted(file.stem for file in Path(__file__).parent.glob("*.toml"))
 
@@ -20,15 +20,15 @@ class RecordedHost(Host):
         self.env = facts.get("env", {})
         self.asked: list[str] = []
 
-    def run(self, *command: str, limit_s: float = LIMIT_S) -> Answer:
+    def run(self, *command: str, limit_s: float = LIMIT_S) -> CommandOutput:
         self.asked.append(" ".join(command))
         said = self.facts.get("commands", {}).get(" ".join(command))
         if said is None:
-            return Answer(err=f"no such command: {command[0]}", failure=MISSING)
+            return CommandOutput(err=f"no such command: {command[0]}", failure=MISSING)
         if said.get("hangs"):
-            return Answer(err=f"no answer in {limit_s:.0f} s", failure=TIMED_OUT)
+            return CommandOutput(err=f"no answer in {limit_s:.0f} s", failure=TIMED_OUT)
         code = said.get("exit", 0)
-        return Answer(said.get("out", ""), said.get("err", ""), f"exit {code}" if code else "")
+        return CommandOutput(said.get("out", ""), said.get("err", ""), f"exit {code}" if code else "")
 
     def read(self, path: str) -> str | None:
         text: str | None = self.facts.get("files", {}).get(path)

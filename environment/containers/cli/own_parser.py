@@ -1,6 +1,6 @@
 """Runs in an engine's own environment: prints the version and the flags of its server as JSON.
 
-The argument parser is the one that the server itself makes. environment/cli.py starts this file.
+The argument parser is the one that the server itself makes. environment/read_flags.py starts this file.
 """
 
 import json

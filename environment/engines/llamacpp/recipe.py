@@ -10,10 +10,10 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from steps import UV, Job, Step
-from verify import verify
-
-from shared import hardware, paths
+from environment.install_steps import UV, Job, Step
+from environment.prove_engine import prove
+from shared import paths
+from shared.hardware import processor
 
 VERSION = "0.3.36"
 TOOLS = ("llama-server", "llama-bench", "llama-quantize")
@@ -84,9 +84,9 @@ STEP = Step(
     ),
     needs_gib=1.5,
     build=build,
-    verify=lambda job: verify(job, "llamacpp"),
+    verify=lambda job: prove(job, "llamacpp"),
     after=("build-tools",),
     verify_after=("torch", "models/smollm2-135m-instruct", "models/smollm2-135m-instruct-gguf"),
     nice=19,
-    facts=(hardware.cpu_flags(),),  # the compiler builds for this processor
+    facts=(processor.cpu_flags(),),  # the compiler builds for this processor
 )

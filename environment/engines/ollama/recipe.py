@@ -12,9 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steps import UV, Job, Step
-from verify import verify
-
+from environment.install_steps import UV, Job, Step
+from environment.prove_engine import prove
 from shared import LabError, paths
 
 VERSION = "0.33.0"
@@ -96,7 +95,7 @@ STEP = Step(
     inputs=("environment/engines/ollama/recipe.py", "environment/engines/ollama/go.lock"),
     needs_gib=2.0,
     build=build,
-    verify=lambda job: verify(job, "ollama"),
+    verify=lambda job: prove(job, "ollama"),
     verify_after=("engines/llamacpp", "torch", "models/smollm2-135m-instruct", "models/smollm2-135m-instruct-gguf"),
     nice=19,
 )

@@ -8,10 +8,9 @@ import json
 import shutil
 import sys
 
-from steps import UV, Job, Step
-from torch_build import install_torch
-from verify import verify
-
+from environment.install_steps import UV, Job, Step
+from environment.prove_engine import prove
+from environment.torch_build import install_torch
 from shared import paths
 
 VERSION = "0.5.23"
@@ -46,7 +45,7 @@ STEP = Step(
     ),
     needs_gib=8.0,
     build=build,
-    verify=lambda job: verify(job, "sglang"),
+    verify=lambda job: prove(job, "sglang"),
     after=("torch", "engines/vllm"),  # which is not needed, but the sooner it is there, the sooner one can begin
     verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
 )

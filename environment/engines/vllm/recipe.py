@@ -8,9 +8,9 @@ outside PyPI. Its console script fails (the distribution is not called `vllm`): 
 import json
 import sys
 
-from steps import UV, Job, Step
-from torch_build import install_torch
-from verify import verify
+from environment.install_steps import UV, Job, Step
+from environment.prove_engine import prove
+from environment.torch_build import install_torch
 
 VERSION = "0.32.0"
 
@@ -40,7 +40,7 @@ STEP = Step(
     # 5.8 GB with the registry's ordinary torch, and as much again in uv's cache if that is on another disk
     needs_gib=8.0,
     build=build,
-    verify=lambda job: verify(job, "vllm"),
+    verify=lambda job: prove(job, "vllm"),
     after=("torch",),  # which brings torch's wheels into uv's cache
     verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
 )

@@ -1,0 +1,194 @@
+"""Fetch the model that LABS_MODEL names, and keep it as the labs need it: BF16, in one file, with what is known of it.
+
+python -m environment.small_model.fetch owner/name[@revision] FOLDER
+
+A process of its own, so that a set-up can hold it still or end it. What a user can put right goes into
+FOLDER/error.json, for the set-up to say. The resolved commit is noted first: run again, it stays with it.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, errors, snapshot_download
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from environment.small_model.templates import take_apart
+from shared import LabError
+from shared.hardware import host
+from shared.models.catalogue import Source
+from shared.models.choice import slug
+from shared.models.hub import gated
+from shared.models.llama import Llama, architecture_fault
+
+LIMIT_BYTES = 2_000_000_000  # on two cores a bigger one takes the labs from minutes to hours
+WANTED = ["*.safetensors", "*.json", "*.jinja"]
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def resolve(asked: str) -> Source:
+    """The commit, size and licence of owner/name[@revision]. Raises LabError if it can't be had or is too big."""
+    repository, _, revision = asked.partition("@")
+    check = f"check the name: https://huggingface.co/{repository}"
+    try:
+        info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
+    except errors.HFValidationError:
+        raise LabError(f"LABS_MODEL is {asked!r}, which names no model.", "LABS_MODEL=owner/name") from None
+    except errors.GatedRepoError:
+        raise gated(repository) from None
+    except errors.RevisionNotFoundError:
+        raise LabError(f"The hub has {repository}, but no {revision!r} of it.", check) from None
+    except errors.RepositoryNotFoundError:
+        raise LabError(f"The hub has no {repository}, or it is private.", check) from None
+    except Exception as e:  # its HTTP library's own errors among them
+        raise LabError(
+            f"The hub, which has {repository}, can't be asked ({type(e).__name__}: {str(e).splitlines()[0][:150]}).",
+            "check the network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE forbids asking), or unset LABS_MODEL: "
+            "the labs' own small model needs no hub",
+        ) from None
+    top = [f for f in info.siblings or [] if "/" not in f.rfilename]  # folders hold other forms of the same weights
+    weights = [f.size or 0 for f in top if f.rfilename.endswith(".safetensors")]
+    if not weights:
+        raise LabError(f"{repository} has no safetensors.", "choose a model that has")
+    check_size(repository, sum(weights), host.meminfo()["MemTotal"])
+    licence = (info.card_data.license if info.card_data else None) or "licence unknown"
+    return Source(
+        repository, str(info.sha), "", sum(weights), str(licence), bool(info.gated), "", time.strftime("%F"), "the hub"
+    )
+
+
+def check_size(repository: str, size: int, memory: int) -> None:
+    """Raise LabError for weights of more than 2 GB, or half of the memory."""
+    if size > min(LIMIT_BYTES, memory / 2):
+        raise LabError(
+            f"{repository} has {size / 1e9:.1f} GB of weights; without a GPU the labs take up to 2 GB, and no more "
+            f"than half of the memory ({memory / 2e9:.1f} GB here).",
+            "choose a smaller model",
+        )
+
+
+def download(source: Source, *patterns: str) -> Path:
+    """The folder of the hub's cache with these files. Raises LabError.
+
+    A connection that breaks off is taken up where it was; of an ended process only whole files are kept.
+    """
+    try:
+        return Path(
+            snapshot_download(
+                source.repository, revision=source.revision, allow_patterns=list(patterns or WANTED),
+                ignore_patterns="*/*",
+            )
+        )  # fmt: skip
+    except errors.GatedRepoError:
+        raise gated(source.repository) from None
+    except Exception as e:  # its HTTP library's own errors among them
+        raise LabError(
+            f"{source.repository} could not be fetched: {str(e).splitlines()[0][:200]}",
+            "check the network, then run the same command again: whole files are kept",
+        ) from None
+
+
+def check_config(config: dict[str, Any], repository: str) -> None:
+    """Raise LabError unless the reference can compute it, and so the labs can say whether an engine does."""
+    if fault := architecture_fault(config):
+        raise LabError(f"The labs can't use {repository}: {fault}.", "choose another model")
+    if "quantization_config" in config:
+        raise LabError(f"{repository} is quantized; the labs quantize a BF16 model themselves.", "choose the original")
+
+
+def check_tokenizer(tokenizer: Path, repository: str) -> None:
+    """Raise LabError unless it is a byte-level BPE: tokens of other kinds can't be told from their bytes."""
+    stored = json.loads(tokenizer.read_text()) if tokenizer.exists() else {}
+    if stored.get("model", {}).get("type") != "BPE" or "ByteLevel" not in json.dumps(stored.get("decoder")):
+        raise LabError(f"The tokenizer of {repository} is no byte-level BPE (tokenizer.json).", "choose another model")
+
+
+def one_template(hf: Path, tokenizer: Any) -> None:
+    """Put the chat template into one place: with two, the converter to GGUF and transformers prefer different ones."""
+    file = hf / "tokenizer_config.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "chat_template": tokenizer.get_chat_template()}, indent=1))
+    (hf / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def as_bf16(original: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """All weights in BF16: every engine then runs the same numbers, whatever the file held."""
+    weights = {
+        name: tensor.to(torch.bfloat16).contiguous()
+        for file in sorted(original.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+        if not name.endswith("rotary_emb.inv_freq")  # of old checkpoints: follows from the configuration
+    }
+    if config.get("tie_word_embeddings"):
+        weights.pop("lm_head.weight", None)  # some files hold the one matrix twice
+    return weights
+
+
+def fetch(asked: str, folder: Path) -> None:
+    noted = folder / "source.json"
+    source = Source(**json.loads(noted.read_text())) if noted.exists() else resolve(asked)
+    noted.write_text(json.dumps(dataclasses.asdict(source)))
+    config = json.loads((download(source, "config.json") / "config.json").read_text())
+    check_config(config, source.repository)
+    original = download(source)
+    # Where the hub can't be reached, what is there of a broken-off fetch is returned without a word.
+    if sum(file.stat().st_size for file in original.glob("*.safetensors")) != source.bytes:
+        raise LabError(f"{source.repository} came incomplete.", "check the network, then run the same command again")
+    check_tokenizer(original / "tokenizer.json", source.repository)
+    hf = folder / "hf"
+    shutil.rmtree(hf, ignore_errors=True)
+    hf.mkdir()
+    for name in TOKENIZER:
+        if (original / name).exists():
+            shutil.copyfile(original / name, hf / name)
+    config = {**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    (hf / "config.json").write_text(json.dumps(config, indent=1))
+    tokenizer = AutoTokenizer.from_pretrained(hf)  # as every engine will read it, from this folder
+    turns = take_apart(tokenizer)
+    one_template(hf, tokenizer)
+    weights = as_bf16(original, config)
+    given = original / "generation_config.json"
+    ids = {**config, **(json.loads(given.read_text()) if given.exists() else {})}
+    llama = Llama({**config, "eos_token_id": ids["eos_token_id"]}, weights, tokenizer)  # computes all of it, or raises
+    # Only ids: a penalty or temperature in this file would make engines' greedy text another model's.
+    (hf / "generation_config.json").write_text(json.dumps({name: ids[name] for name in IDS if ids.get(name)}))
+    save_file(weights, hf / "model.safetensors", {"format": "pt"})
+    shape = {
+        "name": slug(asked).split("--", 1)[1],
+        "system": turns.system,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "lookup": llama.embedding.numel() if "lm_head.weight" in weights else 0,
+        "output": llama.embedding.numel(),
+        "layers": llama.layers,
+        "kv_heads": llama.kv_heads,
+        "head_dim": llama.head_dim,
+        "context": llama.context,
+        "ollama_template": turns.ollama(),
+    }
+    stored = {"asked": asked, "source": dataclasses.asdict(source), "shape": shape, "stops": turns.stops}
+    (folder / "model.json").write_text(json.dumps(stored, indent=1))
+    noted.unlink()
+
+
+def main() -> int:
+    asked, folder = sys.argv[1], Path(sys.argv[2])
+    error = folder / "error.json"
+    error.unlink(missing_ok=True)
+    try:
+        fetch(asked, folder)
+    except LabError as e:
+        error.write_text(json.dumps({"message": str(e).split("\nFix: ")[0], "fix": e.fix}))
+        print(e)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

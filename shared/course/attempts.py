@@ -1,0 +1,55 @@
+"""What became of a lab's exercises: `results/3.3.1.exercises.json`, for the milestone and for the instructor.
+
+    {"ceiling_tok_s": {"outcome": "correct", "attempts": 3, "hints": 1, "revealed": false, "uses": "own", "time": …}}
+
+`uses` is what the lab's later cells took: the student's "own" function or the "reference".
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared import files, paths
+
+OUTCOMES = ("not attempted", "incorrect", "correct")
+USES = ("", "own", "reference")
+FRESH: Mapping[str, Any] = {"outcome": "not attempted", "attempts": 0, "hints": 0, "revealed": False, "uses": ""}
+
+Attempts = dict[str, dict[str, Any]]
+
+
+def attempts_file(lab: str) -> Path:
+    return paths.results() / f"{lab}.exercises.json"
+
+
+def read_attempts(lab: str) -> Attempts:
+    """By function; what is torn or nonsense is as if it had not happened."""
+    try:
+        found = json.loads(attempts_file(lab).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: {**FRESH, **one} for name, one in found.items() if isinstance(one, dict) and sound({**FRESH, **one})}
+
+
+def sound(one: Mapping[str, Any]) -> bool:
+    counts = all(type(one[name]) is int and 0 <= one[name] < 10**6 for name in ("attempts", "hints"))
+    return counts and one["outcome"] in OUTCOMES and type(one["revealed"]) is bool and one["uses"] in USES
+
+
+def add_attempt(lab: str, function: str, *, attempts: int = 0, hints: int = 0, **changes: object) -> None:
+    """Add to the counts and set the rest. Raises LabError if it can't be written."""
+    file = attempts_file(lab)
+    with files.writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_name(f".{file.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            there = read_attempts(lab)
+            one = there.get(function, dict(FRESH))
+            counted = {"attempts": one["attempts"] + attempts, "hints": one["hints"] + hints}
+            there[function] = {**one, **counted, **changes, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            files.write(file, json.dumps(there, indent=1).encode())

@@ -1,0 +1,209 @@
+"""One source: labs/ is made from solutions/.
+
+    python -m shared.course.authoring              # make labs: write labs/
+    python -m shared.course.authoring --check      # make labs-check: say what differs, change nothing
+
+In code, what lies between these two lines is the solution, and becomes a TODO and an error that names the exercise:
+
+    # BEGIN SOLUTION: keep the chunks with text
+    ...
+    # END SOLUTION
+
+(`//` instead of `#` in JavaScript and CSS.) A notebook's cell tagged `solution-only` is left out. Labs carry no
+outputs. Signatures, docstrings and imports stay outside the markers: a lab's cell must run, its function must not.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from shared import files, paths
+from shared.errors import LabError
+
+BEGIN = re.compile(r"^(?P<indent>\s*)(?P<sign>#|//) BEGIN SOLUTION(?:: (?P<hint>\S.*))?$")
+END = re.compile(r"^\s*(?:#|//) END SOLUTION$")
+LOOKS_LIKE_ONE = re.compile(r"\b(BEGIN|END)[ _-]?SOLUTION\b", re.I)
+SOLUTION_ONLY = "solution-only"
+TEXTS = {".py", ".js", ".css", ".html", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".svg"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a line of source stands, for an error."""
+
+    file: Path
+    cell: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a stub calls its exercise."""
+        return self.cell or self.file.stem
+
+    def at(self, number: int) -> str:
+        return f"{paths.show(self.file)}{f', cell {self.cell}' if self.cell else ''}, line {number}"
+
+
+def student_text(source: str, place: Place) -> str:
+    """The source without its solutions. Raises LabError for a marker that is stray, nested or misspelt."""
+    kept: list[str] = []
+    opened = 0  # the line of the open marker
+    for number, line in enumerate(source.split("\n"), 1):
+        begin, end = BEGIN.match(line), END.match(line)
+        if begin and opened:
+            raise LabError(f"{place.at(number)}: a solution begins within the one of line {opened}.",
+                           "end that one first: # END SOLUTION")  # fmt: skip
+        if end and not opened:
+            raise LabError(f"{place.at(number)}: a solution ends that never began.", "# BEGIN SOLUTION: <hint>")
+        if begin and not begin["hint"]:
+            raise LabError(f"{place.at(number)}: the solution has no hint.", "# BEGIN SOLUTION: <hint>")
+        if not begin and not end and LOOKS_LIKE_ONE.search(line):
+            raise LabError(f"{place.at(number)}: `{line.strip()}` is no marker, but looks like one.",
+                           "# BEGIN SOLUTION: <hint>, or # END SOLUTION")  # fmt: skip
+        if begin:
+            opened = number
+            kept += stub(begin["indent"], begin["sign"], begin["hint"], place)
+        elif end:
+            opened = 0
+        elif not opened:
+            kept.append(line)
+    if opened:
+        raise LabError(f"{place.at(opened)}: this solution never ends.", "# END SOLUTION")
+    return "\n".join(kept)
+
+
+def stub(indent: str, sign: str, hint: str, place: Place) -> list[str]:
+    said = json.dumps(f"{place.name}: {hint}", ensure_ascii=False)
+    error = f"raise NotImplementedError({said})" if sign == "#" else f"throw new Error({said});"
+    return [f"{indent}{sign} TODO: {hint}", f"{indent}{error}"]
+
+
+def student_notebook(file: Path) -> bytes:
+    """The lab of a solution notebook, the same bytes each time."""
+    try:
+        notebook = nbformat.read(file, as_version=4)
+    except (OSError, ValueError) as e:
+        raise LabError(f"{paths.show(file)} can't be read as a notebook ({e}).", "git diff says what changed") from None
+    cells = []
+    for cell in notebook.cells:
+        if SOLUTION_ONLY in cell.metadata.get("tags", []):
+            continue
+        place = Place(file, cell.id)
+        if cell.cell_type == "code":
+            new = nbformat.v4.new_code_cell(student_text(cell.source, place))
+        else:
+            if LOOKS_LIKE_ONE.search(cell.source):
+                raise LabError(f"{place.at(1)}: a marker stands in text.", "markers belong into code")
+            new = nbformat.v4.new_markdown_cell(cell.source)
+        new.id = cell.id
+        cells.append(new)
+    kernel = {name: notebook.metadata[name] for name in ("kernelspec",) if name in notebook.metadata}
+    lab = nbformat.v4.new_notebook(cells=cells, metadata={**kernel, "language_info": {"name": "python"}})
+    return (json.dumps(lab, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def labs_of(solutions: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file of labs/, by its path there: notebooks, and the starter code in folders beside them."""
+    for file in sorted(solutions.rglob("*")):
+        path = file.relative_to(solutions)
+        if not file.is_file() or path.parts[0] == "pictures" or any(p.startswith((".", "__")) for p in path.parts):
+            continue
+        if file.suffix == ".ipynb":
+            yield path, student_notebook(file)
+        elif len(path.parts) > 1 and file.suffix in TEXTS:
+            yield path, student_text(file.read_text(), Place(file)).encode()
+        elif len(path.parts) > 1:
+            yield path, file.read_bytes()
+
+
+def make_labs(solutions: Path, labs: Path) -> list[Path]:
+    """Write labs/; returns what was written or removed. A notebook that solutions/ lacks is removed."""
+    return [path for path, data in differences(solutions, labs) if change(labs / path, data)]
+
+
+def differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
+    """What of labs/ is not as it should be: its path, and the right bytes or None for what shouldn't be there.
+
+    Only what git tracks or would be a notebook counts as too much: a student's own files stay.
+    """
+    wanted = dict(labs_of(solutions))
+    wrong: list[tuple[Path, bytes | None]] = [
+        (path, data) for path, data in wanted.items() if bytes_of(labs / path) != data
+    ]
+    there = [file.relative_to(labs) for file in sorted(labs.glob("lab-*.ipynb"))]
+    return wrong + [(path, None) for path in there if path not in wanted]
+
+
+def worked_in(file: Path) -> bool:
+    """Whether a notebook was run, so that it may be a student's work and no longer a mere product."""
+    if file.suffix != ".ipynb" or not file.is_file():
+        return False
+    try:
+        cells = json.loads(file.read_bytes())["cells"]
+        return any(cell.get("execution_count") or cell.get("outputs") for cell in cells)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return True  # whatever it is, it wasn't made here
+
+
+def bytes_of(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def change(file: Path, data: bytes | None) -> bool:
+    if worked_in(file):
+        aside = files.unused(file.with_name(f"yours-{file.stem}"))
+        aside = aside.with_name(f"{aside.name}.ipynb")
+        file.rename(aside)
+        print(f"{paths.show(file)} had been run or worked in; it is kept as {aside.name}.")
+    if data is None:
+        file.unlink(missing_ok=True)
+    else:
+        files.write(file, data)
+    return True
+
+
+def solution_lines(solutions: Path) -> Iterator[tuple[Any, str]]:
+    """Every line that no lab may contain, with its place: for tests."""
+    for file in sorted(solutions.rglob("*")):
+        if file.suffix == ".ipynb":
+            for cell in nbformat.read(file, as_version=4).cells:
+                only = SOLUTION_ONLY in cell.metadata.get("tags", [])
+                yield from ((Place(file, cell.id), line) for line in between(cell.source, only))
+        elif file.suffix in TEXTS and file.parent != solutions:
+            yield from ((Place(file), line) for line in between(file.read_text(), False))
+
+
+def between(source: str, everything: bool) -> Iterator[str]:
+    inside = everything
+    for line in source.split("\n"):
+        if BEGIN.match(line) or END.match(line):
+            inside = everything or bool(BEGIN.match(line))
+        elif inside:
+            yield line.strip()
+
+
+def main(arguments: list[str]) -> int:
+    solutions, labs = paths.REPO / "solutions", paths.REPO / "labs"
+    try:
+        if arguments == ["--check"]:
+            wrong = differences(solutions, labs)
+            for path, data in wrong:
+                print(f"labs/{path} {'is not made from its solution' if data is not None else 'has no solution'}.")
+            if wrong:
+                print("Fix: make labs (solutions/ is what is edited)")
+            return int(bool(wrong))
+        for path in make_labs(solutions, labs):
+            print(f"labs/{path}")
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

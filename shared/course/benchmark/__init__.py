@@ -1,0 +1,1 @@
+"""Lab 3.3.1: the engines compared, and the report."""

@@ -1,0 +1,232 @@
+"""What lab 3.3.1's milestone claims, each tested on the ledger.
+
+An engine that can't be had on a machine is owed to nobody: a claim is about those that took part, and names the rest.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shared import paths
+from shared.course.benchmark.ranking import absent
+from shared.course.evidence import Claim, Evidence
+from shared.engines import ENGINES
+from shared.load.prompts import OPENING_TOKENS
+from shared.metrics.correctness import gap_fault
+from shared.metrics.roofline import Work
+from shared.metrics.summary import prompt_tokens
+from shared.results import ledger
+from shared.results.participants import missing
+from shared.results.query import figure_value, rounds
+from shared.results.reading import Entry
+from shared.results.step_time import fitted, times_ms
+
+COMPARED = ("ollama", "llamacpp", "vllm", "sglang")
+USERS = (1, 4, 16, 32)
+PRECISIONS = ("BF16", "Q8_0", "Q4_0")
+TRAPS = ("cache", "chunks", "omission", "precision", "client", "percentile", "queueing")
+AGREES = 2e-3  # relative: the ledger rounds to three decimals
+
+
+def takes_part(evidence: Evidence) -> list[str]:
+    """The engines that the lab compares here: without those that the ledger says can't be had."""
+    left = absent(evidence.entries)
+    return [name for name in COMPARED if name not in left]
+
+
+def without(evidence: Evidence) -> str:
+    """For the end of a claim's evidence: who took no part, and why."""
+    left = absent(evidence.entries)
+    said = [f"{ENGINES[name].title} ({left[name]})" for name in COMPARED if name in left]
+    return f"; without {', '.join(said)}" if said else ""
+
+
+def same_model(evidence: Evidence) -> tuple[bool, str]:
+    seen = []
+    for engine in takes_part(evidence):
+        title = ENGINES[engine].title
+        entry = evidence.of(f"greedy/{engine}").get(f"greedy/{engine}")
+        if entry is None:
+            return False, f"nothing recorded for {title}: run the cell `check-greedy`"
+        answers = evidence.raw(f"greedy/{engine}")
+        if "right" in entry["values"]:  # of a model that only a GPU holds
+            wrong = [answer["question"] for answer in answers if not answer["right"]]
+            if wrong or not answers:
+                return False, f"{title} does not know: {', '.join(wrong)}"
+            seen.append(f"{title} {len(answers)} of {len(answers)} known answers")
+            continue
+        gaps = [gap for answer in answers for gap in answer["gaps"]]
+        if max(gaps) != entry["values"]["worst_gap_nats"]:
+            return False, f"{title}: the recorded worst gap doesn't follow from the raw ones"
+        if fault := gap_fault(gaps):
+            return False, f"{title}: {fault}"
+        seen.append(f"{title} worst {max(gaps):.3f} nats over {len(gaps)} tokens")
+    return bool(seen), "; ".join(seen) + without(evidence)
+
+
+def all_loads(evidence: Evidence) -> tuple[bool, str]:
+    here = takes_part(evidence)
+    found = rounds(evidence.of("load/"), "output_tok_s")
+    lacking = [f"{ENGINES[e].title} at {u}" for e in here for u in USERS if (e, u) not in found]
+    if lacking or not here:
+        return False, f"missing: {', '.join(lacking)} users: run the cell `run-load`"
+    prompts = rounds(evidence.of("prompt/"), "ttft_ms", "prompt/", "input_tokens")
+    lengths = sorted({tokens for _, tokens in prompts})
+    lacking = [f"{ENGINES[e].title} at {n}" for e in here for n in lengths if (e, n) not in prompts]
+    if lacking or len(lengths) < 2:
+        return False, f"missing: prompts of {', '.join(lacking) or 'two lengths'}: run the cell `run-prompts`"
+    least = min(len(values) for values in (*found.values(), *prompts.values()))
+    if least < 2:
+        return False, "each load needs two rounds at least, or no spread can be given: run the cell `run-load`"
+    said = (
+        f"{len(here)} engines at {', '.join(map(str, USERS))} users and with prompts of {', '.join(map(str, lengths))} "
+    )
+    return True, f"{said}tokens, {least} rounds each or more{without(evidence)}"
+
+
+def loads_of(evidence: Evidence) -> dict[str, Entry]:
+    return evidence.of("load/") | evidence.of("prompt/") | evidence.of("precision/")
+
+
+def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
+    loads = loads_of(evidence)
+    if not loads:
+        return False, "nothing recorded: run the cell `run-load`"
+    failed = sum(e["values"]["failed"] for e in loads.values())
+    total = sum(e["values"]["requests"] for e in loads.values())
+    said = (
+        f"{len(loads)} summaries computed again from their raw traces, all equal; {failed} of {total} requests failed"
+    )
+    return not failed, said
+
+
+def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
+    loads = loads_of(evidence).values()
+    if not loads:
+        return False, "nothing recorded: run the cell `run-load`"
+    if any(e["values"]["cached_tokens"] is None for e in loads):
+        return False, "an engine did not say how many prompt tokens came from its cache"
+    cached = sum(e["values"]["cached_tokens"] for e in loads)
+    prompt = sum(prompt_tokens(e["values"]) for e in loads)
+    opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
+    said = f"by the engines' own counters, {cached} of about {prompt:,.0f} prompt tokens"
+    if cached:
+        said += f"; the opening of the template, {OPENING_TOKENS} tokens a request, may account for {opening}"
+    return cached - opening < 0.01 * prompt, said
+
+
+def own_figures(evidence: Evidence) -> tuple[bool, str]:
+    entry = evidence.of("own/figures").get("own/figures")
+    loads = evidence.of("load/")
+    if entry is None or not loads:
+        return False, "nothing recorded: run the cell `own-figures`"
+    own = evidence.raw("own/figures")
+    if missed := loads.keys() - own.keys():
+        return False, f"{len(missed)} loads were measured after it: run the cell `own-figures` again"
+    worst = max(apart(figures, loads[key]["values"]) for key, figures in own.items() if key in loads)
+    if worst > AGREES:
+        return False, f"they differ by up to {100 * worst:.1f} %: run the cell `own-figures` again"
+    return True, f"TTFT, TPOT and throughput of {len(loads)} loads, at most {100 * worst:.2f} % apart"
+
+
+def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
+    """The largest relative difference between a student's figures of a load and the ledger's."""
+    theirs = {"ttft_ms": values["ttft_ms"]["median"], "tpot_ms": values["tpot_ms"]["median"],
+              "output_tok_s": values["output_tok_s"]}  # fmt: skip
+    return max(abs(own[name] / float(value) - 1) for name, value in theirs.items())
+
+
+def explained(evidence: Evidence) -> tuple[bool, str]:
+    """A step's parts follow from the loads, by the lab's own fit; the ceilings stood before."""
+    if not evidence.of("predict/") and "predict/limits" not in ledger.load_results("3.3.1", "quoted"):
+        return False, "nothing was predicted: run the cell `predict-limits`"
+    said = []
+    for engine in takes_part(evidence):
+        entry = evidence.of(f"fit/{engine}").get(f"fit/{engine}")
+        if entry is None:
+            return False, f"no step of {ENGINES[engine].title} was fitted: run the cell `fit-steps`"
+        raw = evidence.raw(f"fit/{engine}")
+        measured = [(n, Work(*work), ms) for n, work, ms in raw["points"]]
+        now = times_ms(evidence.of("load/"), engine)
+        if {n: ms for n, _, ms in measured} != now:
+            return False, f"{ENGINES[engine].title}: its loads were measured again since: run the cell `fit-steps`"
+        again = fitted(measured, raw["bandwidth_gb_s"])
+        if abs(again.overhead_ms - entry["values"]["overhead_ms"]) > 1e-6:
+            return False, f"{ENGINES[engine].title}: the recorded overhead doesn't follow from the loads"
+        if any(abs(model / made(entry["values"], int(n)) - 1) > AGREES for n, (_, model) in steps_of(entry)):
+            return False, f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts: run `fit-steps`"
+        said.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms overhead")
+    return bool(said), "; ".join(said) + without(evidence)
+
+
+def steps_of(entry: Entry) -> Iterator[tuple[str, list[float]]]:
+    yield from entry["values"]["steps"].items()
+
+
+def made(values: Mapping[str, Any], users: int) -> float:
+    each = values["kv_ms_per_user"] + values["operations_ms_per_user"]
+    return float(values["overhead_ms"] + values["bytes_ms"] + users * each)
+
+
+def precisions(evidence: Evidence) -> tuple[bool, str]:
+    left = missing(evidence.entries, "quality/") | missing(evidence.entries, "engine/llamacpp")
+    loads = evidence.of("precision/")
+    said = []
+    for form in PRECISIONS:
+        quality = evidence.of(f"quality/{form}").get(f"quality/{form}")
+        if why := left.get(f"quality/{form}") or left.get("engine/llamacpp"):
+            said.append(f"{form} not here ({why})")
+            continue
+        speeds = [
+            1e3 / figure_value(e["values"]["tpot_ms"])
+            for key, e in loads.items()
+            if key.startswith(f"precision/{form}/users-1/")
+        ]
+        if quality is None or len(speeds) < 2:
+            return False, f"{form}: nothing recorded: run the cell `run-precisions`"
+        text = quality["values"].get("perplexity")
+        said.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+    return True, "; ".join(said)
+
+
+def traps(evidence: Evidence) -> tuple[bool, str]:
+    there = {key.removeprefix("lie/") for key in evidence.of("lie/")}
+    if lacking := [name for name in TRAPS if name not in there]:
+        return False, f"missing: {', '.join(lacking)}: run the cells `lie-{lacking[0]}` and so on"
+    return True, f"{len(TRAPS)} traps, each with the wrong number and the right one beside it"
+
+
+def reported(evidence: Evidence) -> tuple[bool, str]:
+    files = [paths.results() / "report.html", paths.results() / "report.md"]
+    lacking = [f.name for f in files if not f.exists()]
+    if lacking:
+        return False, f"{' and '.join(lacking)} missing: run the cell `write-report`"
+    made_of = (*loads_of(evidence), *evidence.of("greedy/"), *evidence.of("fit/"), *evidence.of("lie/"))
+    newest = [ledger.raw_file("3.3.1", key).stat().st_mtime for key in made_of]
+    if not newest or min(f.stat().st_mtime for f in files) < max(newest):
+        return False, "the report is older than the results: run the cell `write-report` again"
+    return True, f"{paths.show(files[0])} and {files[1].name}, newer than every result"
+
+
+LOADS = ("load/", "prompt/", "precision/")
+CLAIMS = (
+    Claim("All engines compute the same model: greedy tokens within the reference's gap", same_model, ("greedy/",)),
+    Claim("All were measured from 1 to 32 users and by prompt length, in repeated rounds", all_loads,
+          ("load/", "prompt/")),
+    Claim("Every figure follows from its raw traces, and no request failed", follows_from_raw, LOADS),
+    Claim("No prefix cache helped (under 1 % of prompt tokens beyond the template's opening)", no_cache_help, LOADS),
+    Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures, ("own/", "load/"),
+          ("ttft_ms", "tpot_ms", "output_tok_s")),
+    Claim("Predicted before it was measured, and explained after: each engine's step in its parts", explained,
+          ("fit/", "load/", "predict/"), ("ceiling_tok_s", "prefill_floor_ms", "step_ms")),
+    Claim("What precision buys on llama.cpp, and what it costs", precisions, ("precision/", "quality/"),
+          ("quantized_tok_s",)),
+    Claim("Seven lies told on purpose and put right, and the report is written from all of it",
+          lambda evidence: both(traps(evidence), reported(evidence)), (*LOADS, "greedy/", "lie/", "fit/"),
+          ("uncached_tok_s", "late_share", "percentile")),
+)  # fmt: skip
+
+
+def both(first: tuple[bool, str], second: tuple[bool, str]) -> tuple[bool, str]:
+    failed = [said for ok, said in (first, second) if not ok]
+    return not failed, "; ".join(failed or (first[1], second[1]))

@@ -1,0 +1,132 @@
+"""Who was ahead, and what to choose for what: derived from the ledger, with no winner where the rounds overlap.
+
+verdict(rounds(entries, "output_tok_s"), users=16, more_is_better=True)      # "**vLLM**: 1.9×"
+guide(entries)                                                               # one row per use
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.engines import ENGINES
+from shared.load.run import users_text
+from shared.metrics.spread import clear_ratio, number
+from shared.report.table import Table
+from shared.results.participants import missing
+from shared.results.query import Rounds, rounds
+from shared.results.reading import Entries, Entry
+
+
+@dataclass(frozen=True)
+class Use:
+    """What somebody wants an engine for, and the figure that decides it."""
+
+    what: str
+    figure: str  # in words
+    value: str
+    unit: str
+    prefix: str
+    by: str = "users"
+    most: bool = False  # at the largest load or the longest prompt, not the smallest
+    more_is_better: bool = False
+
+
+USES = (
+    Use("One person chats", "time per output token", "tpot_ms", "ms", "load/"),
+    Use("One person, short questions", "time to first token", "ttft_ms", "ms", "load/"),
+    Use("One person, long prompts", "time to first token", "ttft_ms", "ms", "prompt/", "input_tokens", True),
+    Use("Many users: most work done", "output throughput", "output_tok_s", "tok/s", "load/", most=True,
+        more_is_better=True),
+    Use("Many users: smooth reading", "time per output token", "tpot_ms", "ms", "load/", most=True),
+)  # fmt: skip
+ONCE = (  # measured once for each engine: without a spread there is no winner, only the least that was seen
+    ("Starts and stops often", "start-up", "engine/", "startup_s", "s"),
+    ("Little memory beside other programs", "memory of all processes", "memory/", "resident_gib", "GiB"),
+)
+
+
+def sound(entries: Entries) -> dict[str, Entry]:
+    """Without the loads in which requests failed: an engine that drops requests is fast with the rest."""
+    return {key: entry for key, entry in entries.items() if not entry["values"].get("failed")}
+
+
+def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict[str, float]]:
+    """Engines from the best median on, and of those whose intervals don't overlap the best one's the ratio to it."""
+    there = {engine: values for (engine, place), values in data.items() if place == at}
+    order = sorted(there, key=lambda e: statistics.median(there[e]), reverse=more_is_better)
+    behind = {e: ratio for e in order if (ratio := clear_ratio(there[order[0]], there[e])) is not None}
+    return order, {e: ratio if more_is_better else 1 / ratio for e, ratio in behind.items()}
+
+
+def verdict(data: Rounds, at: int, more_is_better: bool) -> str:
+    """Who is ahead at one load, all whose rounds overlap the best one's, and by which factor; or that nobody is."""
+    order, behind = ranked(data, at, more_is_better)
+    if len(order) < 2:
+        return "only one measured"
+    if not behind:
+        return "no winner"
+    ahead = [f"**{ENGINES[e].title}**" for e in order if e not in behind]
+    return f"{', '.join(ahead)}: {number(next(iter(behind.values())))}×"  # to the best of those that are behind
+
+
+def guide(entries: Entries) -> Table:
+    """What to choose for what, on this machine and with this model."""
+    header = ("for", "decided by", "choose", "its figure", "the next one")
+    return Table("This machine, this model", header, [*decided(entries), *seen_once(entries)])
+
+
+def decided(entries: Entries) -> Iterator[tuple[str, ...]]:
+    whole = sound(entries)
+    for use in USES:
+        data = rounds(whole, use.value, use.prefix, use.by)
+        places = sorted({place for _, place in data})
+        if not places:
+            continue
+        at = places[-1] if use.most else places[0]
+        order, behind = ranked(data, at, use.more_is_better)
+        where = users_text(at) if use.by == "users" else f"{at} tokens"
+        decides = f"{use.figure}, {where}"
+        best = f"{number(statistics.median(data[order[0], at]))} {use.unit}"
+        if len(order) < 2:
+            yield use.what, decides, f"{ENGINES[order[0]].title}, the only one measured", best, "–"
+        elif not behind:
+            yield use.what, decides, f"no winner: {titles(order)}", best, "within the spread"
+        else:
+            next_one = next(iter(behind))
+            theirs = number(statistics.median(data[next_one, at]))
+            worse = f"{ENGINES[next_one].title}: {theirs} {use.unit}, {number(behind[next_one])}× apart"
+            yield use.what, decides, titles([e for e in order if e not in behind]), best, worse
+
+
+def seen_once(entries: Entries) -> Iterator[tuple[str, ...]]:
+    for what, figure, prefix, value, unit in ONCE:
+        seen = {
+            name: float(values[value])
+            for name, values in of_each(entries, prefix).items()
+            if values.get(value) is not None
+        }
+        order = sorted(seen, key=lambda e: seen[e])
+        if len(order) > 1:
+            first, second = order[:2]
+            least, next_one = (f"{number(seen[e])} {unit}" for e in (first, second))
+            yield (
+                what, f"{figure}, measured once", f"least seen: {ENGINES[first].title}", least,
+                f"{ENGINES[second].title}: {next_one}",
+            )  # fmt: skip
+
+
+def titles(engines: list[str]) -> str:
+    return " or ".join(ENGINES[e].title for e in engines)
+
+
+def absent(entries: Entries) -> dict[str, str]:
+    """Engines that took no part, by name, with the reason."""
+    return {key.removeprefix("engine/"): why for key, why in missing(entries, "engine/").items()}
+
+
+def of_each(entries: Entries, prefix: str) -> dict[str, Mapping[str, Any]]:
+    """The values under this prefix by engine, without those that took no part: theirs are of an earlier run."""
+    left = absent(entries)
+    found = {key.removeprefix(prefix): entry["values"] for key, entry in entries.items() if key.startswith(prefix)}
+    return {name: values for name, values in found.items() if name not in left}

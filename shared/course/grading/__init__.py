@@ -1,0 +1,1 @@
+"""For instructors: what many students handed in, copied, and graded without running any of it."""

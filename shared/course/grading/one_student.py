@@ -1,0 +1,157 @@
+"""What one student's results and notebooks say, judged from a copy: for shared.course.grading.grade.
+
+    python -m shared.course.grading.one_student COPY     # COPY/results, COPY/notebooks/*/*.ipynb; prints rows as JSON
+
+It runs as a process of its own with little memory and time, for what it reads was written by somebody else. Notebooks
+are read as text and never run. Results of any code count, with a note: the course may have moved on since.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import paths
+from shared.course import attempts, labs, milestones
+from shared.course.evidence import ClaimResult
+from shared.course.exercise import Exercise
+from shared.course.grading.submissions import printable
+from shared.course.labs import Lab
+from shared.errors import LabError
+from shared.report.compare import one_line
+from shared.results import ledger, provenance
+
+MEMORY = 4 * 2**30
+CPU_S = 60
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A student's lab: one row."""
+
+    student: str
+    lab: str
+    claims: str
+    alone: str = ""  # exercises that were right without a hint; the four counts add up to all
+    hinted: str = ""
+    revealed: str = ""
+    open: str = ""
+    machine: str = ""
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def grade_lab(lab: Lab, copy: Path) -> Grade:
+    """One lab of the results in LABS_RESULTS, which are in `copy`."""
+    problems: list[str] = []
+    notes: list[str] = []
+    entries: dict[str, Any] = {}
+    borne = 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # what is torn in a ledger is printed
+        try:
+            entries = ledger.load_results(lab.number)
+            found = milestones.check(lab.number, any_code=True).claims
+            borne = sum(claim.ok for claim in found)
+            problems += refusals(found)
+        except LabError as e:
+            problems.append(str(e).splitlines()[0])
+    other = sum(entry["provenance"].get("code_sha256") != provenance.code_sha256() for entry in entries.values())
+    if other:
+        notes.append(f"{other} of {len(entries)} results are of other code than this checkout's")
+    ways = solved(lab)
+    alone, hinted, revealed, left = (str(ways.count(way)) for way in ("alone", "hinted", "revealed", "open"))
+    problems = [*said.getvalue().splitlines(), *problems, *notebook_faults(lab, copy)]
+    here = f"{paths.show(copy)}/"
+    told = tuple(one_line(one.replace(here, "")) for one in problems)
+    claims = f"{borne} of {len(lab.claims)}"
+    return Grade("", lab.number, claims, alone, hinted, revealed, left, machines(entries), told, tuple(notes))
+
+
+def refusals(claims: Sequence[ClaimResult]) -> list[str]:
+    """Why claims don't hold, each reason once, with the claims' places in the milestone."""
+    why: dict[str, list[str]] = {}
+    for number, claim in enumerate(claims, 1):
+        if not claim.ok:
+            why.setdefault(claim.evidence, []).append(str(number))
+    return [f"claim{'s' if len(which) > 1 else ''} {', '.join(which)}: {reason}" for reason, which in why.items()]
+
+
+def solved(lab: Lab) -> list[str]:
+    """How each exercise was solved, as the tally has it. Who saw the solution did not solve it."""
+    counts = attempts.read_attempts(lab.number)
+    ways = []
+    for exercise in lab.exercises:
+        one = counts.get(exercise.function, attempts.FRESH)
+        right = "hinted" if one["hints"] else "alone"
+        ways.append("revealed" if one["revealed"] else right if one["outcome"] == "correct" else "open")
+    return ways
+
+
+def machines(entries: dict[str, Any]) -> str:
+    """The processors that results name, and of how many hosts they are."""
+    sources = [entry["provenance"] for entry in entries.values()]
+    processors = sorted({one_line(str(source.get("processor", "unknown"))) for source in sources})
+    hosts = {str(source.get("host")) for source in sources}
+    return one_line(", ".join(processors)) + (f" ({len(hosts)} hosts)" if len(hosts) > 1 else "")
+
+
+def notebook_faults(lab: Lab, copy: Path) -> Iterator[str]:
+    """What is torn among tally and notebooks, and where the tally says more than the notebooks show."""
+    file = attempts.attempts_file(lab.number)
+    stored, counts = parsed(file), attempts.read_attempts(lab.number)
+    if file.exists() and (not isinstance(stored, dict) or stored.keys() != counts.keys()):
+        yield f"{file.name} is torn, or holds what no check wrote"
+    sources: list[dict[str, str]] = []
+    for notebook in sorted((copy / "notebooks").glob(f"*/*lab-{lab.number}-*")):
+        try:
+            sources.append({c["id"]: "".join(c["source"]) for c in parsed(notebook)["cells"] if "id" in c})
+        except (LookupError, TypeError):
+            yield f"{printable(notebook.name)} is no notebook"
+    for exercise in lab.exercises:
+        right = counts.get(exercise.function, attempts.FRESH)["outcome"] == "correct"
+        theirs = [source[exercise.cell] for source in sources if exercise.cell in source]
+        if right and theirs and all(untouched(source, exercise) for source in theirs):
+            yield f"{exercise.function} is correct by the tally, but its cell `{exercise.cell}` is still the stub"
+
+
+def untouched(source: str, exercise: Exercise) -> bool:
+    """Whether the function does nothing but raise NotImplementedError. It is read, not run."""
+    try:
+        defined = [node for node in ast.parse(source).body
+                   if isinstance(node, ast.FunctionDef) and node.name == exercise.function]  # fmt: skip
+        body = [node for node in defined[-1].body if not isinstance(node, ast.Expr)]  # without its docstring
+        return isinstance(body[0], ast.Raise) and "NotImplementedError" in ast.unparse(body[0])
+    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
+        return False
+
+
+def parsed(file: Path) -> Any:
+    """What a JSON file says; None if it is missing or none."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def limit() -> None:
+    """Little memory and time for this process, and no dump of its memory when they are used up."""
+    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_S), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def main(copy: Path) -> None:
+    limit()
+    os.environ["LABS_RESULTS"] = str(copy / "results")
+    print(json.dumps([asdict(grade_lab(lab, copy)) for lab in labs.LABS.values() if lab.claims]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,175 @@
+"""What students handed in, copied to where it can be judged.
+
+    for student in students(Path("submissions")):
+        handed = take(student, Path(empty_folder))     # handed.problems: what was left out, and why
+
+It comes from outside, so it is only looked at: links are not followed, pipes and devices not opened, and of the rest
+only files of known names, of known sizes, are copied. Their times are kept, for a claim compares them.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared import files, paths
+from shared.course import labs
+from shared.errors import LabError
+from shared.report.compare import one_line
+
+DEEP = 3  # folders below the student's own
+FOLDERS = 2000
+FILES = 1000  # raw files of one lab
+FILE_LIMIT = 64 * 2**20
+STUDENT_LIMIT = 512 * 2**20
+LEDGER = re.compile(r"\d+\.\d+\.\d+(\.exercises)?\.json")
+NOTEBOOK = re.compile(r"(yours-)?lab-\d+\.\d+\.\d+-.*\.ipynb", re.S)  # "yours-": as `make labs` keeps one
+REPORTS = ("report.html", "report.md")
+OURS = "solutions"  # who hands in the whole project hands in its solutions as well
+
+Prints = dict[tuple[str, str], str]  # the name of a load's raw file, by its lab and SHA-256
+
+
+@dataclass
+class Handed:
+    """What one student handed in."""
+
+    student: Path
+    copy: Path  # results/ and notebooks/<number>/ are in here
+    problems: list[str] = field(default_factory=list)
+    prints: Prints = field(default_factory=dict)
+    anything: bool = False
+    size: int = 0
+
+    def take(self, entry: os.DirEntry[str], to: Path) -> bool:
+        """Copy one file, unless it is none or too large."""
+        try:
+            fault = self._fault(entry.stat(follow_symlinks=False))
+            if not fault:
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(entry.path, to, follow_symlinks=False)
+                self.size += to.stat().st_size
+                self.anything = True
+        except OSError as e:
+            if e.errno in files.FULL:
+                raise LabError(f"{paths.show(self.copy)} can't be written: {e.strerror}.",
+                               "free some space, or choose another folder: export TMPDIR=~/tmp") from None  # fmt: skip
+            fault = f"can't be read: {e.strerror}"
+        if fault:
+            self.problems.append(f"{self.name(entry.path)} {fault}")
+        return not fault
+
+    def _fault(self, status: os.stat_result) -> str:
+        if not stat.S_ISREG(status.st_mode):
+            return kind(status.st_mode)
+        if status.st_size > FILE_LIMIT:
+            return f"is too large: {status.st_size / 2**20:,.0f} MiB, {FILE_LIMIT >> 20} at most"
+        if self.size + status.st_size > STUDENT_LIMIT:
+            return f"is left out: all files together are above {STUDENT_LIMIT >> 20} MiB"
+        return ""
+
+    def name(self, path: str | Path) -> str:
+        inside = str(Path(path).relative_to(self.student))
+        return "the folder" if inside == "." else printable(inside)
+
+
+def students(folder: Path) -> tuple[list[Path], list[str]]:
+    """One folder each, and the names of what is no folder. Raises LabError if there is none."""
+    fix = "name the folder that holds one folder per student: make grade FOLDER=submissions"
+    try:
+        there = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
+        found = [e for e in there if e.is_dir()]  # a link as well: `take` names it
+    except OSError as e:
+        raise LabError(f"{printable(paths.show(folder))} can't be read: {e.strerror}.", fix) from None
+    if not found:
+        raise LabError(f"{printable(paths.show(folder))} holds no folder of a student.", fix)
+    return found, [printable(e.name) for e in there if e not in found and e.suffix != ".csv"]
+
+
+def take(student: Path, copy: Path) -> Handed:
+    """Copy the results that lie least deep, and every notebook. Raises LabError if the copy can't be written."""
+    handed = Handed(student, copy)
+    if student.is_symlink():
+        handed.problems.append(f"the folder {kind(stat.S_IFLNK)}")
+        return handed
+    try:
+        look_through(handed)
+    except OSError as e:
+        handed.problems.append(f"it can't be looked through: {e.strerror}")
+    handed.problems = list(dict.fromkeys(handed.problems))
+    return handed
+
+
+def look_through(handed: Handed) -> None:
+    results: list[os.DirEntry[str]] = []
+    notebooks = 0
+    for folder, entries in folders(handed):
+        if any(LEDGER.fullmatch(e.name) for e in entries):
+            if results:
+                handed.problems.append(f"more results are in {handed.name(folder)}: not looked at")
+            results = results or entries
+        for entry in entries:
+            if entry.is_symlink():
+                handed.problems.append(f"{handed.name(entry.path)} {kind(stat.S_IFLNK)}")
+            elif NOTEBOOK.fullmatch(entry.name) and folder.name != OURS:
+                notebooks += 1
+                handed.take(entry, handed.copy / "notebooks" / str(notebooks) / entry.name)
+    if not results:
+        handed.problems.append(f"no results: no folder at most {DEEP} deep holds a 3.3.1.json")
+    for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):  # ledgers before raw data
+        if LEDGER.fullmatch(entry.name) or entry.name in REPORTS:
+            handed.take(entry, handed.copy / "results" / entry.name)
+        elif entry.name in labs.LABS and entry.is_dir(follow_symlinks=False):
+            take_raw(handed, entry)
+
+
+def take_raw(handed: Handed, folder: os.DirEntry[str]) -> None:
+    """The raw data of one lab, and the fingerprint of each load's."""
+    raw = [entry for entry in listed(handed, Path(folder.path)) if entry.name.endswith(".json.gz")]
+    if len(raw) > FILES:
+        handed.problems.append(f"{handed.name(folder.path)} holds {len(raw):,} files: {FILES:,} are looked at")
+    for entry in raw[:FILES]:
+        new = handed.copy / "results" / folder.name / entry.name
+        if handed.take(entry, new) and entry.name.startswith("load--") and new.stat().st_size:
+            with new.open("rb") as data:
+                handed.prints[folder.name, hashlib.file_digest(data, "sha256").hexdigest()] = entry.name
+
+
+def folders(handed: Handed) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """A student's folders with what is in each, the least deep first; hidden ones are passed over."""
+    level = [handed.student]
+    seen = 0
+    for _ in range(DEEP + 1):
+        below: list[Path] = []
+        for folder in level:
+            seen += 1
+            if seen > FOLDERS:
+                handed.problems.append(f"more than {FOLDERS:,} folders: the rest is not looked at")
+                return
+            entries = listed(handed, folder)
+            yield folder, entries
+            below += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != "."]
+        level = below
+
+
+def listed(handed: Handed, folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as there:
+            return sorted(there, key=lambda entry: entry.name)
+    except OSError as e:
+        handed.problems.append(f"{handed.name(folder)} can't be read: {e.strerror}")
+        return []
+
+
+def kind(mode: int) -> str:
+    return "is a link: not followed" if stat.S_ISLNK(mode) else "is no plain file: not opened"
+
+
+def printable(name: str) -> str:
+    """A name on one line of printable characters; other bytes and characters as Python writes them."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return one_line("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))

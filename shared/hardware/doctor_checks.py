@@ -1,0 +1,182 @@
+"""The doctor's checks: each looks at one requirement, and says why it matters and what to do where it isn't met.
+
+A check returns None where it doesn't apply. Nothing about a DGX Spark was verified on hardware.
+"""
+
+import contextlib
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import shared
+from shared import paths
+from shared.hardware.host import GIB, Host, browser, meminfo
+from shared.hardware.machine import Machine
+from shared.processes import start_time
+
+NATIVE_DISK_GIB = 15  # all engines, measured
+NATIVE_MEMORY_GIB = 12  # four engines at once, measured
+# Weights of an 8B model in BF16 (15) + KV cache (4) + an engine's own needs (7) + the reserve that owners keep (20)
+UNIFIED_MEMORY_GIB = 46
+SWAP_IN_USE_GIB = 1
+PORTS = {
+    3000: "Open WebUI",
+    3001: "Grafana",
+    8000: "vLLM",
+    8080: "llama.cpp, Open WebUI",
+    8355: "TensorRT-LLM",
+    8888: "JupyterLab",
+    9000: "the gateway",
+    9090: "Prometheus",
+    11434: "Ollama",
+    30000: "SGLang",
+}
+DROP_CACHES = "sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement: whether it holds, what was seen, why it matters, and what to do if it doesn't hold."""
+
+    name: str
+    state: str  # "ok" | "warning" | "failed"
+    observed: str
+    why: str = ""
+    fix: str = ""  # a command, or what to do in words; also of a row that is ok, where there is something to know
+
+
+def ok(name: str, observed: str) -> Check:
+    return Check(name, "ok", observed)
+
+
+def check_python(host: Host, machine: Machine) -> Check:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info < (3, 14):
+        return ok("Python", version)
+    return Check("Python", "failed", version, "the labs' packages are pinned for Python 3.11 to 3.13",
+                 "make PYTHON=/path/to/python3.12 lab")  # fmt: skip
+
+
+def check_package(host: Host, machine: Machine) -> Check:
+    here = Path(shared.__file__).resolve().parent
+    if here == paths.REPO / "shared" and (paths.REPO / "environment" / "requirements.lock").exists():
+        return ok("import shared", "this project's")
+    return Check("import shared", "failed", paths.show(here), "another package of that name hides ours",
+                 "uninstall it, then: make lab")  # fmt: skip
+
+
+def check_tool(host: Host, tool: str, package: str) -> Check:
+    """A command that the set-up runs."""
+    if found := host.which(tool):
+        return ok(tool, found)
+    return Check(tool, "failed", "not on the PATH", "engines are compiled here", f"sudo apt install {package}")
+
+
+def check_compiler(host: Host, machine: Machine) -> Check | None:
+    return check_tool(host, "c++", "g++") if machine.runner == "native" else None
+
+
+def check_git(host: Host, machine: Machine) -> Check | None:
+    return check_tool(host, "git", "git") if machine.runner == "native" else None
+
+
+def check_disk(host: Host, machine: Machine) -> Check:
+    installed = (paths.cache() / "engines" / "vllm").exists()
+    need = 1 if installed or machine.runner == "container" else NATIVE_DISK_GIB
+    free = host.free_bytes(paths.cache())
+    observed = "unknown" if free is None else f"{free / GIB:.0f} GiB free in {paths.show(paths.cache())}"
+    if free is not None and free >= need * GIB:
+        return ok("disk", observed)
+    return Check("disk", "failed", observed, f"engines and weights take up to {need} GiB",
+                 "free some space, or: make LABS_CACHE=/big/disk/labs lab")  # fmt: skip
+
+
+def check_memory(host: Host, machine: Machine) -> Check:
+    observed = f"{machine.available_gib:.1f} GiB available of {machine.memory_gib:.0f}"
+    fix = "close other programs; make down ends engines that were left"
+    if machine.container_limit_gib is not None:
+        observed += f" (this container is limited to {machine.container_limit_gib:.0f})"
+        fix = f"start the container with more memory, such as: docker run --memory {NATIVE_MEMORY_GIB + 4}g ..."
+    if machine.unified_memory and machine.runner == "container":
+        need, why = UNIFIED_MEMORY_GIB, (
+            "an 8B model in BF16 wants 15 GiB for weights, 4 for the KV cache and 7 for the engine, and 20 in reserve: "
+            "when unified memory runs out, the machine freezes instead of failing"
+        )  # fmt: skip
+    else:
+        need, why = NATIVE_MEMORY_GIB, "four engines at once take 12 GiB"
+    if machine.available_gib >= need:
+        return ok("memory", observed)
+    return Check("memory", "failed", observed, why, fix)
+
+
+def check_swap(host: Host, machine: Machine) -> Check | None:
+    memory = meminfo(host)
+    if not machine.unified_memory or not machine.swap_gib:
+        return None
+    used = (memory["SwapTotal"] - memory.get("SwapFree", memory["SwapTotal"])) / GIB
+    observed = f"{machine.swap_gib:.0f} GiB, {used:.1f} in use; not counted as available"
+    if used <= SWAP_IN_USE_GIB:
+        return ok("swap", observed)
+    return Check("swap", "warning", observed, "memory has already run short: swap hides how close a freeze "
+                 "is, and what an engine reads from it makes every measurement wrong",
+                 "stop other engines, then: sudo swapoff -a && sudo swapon -a")  # fmt: skip
+
+
+def check_cache(host: Host, machine: Machine) -> Check | None:
+    """Never a failure: the kernel gives file cache back by itself."""
+    if not machine.unified_memory:
+        return None
+    memory = meminfo(host)
+    cached = sum(memory.get(f, 0) for f in ("Cached", "Buffers", "SReclaimable")) - memory.get("Shmem", 0)
+    seen = f"{max(0, cached) / GIB:.1f} GiB; the kernel gives it back, and it counts as available"
+    return Check("file cache", "ok", seen,
+                 "drop it only if loading a model of 70B or more has failed for memory", DROP_CACHES)  # fmt: skip
+
+
+def check_engines(host: Host, machine: Machine) -> Check:
+    """Engines end with their notebook; one that didn't is told apart by its parent, which is gone."""
+    running: list[str] = []
+    left: list[str] = []
+    for file in sorted((paths.cache() / "run").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads(file.read_text())
+            if record["started"] == start_time(record["pid"]):
+                parent_lives = start_time(record["parent"]) is not None
+                (running if parent_lives else left).append(f"{record['engine']} (port {record['port']})")
+    if not left:
+        return ok("leftover engines", f"none; running: {', '.join(running)}" if running else "none")
+    return Check("leftover engines", "warning", ", ".join(left), "they hold memory and nobody uses them", "make down")
+
+
+def check_ports(host: Host, machine: Machine) -> Check:
+    held = {port: who for port, who in host.listeners().items() if port in PORTS}
+    if "jupyter" in held.get(8888, ""):
+        del held[8888]  # as it should be
+    if not held:
+        return ok("ports", "the usual ones are free")
+    first = min(held)
+    return Check("ports", "warning", "; ".join(f"{p} ({PORTS[p]}): {who}" for p, who in sorted(held.items())),
+                 "only what asks for such a port by number can't start: the labs take free ones",
+                 f"sudo ss -ltnp 'sport = :{first}'   # says who; docker ps lists containers")  # fmt: skip
+
+
+def check_token(host: Host, machine: Machine) -> Check | None:
+    """Whether there is a token, never which."""
+    if machine.runner == "native":
+        return None
+    home = host.env.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    file = host.env.get("HF_TOKEN_PATH") or f"{home}/token"
+    if host.env.get("HF_TOKEN") or host.read(file) is not None:
+        return ok("Hugging Face token", "there")
+    return Check("Hugging Face token", "warning", "none", "gated models need one; without it the labs take copies "
+                 "without a gate, where there are any",
+                 ".venv/bin/hf auth login   # or: export HF_TOKEN=...")  # fmt: skip
+
+
+def check_browser(host: Host, machine: Machine) -> Check:
+    if found := browser(host):
+        return ok("Chromium", found)
+    return Check("Chromium", "warning", "not found (optional)", "without it figures are interactive only: no pictures "
+                 "in files", "sudo apt install chromium")  # fmt: skip

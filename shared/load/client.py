@@ -1,0 +1,259 @@
+"""One streaming request, stamped as its bytes arrive.
+
+The mental model: a response is a list of blocks of bytes, each with the moment at which the kernel handed it to us
+(shared.load.connection). While the stream runs nothing is parsed but HTTP's framing, so a slow parser can't delay a
+stamp. Afterwards the events are read (shared.load.streams), and each gets the stamp of the block that completed it.
+
+Two things that look alike and aren't: a *chunk* (one event) and a *token*. An engine may put several tokens
+into one chunk, and the first chunk of a chat often carries only a role. So token counts come from the
+engine, and TTFT is the first chunk that carries text, be it reasoning or answer.
+
+    trace = asyncio.run(stream(url, body))
+    trace.ttft_ms, trace.output_tokens, trace.error
+
+Many at once: reading one answer takes milliseconds in which no other can be stamped. So take `exchange()` for
+each, and `Exchange.trace()` when all have ended, as shared.load.loops does.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from shared.load import streams
+from shared.load.connection import Connection, Connections, Response
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait, in seconds. A stream that exceeds one has failed; it is never counted as slow."""
+
+    connect_s: float = 10
+    first_byte_s: float = 120  # of the answer, its headers included
+    idle_s: float = 120  # between two blocks
+    total_s: float = 600
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One request, as it happened. Times are nanoseconds of `time.perf_counter_ns`."""
+
+    sent_ns: int  # just before the request was handed to the kernel; connecting is over
+    arrivals_ns: tuple[int, ...]  # each chunk that carried text of the answer
+    texts: tuple[str, ...]  # of those chunks
+    end_ns: int  # the stream ended, well or not
+    input_tokens: int | None  # None if the engine didn't say
+    output_tokens: int | None  # reasoning included
+    cached_tokens: int | None  # of the input, taken from the engine's prefix cache
+    finish_reason: str | None
+    error: str | None  # None only for a stream that ended as the protocol says
+    tokens_from: str | None = None  # "usage" (OpenAI), "engine" (Ollama's own counts), "tokenizer", None: unknown
+    reasoning_ns: tuple[int, ...] = ()  # each chunk that carried reasoning, which comes before the answer
+    reasoning_texts: tuple[str, ...] = ()
+    blocks_ns: tuple[int, ...] = ()  # every block of bytes, headers and framing included
+    blocks_bytes: tuple[int, ...] = ()
+    timings: Mapping[str, Any] | None = None  # the engine's own, in its words: Ollama's in ns, llama.cpp's in ms
+    new_connection: bool = True
+    first_choice_ns: int | None = None  # the first chunk of the answer, be it empty or only a role
+    last_choice_ns: int | None = None  # the last one, which may carry only the reason for its end
+    scheduled_ns: int | None = None  # when an open loop's schedule wanted it sent
+
+    @classmethod
+    def restore(cls, stored: Mapping[str, Any]) -> "Trace":
+        """A trace from its JSON form, in which tuples are lists. Older ones lack what was added later."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        plain.setdefault("tokens_from", None if plain["output_tokens"] is None else "usage")
+        return cls(**plain)
+
+    def counted(self, count: Callable[[str], int]) -> "Trace":
+        """The trace with its output counted from its text, if the engine gave no count.
+
+        The tokens of a text aren't always those that were generated: it is the last resort, and says so.
+        """
+        if self.output_tokens is not None:
+            return self
+        return replace(self, output_tokens=count(self.reasoning + self.text), tokens_from="tokenizer")
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasoning_texts)
+
+    @property
+    def chunks_ns(self) -> tuple[int, ...]:
+        """Each chunk with text of either kind, in order."""
+        return tuple(sorted(self.reasoning_ns + self.arrivals_ns)) if self.reasoning_ns else self.arrivals_ns
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token: from the request sent to the first chunk with text, reasoning or answer."""
+        chunks = self.chunks_ns
+        return (chunks[0] - self.sent_ns) / 1e6 if chunks else None
+
+    @property
+    def first_answer_ms(self) -> float | None:
+        """From the request sent to the first chunk of the answer: what a user waits who isn't shown the reasoning."""
+        return (self.arrivals_ns[0] - self.sent_ns) / 1e6 if self.arrivals_ns else None
+
+    @property
+    def e2e_ms(self) -> float:
+        """From the request sent to the end of the stream."""
+        return (self.end_ns - self.sent_ns) / 1e6
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Time per output token after the first: (last − first) / (tokens − 1).
+
+        vLLM's benchmark uses (E2E − TTFT) / (tokens − 1), which counts the closing chunks as well.
+        """
+        chunks = self.chunks_ns
+        if not self.output_tokens or self.output_tokens < 2 or len(chunks) < 2:
+            return None
+        return (chunks[-1] - chunks[0]) / 1e6 / (self.output_tokens - 1)
+
+    @property
+    def itl_ms(self) -> tuple[float, ...] | None:
+        """Inter-token latencies, or None unless every chunk carried exactly one token."""
+        chunks = self.chunks_ns
+        if self.output_tokens != len(chunks):
+            return None
+        pairs = zip(chunks[1:], chunks, strict=False)
+        return tuple((later - earlier) / 1e6 for later, earlier in pairs)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and the answer to it, not read yet."""
+
+    path: str
+    sent_ns: int
+    end_ns: int
+    answer: Response
+    error: str | None  # what the client gave up for
+    new_connection: bool
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the connection ended without a byte, as one may that was kept longer than its server would."""
+        return self.answer.lost and not self.answer.blocks_ns
+
+    def trace(self) -> Trace:
+        """Read what the answer says."""
+        answer = self.answer
+        error = (
+            self.error
+            or answer.error
+            or ("the server closed the connection without an answer" if self.dropped else None)
+        )
+        if answer.status in (None, 200):
+            found = streams.parse(self.path, answer.pieces_ns, answer.pieces)
+            error = error or found.error
+            if not error and answer.sized and not answer.complete:
+                error = "the connection ended before its body was complete"
+        else:
+            found = streams.StreamContent()
+            said = b"".join(answer.pieces)[:300].decode(errors="replace")
+            error = error or f"HTTP {answer.status}: {said}"
+        return Trace(
+            sent_ns=self.sent_ns,
+            arrivals_ns=tuple(found.arrivals_ns),
+            texts=tuple(found.texts),
+            end_ns=self.end_ns,
+            input_tokens=found.input_tokens,
+            output_tokens=found.output_tokens,
+            cached_tokens=found.cached_tokens,
+            finish_reason=found.finish_reason,
+            error=error,
+            tokens_from=found.tokens_from,
+            reasoning_ns=tuple(found.reasoning_ns),
+            reasoning_texts=tuple(found.reasoning_texts),
+            blocks_ns=tuple(answer.blocks_ns),
+            blocks_bytes=tuple(answer.blocks_bytes),
+            timings=found.timings,
+            new_connection=self.new_connection,
+            first_choice_ns=found.first_choice_ns,
+            last_choice_ns=found.last_choice_ns,
+        )
+
+
+async def stream(
+    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+) -> Trace:
+    """POST `body` with `stream: true` to an endpoint of OpenAI's API or Ollama's, and return the trace.
+
+    The path says which dialect: /api/ is Ollama's. `connections` keeps connections open for the next request;
+    without it each has its own. Never raises for what the server does: a refused connection, an HTTP error,
+    an error event, a reset or a time limit is in `Trace.error`. Cancelling it closes the connection at once.
+    """
+    return (await exchange(url, body, limits, connections)).trace()
+
+
+async def exchange(
+    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+) -> Exchange:
+    """As `stream`, with the answer's bytes kept and not read."""
+    limits = limits or Limits()
+    parts = urlsplit(url)
+    full = {**body, "stream": True}
+    if not parts.path.startswith("/api/"):
+        full["stream_options"] = {"include_usage": True}
+    payload = json.dumps(full).encode()
+    request = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        f"Accept: text/event-stream, application/x-ndjson\r\nConnection: {'keep-alive' if connections else 'close'}\r\n"
+        f"Content-Length: {len(payload)}\r\n\r\n"
+    ).encode() + payload
+    address = parts.hostname or "127.0.0.1", parts.port or 80
+
+    async def ask(connection: Connection, new: bool) -> Exchange:
+        """The connection is closed afterwards, or at once if this is cancelled, unless it may carry another."""
+        reusable = False
+        try:
+            sent_ns, answer = connection.send(request)
+            error = await _until_ended(connection, answer, sent_ns, limits)
+            reusable = answer.reusable
+        finally:
+            if connections and reusable:
+                connections.keep(address, connection)
+            else:
+                connection.drop()
+        return Exchange(parts.path, sent_ns, answer.end_ns or time.perf_counter_ns(), answer, error, new)
+
+    if connections and (kept := connections.take(address)):
+        said = await ask(kept, new=False)
+        if not said.dropped:
+            return said  # else the server closed it before it read the request: ask once more
+    began_ns = time.perf_counter_ns()
+    try:
+        async with asyncio.timeout(limits.connect_s):
+            connection = await Connection.open(address)
+    except (OSError, TimeoutError) as e:
+        reason = f"no connection to {parts.netloc}: {str(e) or f'not within {limits.connect_s:g} s'}"
+        return Exchange(parts.path, began_ns, time.perf_counter_ns(), Response(), reason, True)
+    return await ask(connection, new=True)
+
+
+async def _until_ended(connection: Connection, answer: Response, sent_ns: int, limits: Limits) -> str | None:
+    """Wait for the end of the answer; returns which time limit it exceeded, if any."""
+    while not connection.ended.done():
+        now = time.perf_counter_ns()
+        if answer.blocks_ns:
+            patience_s, since, missed = limits.idle_s, answer.blocks_ns[-1], f"nothing came for {limits.idle_s:g} s"
+        else:
+            patience_s, since, missed = limits.first_byte_s, sent_ns, f"no first byte within {limits.first_byte_s:g} s"
+        left = patience_s - (now - since) / 1e9
+        total_left = limits.total_s - (now - sent_ns) / 1e9
+        if total_left <= 0:
+            return f"not finished within {limits.total_s:g} s"
+        if left <= 0:
+            return missed
+        await asyncio.wait((connection.ended,), timeout=min(left, total_left, limits.idle_s))
+    return None

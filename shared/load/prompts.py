@@ -1,0 +1,228 @@
+"""What engines are asked.
+
+Every measured prompt begins with a nonce, right at the start of its first message: two requests then
+share no more than the template's opening (OPENING_TOKENS), and no prefix cache helps by accident.
+"""
+
+import bisect
+import functools
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import LabError
+from shared.models import hub
+from shared.models.choice import ModelChoice
+
+# `<|im_start|>`, `system`, a newline and `[` stand before the nonce, and one of its characters may agree by
+# chance: what an engine that always keeps its last prompts (Ollama) can reuse of any prompt. (So for ChatML,
+# the small model's template; Llama 3's opening is longer, since it states dates.)
+OPENING_TOKENS = 5
+
+# Twelve questions on which engines are held to the reference: facts, lists, code, numbers, other scripts.
+CHECK_QUESTIONS = (
+    "What is gravity?",
+    "List three fruits.",
+    "Write a haiku about a river.",
+    "What is 17 + 25?",
+    "Name the capital of France.",
+    "Write a Python function that adds two numbers.",
+    "Translate 'good morning' into Spanish.",
+    "Explain photosynthesis in one sentence.",
+    "Who wrote 'Romeo and Juliet'?",
+    "Describe the year 1969 in two sentences.",
+    "Why is the sky blue? Answer briefly — and in plain words.",
+    "What does the word 'naïve' mean?",
+)
+
+SHORT_QUESTIONS = (
+    "Explain why the sea is salty.",
+    "Describe how a bicycle stays upright.",
+    "Tell me how bread is baked.",
+    "Explain what a rainbow is.",
+    "Describe a day in a lighthouse.",
+    "Tell me how a clock works.",
+    "Explain why leaves change their colour.",
+    "Describe how honey is made.",
+    "Tell me about the history of paper.",
+    "Explain how a sailing boat moves.",
+    "Describe the life of a salmon.",
+    "Tell me why we sleep.",
+)
+
+
+def chat(model: ModelChoice, question: str, nonce: str = "") -> list[dict[str, str]]:
+    """One question as messages. The system message is always sent, if the model's template takes one: not every
+    engine adds the default one."""
+    texts = {"system": model.system, "user": question} if model.system else {"user": question}
+    if nonce:
+        first = next(iter(texts))
+        texts[first] = f"[{nonce}] {texts[first]}"
+    return [{"role": role, "content": content} for role, content in texts.items()]
+
+
+PROSE = (
+    "Write the opening of a story that begins in a railway station at night.",
+    "Describe a market square in the early morning, without naming the town.",
+    "Write a letter from a lighthouse keeper to a sister who lives inland.",
+    "Tell what an old oak tree has seen in three hundred years.",
+    "Write a conversation between two people who wait out a storm.",
+    "Describe a house that has been empty for a long time.",
+)
+
+# Answers to these copy most of the prompt: what speculation by looking back (n-gram) is made for.
+CODE = """\
+def {name}(records, limit):
+    total = 0
+    kept = []
+    for record in records:
+        value = record["value"]
+        if value is None:
+            continue
+        if value > limit:
+            value = limit
+        total = total + value
+        kept.append({{"name": record["name"], "value": value}})
+    average = total / len(kept) if kept else 0
+    return {{"total": total, "average": average, "kept": kept}}
+"""
+NAMES = ("summarise", "collect", "clip", "gather", "measure", "reduce", "tally", "settle", "balance", "condense")
+
+FILLER = (
+    "The harbour lies on the north side of the island, where the water is deep enough for ferries.",
+    "In winter the last boat leaves before four, and whoever misses it stays until the morning.",
+    "A narrow road follows the coast, and goats cross it whenever they please.",
+    "The bakery opens at six and is usually sold out by nine, except for the dark bread.",
+    "Older people remember when there was a school here, with one teacher for all the children.",
+    "On clear days the mountains of the mainland seem close enough to touch.",
+    "Fishing has become rarer, yet every family still mends its own nets.",
+    "The lighthouse was switched to electric light when the cable was laid across the strait.",
+    "Visitors ask about the ruined chapel, and nobody agrees on who built it.",
+    "When the wind turns to the east, the smell of thyme reaches the market place.",
+    "A doctor comes twice a week and sees patients in a room above the post office.",
+    "The well in the courtyard has never run dry, not even in the great drought.",
+    "Letters arrive late, but they arrive, and the postman reads nothing but the addresses.",
+    "At night only three lamps burn along the quay, so that the stars are easy to see.",
+)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """An endless supply of prompts of one class, each with a nonce of its own."""
+
+    name: str
+    model: ModelChoice
+    questions: tuple[str, ...]
+    about_cache: bool = False  # a prefix cache is meant to help
+
+    def __iter__(self) -> Iterator[list[dict[str, str]]]:
+        for question in itertools.cycle(self.questions):
+            yield chat(self.model, question, secrets.token_hex(4))
+
+
+@dataclass(frozen=True)
+class LongPrompts(PromptSet):
+    """Prompts of exactly `input_tokens` tokens, template and nonce included."""
+
+    input_tokens: int = 0
+
+    def __iter__(self) -> Iterator[list[dict[str, str]]]:
+        count = counter(self.model)
+        for number in itertools.count():
+            nonce, question = secrets.token_hex(4), self.questions[number % len(self.questions)]
+            yield exactly(self.input_tokens, count, functools.partial(self.around, question, nonce), number)
+
+    def around(self, question: str, nonce: str, text: str) -> list[dict[str, str]]:
+        return chat(self.model, text + question, nonce)
+
+
+@dataclass(frozen=True)
+class SharedPrefix(PromptSet):
+    """One long beginning for all, of about `prefix_tokens` tokens; the nonce stands behind it, before the question."""
+
+    prefix_tokens: int = 0
+
+    def __iter__(self) -> Iterator[list[dict[str, str]]]:
+        count = counter(self.model)
+        beginning = exactly(self.prefix_tokens, count, lambda text: chat(self.model, text), 0)[-1]["content"]
+        for question in itertools.cycle(self.questions):
+            yield chat(self.model, f"{beginning}\n[{secrets.token_hex(4)}] {question}")
+
+
+def short(model: ModelChoice) -> PromptSet:
+    """Questions of about 40 tokens with template and nonce."""
+    return PromptSet("short", model, SHORT_QUESTIONS)
+
+
+def prose(model: ModelChoice) -> PromptSet:
+    """Open prose: hard to guess for a draft."""
+    return PromptSet("prose", model, PROSE)
+
+
+def repetitive_code(model: ModelChoice) -> PromptSet:
+    """Functions to be repeated with one name changed: easy to guess."""
+    ask = "Repeat this function, but rename `limit` to `bound`. Answer with the code only.\n\n"
+    return PromptSet("repetitive-code", model, tuple(ask + CODE.format(name=name) for name in NAMES))
+
+
+def long(model: ModelChoice, tokens: int) -> LongPrompts:
+    """A text of the island, and a question: exactly `tokens` tokens each, no two alike.
+
+    Raises LabError if so few tokens have no room for the question, or the model's context for so many.
+    """
+    if not 100 <= tokens <= model.context:
+        raise LabError(f"A long prompt of {tokens} tokens doesn't fit {model.name}.",
+                       f"choose from 100 to {model.context}")  # fmt: skip
+    return LongPrompts(f"long-{tokens}", model, ("\n\nWhat is told about the island?",), input_tokens=tokens)
+
+
+def shared_prefix(model: ModelChoice, tokens: int) -> SharedPrefix:
+    """The same text of `tokens` tokens before each question: what a prefix cache is made for."""
+    return SharedPrefix(f"shared-prefix-{tokens}", model, SHORT_QUESTIONS, about_cache=True, prefix_tokens=tokens)
+
+
+@functools.cache
+def tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer  # takes seconds to import
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def counter(model: ModelChoice) -> Callable[[list[dict[str, str]]], int]:
+    """How many tokens a chat has, by the model's own template and tokenizer."""
+    folder = model.folder / "hf" if model.local else hub.fetch(model.source("hf", "BF16"))
+    own = tokenizer(folder)
+
+    def count(messages: list[dict[str, str]]) -> int:
+        text = own.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return len(own.encode(text, add_special_tokens=False))
+
+    return count
+
+
+def exactly(
+    tokens: int,
+    count: Callable[[list[dict[str, str]]], int],
+    around: Callable[[str], list[dict[str, str]]],
+    number: int,
+) -> list[dict[str, str]]:
+    """Messages of exactly so many tokens: filler sentences, then words, one token each, up to the count.
+
+    Each prompt begins at another sentence. Raises LabError where the words of this tokenizer don't come out even.
+    """
+
+    def beginning(sentences: int) -> str:
+        return " ".join(FILLER[(number + i) % len(FILLER)] for i in range(sentences))
+
+    # Counting takes a millisecond for a thousand tokens: look for the last sentence that fits by halves.
+    most = bisect.bisect_right(range(tokens // 5), tokens, key=lambda n: count(around(beginning(n))))
+    text = beginning(max(0, most - 1))
+    for _ in range(200):
+        missing = tokens - count(around(text))
+        if missing == 0:
+            return around(text)
+        text = text + " and" * missing if missing > 0 else text.rsplit(" ", 1)[0]
+    raise LabError(f"No prompt of exactly {tokens} tokens could be made.", "choose another length")

@@ -1,0 +1,7 @@
+"""From traces to figures, and what is physically possible."""
+
+from shared.metrics.saturation import knee
+from shared.metrics.spread import Spread, interval
+from shared.metrics.summary import Slo, late_ms, summarise
+
+__all__ = ["Slo", "Spread", "interval", "knee", "late_ms", "summarise"]

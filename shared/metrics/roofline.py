@@ -1,0 +1,242 @@
+"""How fast it could be at best, and which part of a measured number carries over to another machine.
+
+The mental model: a decode step reads every weight once, whatever the number of users, and each user's keys and values;
+it computes two operations for each weight and user. So a step takes
+
+    overhead + bytes / bandwidth + operations / peak
+
+and there are two physical limits: no step is shorter than its bytes take, nor than its operations. The overhead (a
+scheduler, Python, launching each operator) belongs to the engine and its processor, the other two to the model and
+the memory and arithmetic of the machine: those carry over in proportion, the overhead doesn't.
+
+    work = roofline.decode_step(model, "BF16", users=1, context_tokens=200)
+    here = roofline.measure(work.bytes, machine.cores)        # at this working set: what fits into a cache is faster
+    roofline.limit_tok_s(work, here)
+    roofline.sanity(measured_tok_s, work, here)               # a sentence if it was above the limit
+
+Attention's own products are left out of the operations: with 2048 tokens of context they add 7 % to an 8B model's.
+"""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.errors import LabError
+from shared.hardware.machine import Machine
+from shared.models.choice import ModelChoice
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step moves and computes, and how many tokens it is for."""
+
+    bytes: float
+    operations: float
+    tokens: int
+
+
+def decode_step(model: ModelChoice, precision: str, users: int, context_tokens: int, bytes_per_value: int = 2) -> Work:
+    """One step of `users` sequences, each with so many tokens behind it: one new token for each.
+
+    `bytes_per_value` is 4 for an engine that has widened 16-bit weights, keys and values to float32.
+    """
+    kv = model.kv_bytes_per_token(bytes_per_value) * users
+    weights = model.decode_bytes(precision) * bytes_per_value / 2
+    read = weights + kv * context_tokens + kv  # the last: what this step adds
+    return Work(read, 2.0 * (model.parameters - model.lookup) * users, users)
+
+
+def prefill(model: ModelChoice, precision: str, prompt_tokens: int) -> Work:
+    """A whole prompt at once: the weights are read once, each token is computed, and the last one's successor."""
+    kv = model.kv_bytes_per_token() * prompt_tokens
+    body = model.parameters - model.lookup - model.output
+    return Work(model.decode_bytes(precision) + kv, 2.0 * (body * prompt_tokens + model.output), prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine can do at best."""
+
+    bandwidth_gb_s: float
+    peak_tflop_s: float
+    kind: str  # "measured", or "quoted: source, date"
+
+
+# Dense BF16, by a GPU's name as nvidia-smi prints it.
+SPARK = Ceilings(273.0, 125.0, "quoted: NVIDIA's data sheet, dense BF16 by ratio from its FP4 figure, read 2026-11")
+DATA_SHEETS = {
+    "GB10": SPARK,
+    "H100 80GB HBM3": Ceilings(3350.0, 989.0, "quoted: NVIDIA's data sheet of the H100 SXM, read 2026-11"),
+    "H200": Ceilings(4800.0, 989.0, "quoted: NVIDIA's data sheet of the H200 SXM, read 2026-11"),
+}
+SPARK_SEEN = Ceilings(231.0, 86.0, "quoted: owners' measurements in public threads, one report each, read 2026-11")
+
+
+def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
+    """What engines can reach at best here: measured where they run on the processor, from the data sheet on a GPU.
+
+    Raises LabError for a GPU whose data sheet isn't known.
+    """
+    if machine.runner == "native":
+        return measure(working_set_bytes, machine.cores)
+    for name, known in DATA_SHEETS.items():
+        if name in (machine.gpu or ""):
+            return known
+    raise LabError(f"The ceilings of {machine.gpu} are not known.",
+                   "add the bandwidth and the dense BF16 figure of its data sheet to roofline.DATA_SHEETS")  # fmt: skip
+
+
+def measure(working_set_bytes: float, cores: int) -> Ceilings:
+    """This machine's processor: bandwidth at this working set, and the faster of its FP32 and BF16 products.
+
+    Takes about three seconds. The faster product is the limit, since an engine may convert its weights.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        numbers = torch.ones(max(1, int(working_set_bytes) // 4))
+        bandwidth = numbers.nbytes / best_s(numbers.sum, 1.0) / 1e9
+        del numbers
+        size = 512
+        peaks = []
+        for kind in (torch.float32, torch.bfloat16):
+            a = torch.ones((size, size), dtype=kind)
+            peaks.append(2 * size**3 / best_s(functools.partial(torch.matmul, a, a), 0.8) / 1e12)
+    finally:
+        torch.set_num_threads(before)
+    return Ceilings(bandwidth, max(peaks), "measured")
+
+
+def best_s(do: Callable[[], object], for_s: float) -> float:
+    """The shortest of the times that it takes, over and over for so long, at least three times."""
+    best, began, count = float("inf"), time.perf_counter(), 0
+    while count < 4 or time.perf_counter() - began < for_s:
+        start = time.perf_counter()
+        do()
+        if count:  # the first touches memory for the first time
+            best = min(best, time.perf_counter() - start)
+        count += 1
+    return best
+
+
+def limit_tok_s(work: Work, ceilings: Ceilings) -> float:
+    """Tokens a second that nothing can pass: reading and computing overlap perfectly, and nothing else takes time."""
+    return work.tokens / max(
+        work.bytes / (ceilings.bandwidth_gb_s * 1e9), work.operations / (ceilings.peak_tflop_s * 1e12)
+    )
+
+
+def bits_per_weight(decode_tok_s: float, parameters: float, bandwidth_gb_s: float) -> float:
+    """At most so many bits can a weight have, if one user gets this speed: every weight is read for each token."""
+    return bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8
+
+
+def sanity(measured_tok_s: float, work: Work, ceilings: Ceilings) -> str | None:
+    """What is wrong with a result above the limit, None if it is possible."""
+    limit = limit_tok_s(work, ceilings)
+    if measured_tok_s <= limit:
+        return None
+    return (
+        f"{measured_tok_s:.1f} tok/s is {100 * measured_tok_s / limit:.0f} % of the physical limit of {limit:.1f} "
+        f"({ceilings.kind}): either tokens were counted that were not computed, or the ceiling is not this machine's"
+    )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step's time and what it is made of, in ms."""
+
+    overhead_ms: float
+    bytes_ms: float
+    operations_ms: float
+
+    @property
+    def step_ms(self) -> float:
+        return self.overhead_ms + self.bytes_ms + self.operations_ms
+
+    @property
+    def carries_over(self) -> float:
+        """The share of the step that another machine's memory and arithmetic decide."""
+        return 1 - self.overhead_ms / self.step_ms
+
+
+def predict(work: Work, ceilings: Ceilings, overhead_ms: float = 0.0) -> Prediction:
+    """The step-time model. Nothing overlaps in it: an engine that overlaps well may be faster, up to the limit."""
+    return Prediction(
+        overhead_ms,
+        work.bytes / (ceilings.bandwidth_gb_s * 1e6),
+        work.operations / (ceilings.peak_tflop_s * 1e9),
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One engine on one machine: its overhead, and what it makes of memory and arithmetic; None: it doesn't show."""
+
+    overhead_ms: float
+    bandwidth_gb_s: float | None
+    peak_tflop_s: float | None
+    worst_residual: float  # the largest distance of a point from the model, as a share of the point
+
+    def predict(self, work: Work) -> Prediction:
+        ceilings = Ceilings(self.bandwidth_gb_s or np.inf, self.peak_tflop_s or np.inf, "measured")
+        return predict(work, ceilings, self.overhead_ms)
+
+    def on(self, work: Work, here: Ceilings, there: Ceilings) -> Prediction:
+        """The same engine elsewhere: it makes the same share of the other machine's ceilings, at the same overhead.
+
+        The overhead is the part that this can't know: it is the other processor's.
+        """
+        moved = Ceilings(
+            (self.bandwidth_gb_s or np.inf) / here.bandwidth_gb_s * there.bandwidth_gb_s,
+            (self.peak_tflop_s or np.inf) / here.peak_tflop_s * there.peak_tflop_s,
+            there.kind,
+        )
+        return predict(work, moved, self.overhead_ms)
+
+
+def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = None) -> Fit:
+    """Overhead, bandwidth and peak of one engine, from (work of a step, its measured ms).
+
+    Non-negative least squares on relative errors: of all subsets of the three terms, the best whose shares are
+    all positive. More users alone change the operations and hardly the bytes, so that overhead and bytes can't be
+    told apart: measure other precisions or contexts as well, or give the `bandwidth_gb_s` that was measured. Raises
+    LabError for fewer than four points, and for points that can't tell the terms apart.
+    """
+    if len(points) < 4:
+        raise LabError(f"{len(points)} points can't carry a fit of three terms.", "measure at least four loads")
+    times = np.array([ms for _, ms in points])
+    columns = np.array([[1.0, w.bytes / 1e6, w.operations / 1e9] for w, _ in points])
+    known = np.zeros(len(points))
+    if bandwidth_gb_s is not None:
+        known = columns[:, 1] / bandwidth_gb_s
+        columns = columns[:, [0, 2]]
+    scaled = columns / times[:, None]
+    lengths = np.linalg.norm(scaled, axis=0)
+    if np.linalg.cond(scaled / lengths) > 200:
+        raise LabError("These points can't tell overhead, bytes and operations apart.",
+                       "vary the precision or the context as well, or give bandwidth_gb_s")  # fmt: skip
+    wanted = (times - known) / times
+    best, best_error = np.zeros(columns.shape[1]), float(np.sum(wanted**2))
+    for count in range(1, columns.shape[1] + 1):
+        for chosen in itertools.combinations(range(columns.shape[1]), count):
+            found = np.linalg.lstsq(scaled[:, chosen], wanted, rcond=None)[0]
+            error = float(np.sum((scaled[:, chosen] @ found - wanted) ** 2))
+            if (found > 0).all() and error < best_error:
+                best, best_error = np.zeros(columns.shape[1]), error
+                best[list(chosen)] = found
+    residual = float(np.abs(scaled @ best + known / times - 1).max())
+    overhead, *rest = (float(x) for x in best)
+    inverse_bandwidth = 1 / bandwidth_gb_s if bandwidth_gb_s is not None else rest.pop(0)
+    [inverse_peak] = rest
+    return Fit(overhead, inverse(inverse_bandwidth), inverse(inverse_peak), residual)
+
+
+def inverse(value: float) -> float | None:
+    return 1 / value if value > 0 else None

@@ -1,0 +1,44 @@
+"""Weights on this disk: what the set-up noted of each file, and whether it is still that file."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from shared import paths
+from shared.errors import LabError
+
+
+def manifest(folder: Path) -> dict[str, dict[str, str]]:
+    """What the set-up wrote into this folder: name → {bytes, sha256}."""
+    try:
+        found: dict[str, dict[str, str]] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        raise LabError(f"The model is not in {paths.show(folder)}: manifest.json: {why}.", repair(folder)) from None
+    return found
+
+
+def repair(folder: Path) -> str:
+    return f"rm -r {paths.show(folder)}; make engines" if folder.exists() else "make engines"
+
+
+def verify_file(folder: Path, name: str) -> None:
+    """Raise LabError unless this file is, byte for byte, the one that the set-up wrote."""
+    expected = manifest(folder).get(name)
+    file = folder / name
+    if expected is None:
+        raise LabError(f"{name} is not among the files of {paths.show(folder)}.", repair(folder))
+    if not file.exists():
+        raise LabError(f"{paths.show(file)} is missing.", repair(folder))
+    if file.stat().st_size != int(expected["bytes"]):
+        raise LabError(
+            f"{paths.show(file)} has {file.stat().st_size} bytes, and {expected['bytes']} were written: it is torn.",
+            repair(folder),
+        )
+    if sha256(file) != expected["sha256"]:
+        raise LabError(f"{paths.show(file)} was altered: its hash is not the one noted at set-up.", repair(folder))
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,259 @@
+"""Two ledgers side by side: a laptop's and a Spark's, or two classmates'.
+
+    make compare A=results B=~/from-a-classmate/results
+    python -m shared.report.compare A B --html FILE      # the same as a page
+
+Each is a folder of ledgers or one ledger file; neither is changed. What has the same key in both is compared,
+its rounds together. Where two results differ in what they ran (model, precision, flags, length), their row says
+so: such a ratio compares more than two machines. Where the intervals of their medians overlap no difference is told.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from shared import files, paths
+from shared.engines import ENGINES
+from shared.errors import LabError
+from shared.metrics.spread import clear_ratio, interval, number
+from shared.metrics.summary import FIGURES
+from shared.report.page import Section, as_html
+from shared.report.table import Table
+from shared.results.reading import Entries, Entry, read_ledger
+
+LEDGER = re.compile(r"\d+\.\d+\.\d+\.json")  # not what was set aside
+# What both must share for a row to compare machines and engines alone.
+ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
+
+Rounds = dict[str, list[Entry]]  # by key without its round: every entry of one measurement
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two ledgers, or a folder of them."""
+
+    name: str
+    place: Path
+    labs: Mapping[str, Rounds]
+    faults: tuple[str, ...]
+
+    def entries(self) -> list[Entry]:
+        return [entry for lab in self.labs.values() for rounds in lab.values() for entry in rounds]
+
+
+def side(name: str, place: Path) -> Side:
+    """Read one. Raises LabError if there is no ledger."""
+    place = place.expanduser()
+    there = [f for f in sorted(place.glob("*.json")) if LEDGER.fullmatch(f.name)] if place.is_dir() else [place]
+    labs: dict[str, Rounds] = {}
+    faults: list[str] = []
+    for file in there:
+        if place.is_dir() or file.exists():
+            found = read_ledger(file)
+            faults += found.faults
+            if found.entries:
+                labs[file.stem] = by_measurement(found.entries)
+    if not labs:
+        raise LabError(f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",
+                       "name a ledger (3.3.1.json) or its folder: make compare A=results B=other/results")  # fmt: skip
+    return Side(name, place, labs, tuple(faults))
+
+
+def by_measurement(entries: Entries) -> Rounds:
+    found: Rounds = {}
+    for key, entry in entries.items():
+        found.setdefault(re.sub(r"/round-\d+$", "", key), []).append(entry)
+    return found
+
+
+def side_by_side(a: Side, b: Side) -> list[Section]:
+    """What the two are, a table per lab and figure, and what only one of them has."""
+    sections = [Section("The two ledgers", "\n".join([*described(a), *described(b)]))]
+    for lab in sorted(a.labs.keys() & b.labs.keys()):
+        sections += compared(lab, a.labs[lab], b.labs[lab])
+    rest = [
+        f"- in both, without one of these figures: {lab}: {key}"
+        for lab in sorted(a.labs.keys() & b.labs.keys())
+        for key in shared_keys(a.labs[lab], b.labs[lab])
+        if not figured(a.labs[lab][key], b.labs[lab][key])
+    ]
+    alone = [
+        f"- only in {one.name}: {lab}: {key}"
+        for one, other in ((a, b), (b, a))
+        for lab, measurements in sorted(one.labs.items())
+        for key in sorted(measurements.keys() - other.labs.get(lab, {}).keys())
+    ]
+    return [*sections, Section("What is not compared", "\n".join(alone + rest) or "Nothing: all stands above.")]
+
+
+def described(one: Side) -> list[str]:
+    """The machine, the engines' versions and the time, from the entries themselves."""
+    sources = [entry["provenance"] for entry in one.entries()]
+    machines = {
+        f"{s['processor']}, {s.get('cores', '?')} of {s.get('machine_cores', '?')} cores, "
+        f"{s.get('memory_gib', '?')} GiB, GPU {s.get('gpu') or 'none'}, profile {s.get('profile', '?')}"
+        for s in sources
+        if "processor" in s and "engine" in s
+    } or {f"{s.get('processor', 'unknown machine')}" for s in sources}
+    versions = {f"{title(s['engine'])} {s.get('engine_version', '?')}" for s in sources if "engine" in s}
+    times = sorted(s["time"][:16].replace("T", " ") for s in sources)
+    lines = [
+        f"- {one.name}: {paths.show(one.place)}, {len(sources)} results, {times[0]} to {times[-1]}",
+        *(f"- {one.name} ran on {one_line(machine)}" for machine in sorted(machines)),
+        f"- {one.name}'s engines: {one_line(', '.join(sorted(versions)) or 'none')}",
+    ]
+    return [*lines, *(f"- {one.name}: {one_line(fault)}" for fault in one.faults)]
+
+
+def compared(lab: str, a: Rounds, b: Rounds) -> list[Section]:
+    """One section per figure; rows of which neither side has the figure are left out."""
+    there = [key for key in shared_keys(a, b) if figured(a[key], b[key])]
+    notes: list[str] = []
+    marks = {key: mark(difference(a[key], b[key]), notes) for key in there}
+    sections = []
+    for value, name, unit, _ in FIGURES:
+        rows = []
+        for key in there:
+            ours, theirs = numbers(a[key], value), numbers(b[key], value)
+            if ours and theirs:
+                rows.append((*place(key, a[key][0]), spread(ours), spread(theirs), ratio(theirs, ours), marks[key]))
+        if rows:
+            header = ("engine", "users", f"A, {unit}", f"B, {unit}", "B / A", "differs")
+            text = "\n".join([*notes, "", aligned(Table("", header, rows))])
+            sections.append(Section(f"{lab}: {name}", text))
+    return sections
+
+
+def shared_keys(a: Rounds, b: Rounds) -> list[str]:
+    return sorted(a.keys() & b.keys(), key=order(a))
+
+
+def figured(a: Sequence[Entry], b: Sequence[Entry]) -> bool:
+    """Whether both have one of the figures, of a named engine."""
+    named = all("engine" in entry["provenance"] for entry in (*a, *b))
+    return named and any(numbers(a, value) and numbers(b, value) for value, *_ in FIGURES)
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """B against A, in words where there is nothing to tell."""
+    if min(len(theirs), len(ours)) < 2:
+        return "one round: no interval"
+    if min(*theirs, *ours) <= 0:
+        return "no ratio of 0"
+    found = clear_ratio(theirs, ours)
+    return "no difference to be told" if found is None else f"{number(found)}×"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{interval(values)}, n={len(values)}"
+
+
+def difference(a: Sequence[Entry], b: Sequence[Entry]) -> str:
+    """What else than machine and version differs between them, "" if nothing does."""
+    said = []
+    for name in ALIKE:
+        ours, theirs = distinct_values(a, name), distinct_values(b, name)
+        if ours != theirs or len(ours) > 1:
+            said.append(f"{name} {' and '.join(ours)} in A, {' and '.join(theirs)} in B")
+    failed = [sum(int(v) for e in one for v in numbers([e], "failed")) for one in (a, b)]
+    if any(failed):
+        said.append(f"failed requests: {failed[0]} in A, {failed[1]} in B")
+    return "; ".join(said)
+
+
+def distinct_values(entries: Sequence[Entry], name: str) -> list[str]:
+    """Each value that these entries have, once, as it can be printed."""
+    values = (entry["kind"] if name == "kind" else entry["provenance"].get(name) for entry in entries)
+    return sorted({one_line(flags(value) if isinstance(value, dict) else str(value)) for value in values})
+
+
+def flags(value: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {given}" for name, given in sorted(value.items())) or "none"
+
+
+def mark(difference: str, notes: list[str]) -> str:
+    """A number for this difference; rows with the same one share it."""
+    if not difference:
+        return ""
+    found = [i for i, note in enumerate(notes, 1) if note == f"- [{i}] {difference}"]
+    if not found:
+        notes.append(f"- [{len(notes) + 1}] {difference}")
+    return f"[{found[0] if found else len(notes)}]"
+
+
+def numbers(entries: Sequence[Entry], value: str) -> list[float]:
+    """This figure in each round that has it; of a spread its median."""
+    found = [entry["values"].get(value) for entry in entries]
+    single = [one.get("median") if isinstance(one, dict) else one for one in found]
+    # A number beyond a float's range or NaN was never measured.
+    return [float(v) for v in single if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e15]
+
+
+def place(key: str, entry: Entry) -> tuple[str, str]:
+    """The engine and the number of users, with what else the key says (a flag that was swept)."""
+    engine, users = entry["provenance"]["engine"], entry["values"].get("users", "")
+    rest = [part for part in key.split("/")[1:] if part not in (engine, f"users-{users}")]
+    return one_line(f"{title(engine)}{' ' if rest else ''}{' '.join(rest)}"), one_line(str(users))
+
+
+def order(rounds: Rounds) -> Any:
+    """Engines in the course's order, then by users, as numbers."""
+
+    def by(key: str) -> tuple[str, int, float, str]:
+        entry = rounds[key][0]
+        names = list(ENGINES)
+        engine = entry["provenance"].get("engine")
+        users = numbers([entry], "users")
+        return key.split("/")[0], names.index(engine) if engine in names else 99, users[0] if users else 0, key
+
+    return by
+
+
+def title(engine: Any) -> str:
+    return ENGINES[engine].title if isinstance(engine, str) and engine in ENGINES else str(engine)
+
+
+def one_line(text: str) -> str:
+    """What a foreign ledger says, on one line of printable characters."""
+    one_line = "".join(c if c.isprintable() else " " for c in text)
+    return one_line if len(one_line) <= 200 else one_line[:199] + "…"
+
+
+def aligned(table: Table) -> str:
+    """The table in Markdown, its columns aligned for a terminal."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(table.header))]
+    lines.insert(1, ["-" * max(width, 3) for width in widths])
+    return "\n".join(
+        "| " + " | ".join(c.ljust(max(w, 3)) for c, w in zip(row, widths, strict=True)) + " |" for row in lines
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m shared.report.compare", description="Two ledgers side by side.")
+    parser.add_argument("a", type=Path, help="a ledger, or a folder of them")
+    parser.add_argument("b", type=Path, help="the other one")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
+    asked = parser.parse_args(arguments)
+    try:
+        sections = side_by_side(side("A", asked.a), side("B", asked.b))
+        for section in sections:
+            print(f"\n{section.title}\n\n{section.text}")
+        if asked.html:
+            escaped = [Section(s.title, escape(s.text, quote=False)) for s in sections]  # a foreign ledger's words
+            source = f"A: {paths.show(asked.a)} · B: {paths.show(asked.b)}"
+            files.write(asked.html.expanduser(), as_html("Two ledgers side by side", source, escaped).encode())
+            print(f"\nwritten: {paths.show(asked.html)}")
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""Watch an engine while a load runs: running, waiting, KV cache, preemptions, cache hits, from its own /metrics.
+
+    with live_panel.watch(engine) as seen:
+        run = load.closed(engine, ...)
+    seen.rows()        # what was seen, for a plot
+
+In JupyterLab the panel is a widget that changes twice a second. Where widgets don't work it is a table, as text and
+as HTML, which is written when the load is over. Reading /metrics costs the engine about a millisecond each time.
+"""
+
+import html
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ipywidgets
+from IPython.display import display
+
+from shared.engines.http import counters
+from shared.launch.running import Engine
+from shared.report.table import Table
+
+STEP_S = 0.5
+BARS = "▁▂▃▄▅▆▇█"
+# What is shown, by the name of the counter: its title, and how a value reads.
+SHOWN = {
+    "running": ("running", "{:.0f} requests"),
+    "waiting": ("waiting", "{:.0f} requests"),
+    "kv_use": ("KV cache in use", "{:.0%}"),
+    "preemptions": ("preemptions", "{:.0f}"),
+    "generated_tokens": ("output tokens", "{:.0f}"),
+    "hit_rate": ("prefix cache hits", "{:.0%} of prompt tokens"),
+}
+
+
+@dataclass
+class CounterSamples:
+    """The samples of one load: seconds since its beginning, and what the engine said."""
+
+    title: str
+    samples: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)
+
+    def add(self, at_s: float, said: Mapping[str, float]) -> None:
+        """Totals count from the first sample on; a share of nothing is unknown, not 0."""
+        now = dict(said)
+        if not self.samples:
+            self._first = dict(said)
+        for name in ("preemptions", "generated_tokens", "cached_tokens", "cache_queries"):
+            if name in now:
+                now[name] -= self._first.get(name, 0.0)
+        if now.get("cache_queries"):
+            now["hit_rate"] = now.get("cached_tokens", 0.0) / now["cache_queries"]
+        self.samples.append((at_s, now))
+
+    def series(self, name: str) -> list[float]:
+        return [said[name] for _, said in self.samples if name in said]
+
+    def most(self, name: str) -> float | None:
+        """The largest value that was seen; None if the engine never said it."""
+        return max(self.series(name), default=None)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Of each: its title, the newest value, the largest, and its course."""
+        out = []
+        for name, (title, form) in SHOWN.items():
+            if values := self.series(name):
+                out.append((title, form.format(values[-1]), form.format(max(values)), spark(values)))
+        return out
+
+    def table(self) -> Table:
+        return Table(self.title, ("", "now", "at most", "since the load began"), self.rows())
+
+    def html(self) -> str:
+        seconds = f"{self.samples[-1][0]:.1f} s" if self.samples else "nothing seen yet"
+        return f"<b>{html.escape(self.title)}</b>, {seconds}{self.table().html()}"
+
+    def text(self) -> str:
+        return f"{self.title}\n{self.table().markdown()}"
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """A course in characters, scaled to its largest value; of many values the largest of each stretch."""
+    top = max(values, default=0.0)
+    stretch = max(1, -(-len(values) // width))
+    kept = [max(values[i : i + stretch]) for i in range(0, len(values), stretch)]
+    return "".join(BARS[round(v / top * (len(BARS) - 1))] if top > 0 else BARS[0] for v in kept)
+
+
+@contextmanager
+def watch(engine: Engine, step_s: float = STEP_S) -> Iterator[CounterSamples]:
+    """Sample the engine while the block runs, and show it. Whatever goes wrong with showing, the load goes on."""
+    seen = CounterSamples(f"{engine.spec.title}, by its own /metrics")
+    widget = ipywidgets.HTML(seen.html())
+    handle = display(bundle(widget, seen), raw=True, display_id=True)
+    over, began = threading.Event(), time.monotonic()
+
+    def sample() -> None:
+        while True:
+            if said := counters(engine):
+                seen.add(time.monotonic() - began, said)
+                widget.value = seen.html()
+            if over.wait(step_s):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+        if said := counters(engine):
+            seen.add(time.monotonic() - began, said)
+        widget.value = seen.html()
+        if handle is not None:  # outside of a notebook there is none
+            handle.update(bundle(widget, seen), raw=True)
+
+
+def bundle(widget: ipywidgets.HTML, seen: CounterSamples) -> dict[str, Any]:
+    """The widget, and the same as HTML and text for where widgets don't work."""
+    return {**(widget._repr_mimebundle_() or {}), "text/html": seen.html(), "text/plain": seen.text()}

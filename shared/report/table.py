@@ -1,0 +1,41 @@
+"""Tables, and long texts that a click opens."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from IPython.display import display
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers to be read."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        head = "".join(f"<th>{html.escape(h)}</th>" for h in self.header)
+        body = "".join("<tr>" + "".join(map(html_cell, row)) + "</tr>" for row in self.rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def html_cell(text: str) -> str:
+    """Numbers stand to the right, where JupyterLab puts everything; words to the left."""
+    left = "" if text[:1].isdigit() else " style='text-align:left'"
+    return f"<td{left}>{html.escape(text)}</td>"
+
+
+def folded(texts: Mapping[str, str]) -> None:
+    """Display long texts, each behind its title; a click opens it. As plain text they stand below each other."""
+    page = "".join(
+        f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
+        for title, text in texts.items()
+    )
+    plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
+    display({"text/html": page, "text/plain": plain}, raw=True)

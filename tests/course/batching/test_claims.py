@@ -1,0 +1,120 @@
+"""Lab 3.3.2's milestone: each claim holds on results that bear it out, and falls with the one thing it rests on."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared import paths, results
+from shared.course import checks, labs, milestones
+from shared.load import Run, Trace
+from shared.metrics import summarise
+from tests.helpers.ledger import provenance, trace
+
+
+def record(key: str, *traces: Trace, engine: str = "vllm", **more: Any) -> None:
+    counted = {"preemptions": 0.0, "cached_tokens": 0.0, "cache_queries": 100.0, **more.pop("counted", {})}
+    source = {**provenance(engine), **more.pop("source", {})}
+    load = {"kind": "closed", "about_cache": True, **more.pop("load", {})}
+    run = Run(traces, len(traces), 8, "short", source, 0.01, counted, load)
+    results.record("3.3.2", key, summarise(run))
+
+
+def many(count: int, **how: Any) -> list[Trace]:
+    return [trace(**how) for _ in range(count)]
+
+
+def fill(**changed: Any) -> None:
+    """Results that bear out every claim; `changed` names what is to be otherwise."""
+    gaps = {batch: [[0.0, 0.0, changed.get(batch, 0.01)] * 40] for batch in ("alone", "together", "squeezed")}
+    results.record("3.3.2", "own/greedy", {"preemptions": changed.get("own_preemptions", 3)}, raw=gaps)
+    for way, ttft, gap in (
+        ("static", 900, 10),
+        ("continuous", 200, 90),
+        ("chunked", 150, changed.get("chunk_gap", 20)),
+    ):
+        record(f"own/schedule/{way}", *many(4, ttft_ms=ttft, gap_ms=gap), engine="yours")
+    for number in (1, 2):
+        record(f"load/users-16/vllm/round-{number}", *many(16))
+        record(f"load/users-16/yours/round-{number}", *many(16, gap_ms=changed.get("own_gap", 11)), engine="yours")
+        record(f"load/users-32/vllm/round-{number}", *many(32))
+    record("seats/users-32", *(trace(start_ms=changed.get("apart_ms", 130) * n) for n in range(32)))
+    slo = {"ttft_ms": 100.0, "tpot_ms": None, "e2e_ms": None}
+    results.record("3.3.2", "slo", slo, raw=slo)
+    # A request every so many ms; above the knee each waits longer than the one before it.
+    for share, count, every_ms, later_ms in (
+        (20, 10, 500, 0),
+        (90, 10, 100, 0),
+        (200, 40, 50, changed.get("later", 50)),
+    ):
+        late = [trace(ttft_ms=50 + later_ms * n, start_ms=every_ms * n) for n in range(count)]
+        opened = [replace(t, scheduled_ns=t.sent_ns) for t in late]
+        record(f"open/percent-{share}", *opened, load={"kind": "open", "rate_per_s": share})
+    hit = {"cached_tokens": changed.get("hits", 80.0), "cache_queries": 100.0}
+    record("prefix/on/shared-256", *many(3, ttft_ms=20), counted=hit)
+    record("prefix/on/unique", *many(3, ttft_ms=90), counted={"cached_tokens": changed.get("unique_hits", 1.0)})
+    record("prefix/off/shared-256", *many(3, ttft_ms=90))
+    record("prefix/off/unique", *many(3, ttft_ms=90))
+    record("preempt/ample", *many(4), counted={"preemptions": changed.get("ample", 0.0)})
+    record("preempt/scarce", *many(4), counted={"preemptions": changed.get("scarce", 7.0)})
+    died = many(3) + [trace(error="refused")] * changed.get("failed", 2)
+    record("died", *died)
+
+
+def failing() -> list[str]:
+    return [c.evidence for c in milestones.check("3.3.2").claims if not c.ok]
+
+
+def test_a_whole_ledger_bears_out_every_claim() -> None:
+    fill()
+    found = milestones.check("3.3.2")
+    assert found.complete, found
+    said = repr(found)
+    for part in (
+        "squeezed 0.010", "3 preemptions in the squeezed one", "200 continuous", "vLLM's at 16 users",
+        "80 % of prompt tokens", "7 preemptions with few blocks, 0 with enough", "3 of 5 requests",
+    ):  # fmt: skip
+        assert part in said, said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"squeezed": 0.9}, "squeezed: a greedy token lies 0.90 nats"),
+        ({"own_preemptions": 0}, "nothing was preempted in the squeezed batch"),
+        ({"chunk_gap": 95}, "longest pause 90 ms with whole prompts, 95 in chunks"),
+        ({"own_gap": 40}, "of vLLM's at 16 users"),
+        ({"apart_ms": 0}, "1.0 times"),
+        ({"later": 0}, "kept the SLO"),
+        ({"hits": 30.0}, "30 % of prompt tokens from the cache"),
+        ({"unique_hits": 20.0}, "unique prompts 20.0 %"),
+        ({"scarce": 0.0}, "0 preemptions with few blocks"),
+        ({"ample": 2.0}, "2 with enough"),
+        ({"failed": 0}, "0 marked failed"),
+    ],
+)
+def test_each_claim_falls_with_what_it_rests_on(changed: dict[str, Any], said: str) -> None:
+    fill(**changed)
+    [evidence] = failing()
+    assert said in evidence
+
+
+def test_an_empty_ledger_names_the_cells_to_run() -> None:
+    lab = labs.find_lab("3.3.2")
+    cells = {cell.id for cell in checks.notebook(lab).cells}
+    named = " ".join(failing())
+    assert len(failing()) == len(lab.claims)
+    for cell in ("own-text", "three-ways", "run-load", "one-seat", "run-open-loop", "prefix-on", "preempt-ample",
+                 "server-dies"):  # fmt: skip
+        assert f"`{cell}`" in named
+        assert cell in cells
+    assert lab.solution == paths.REPO / "solutions" / lab.notebook
+
+
+def test_two_models_are_no_comparison_of_engines() -> None:
+    fill(own_gap=40)
+    for number in (1, 2):
+        record(f"load/users-16/vllm/round-{number}", *many(16), source={"model": "another"})
+    [claim] = [c for c in milestones.check("3.3.2").claims if "vLLM's throughput" in c.text]
+    assert claim.ok
+    assert "of different models (another, small): no comparison" in claim.evidence

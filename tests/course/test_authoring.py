@@ -1,0 +1,163 @@
+"""labs/ is made from solutions/, whole and the same each time, and gives nothing away."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from shared import LabError, paths
+from shared.course import authoring
+
+SOURCE = '''\
+import math
+
+
+def area(radius):
+    """Of a circle."""
+    # BEGIN SOLUTION: what is "π"?
+    squared = radius**2
+    return math.pi * squared
+    # END SOLUTION
+
+
+print("below")
+'''
+STUDENT = '''\
+import math
+
+
+def area(radius):
+    """Of a circle."""
+    # TODO: what is "π"?
+    raise NotImplementedError("ex-area: what is \\"π\\"?")
+
+
+print("below")
+'''
+
+
+def written(folder: Path, *cells: tuple[str, str, list[str]]) -> Path:
+    """A solution notebook that was run."""
+    notebook = nbformat.v4.new_notebook()
+    for name, source, tags in cells:
+        cell = nbformat.v4.new_code_cell(source, metadata={"tags": tags, "took_s": 3}, execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("stream", text="42")]
+        cell.id = name
+        notebook.cells.append(cell)
+    folder.mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / "lab-3.3.1-x.ipynb")
+    return folder
+
+
+def test_a_solution_becomes_a_todo_that_names_its_exercise(tmp_path: Path) -> None:
+    solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []), ("all-done", "assert 1", ["solution-only"]))
+    made = authoring.make_labs(solutions, tmp_path / "labs")
+    assert made == [Path("lab-3.3.1-x.ipynb")]
+    lab = nbformat.read(tmp_path / "labs" / "lab-3.3.1-x.ipynb", as_version=4)
+    nbformat.validate(lab)
+    [cell] = lab.cells
+    assert cell.id == "ex-area"
+    assert cell.source == STUDENT
+    assert (cell.outputs, cell.execution_count, dict(cell.metadata)) == ([], None, {})
+    names: dict[str, object] = {}
+    exec(cell.source, names)  # the cell runs; the function doesn't
+    with pytest.raises(NotImplementedError, match='ex-area: what is "π"'):
+        names["area"](1)  # type: ignore[operator]
+
+
+def test_the_same_bytes_twice_and_nothing_to_do_the_second_time(tmp_path: Path) -> None:
+    solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
+    authoring.make_labs(solutions, tmp_path / "labs")
+    first = (tmp_path / "labs" / "lab-3.3.1-x.ipynb").read_bytes()
+    assert authoring.make_labs(solutions, tmp_path / "labs") == []
+    (tmp_path / "labs" / "lab-3.3.1-x.ipynb").unlink()
+    authoring.make_labs(solutions, tmp_path / "labs")
+    assert (tmp_path / "labs" / "lab-3.3.1-x.ipynb").read_bytes() == first
+
+
+def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
+    folder = tmp_path / "solutions" / "gateway"
+    (folder / "static").mkdir(parents=True)
+    (folder / "app.py").write_text(SOURCE)
+    (folder / "static" / "chat.js").write_text(
+        "function f() {\n  // BEGIN SOLUTION: read it\n  return 1;\n  // END SOLUTION\n}"
+    )
+    (folder / "logo.png").write_bytes(b"\x89PNG\xff")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "app.pyc").write_bytes(b"x")
+    authoring.make_labs(tmp_path / "solutions", tmp_path / "labs")
+    made = tmp_path / "labs" / "gateway"
+    assert (made / "app.py").read_text() == STUDENT.replace("ex-area", "app")
+    assert (made / "static" / "chat.js").read_text() == (
+        'function f() {\n  // TODO: read it\n  throw new Error("chat: read it");\n}'
+    )
+    assert (made / "logo.png").read_bytes() == b"\x89PNG\xff"
+    assert not (made / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("a\n# END SOLUTION", r"cell ex-area, line 2: a solution ends that never began"),
+        ("# BEGIN SOLUTION: x\n\n# BEGIN SOLUTION: y\n# END SOLUTION", r"line 3: a solution begins within .* line 1"),
+        ("\n# BEGIN SOLUTION: x\nreturn 1", r"line 2: this solution never ends"),
+        ("# BEGIN SOLUTION\n# END SOLUTION", r"line 1: the solution has no hint"),
+        ("# BEGIN SOLUTION:\n# END SOLUTION", r"line 1: `# BEGIN SOLUTION:` is no marker, but looks like one"),
+        ("# begin solution: x\n1\n# END SOLUTION", r"line 1: `# begin solution: x` is no marker"),
+        ("x = 1  # BEGIN SOLUTION: x", r"line 1: .* is no marker"),
+        ("# BEGIN_SOLUTION: x", r"line 1: .* is no marker"),
+    ],
+)
+def test_a_stray_marker_is_named_with_its_place(tmp_path: Path, source: str, said: str) -> None:
+    solutions = written(tmp_path / "solutions", ("ex-area", source, []))
+    with pytest.raises(LabError, match=rf"lab-3.3.1-x.ipynb, {said}|lab-3.3.1-x.ipynb, cell ex-area, {said}"):
+        authoring.make_labs(solutions, tmp_path / "labs")
+    assert not (tmp_path / "labs").exists()
+
+
+def test_a_lab_that_a_student_has_worked_in_is_kept(tmp_path: Path) -> None:
+    solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
+    labs = tmp_path / "labs"
+    authoring.make_labs(solutions, labs)
+    lab = nbformat.read(labs / "lab-3.3.1-x.ipynb", as_version=4)
+    lab.cells[0].execution_count = 4
+    lab.cells[0].source = "my work"
+    nbformat.write(lab, labs / "lab-3.3.1-x.ipynb")
+    authoring.make_labs(solutions, labs)
+    [kept] = labs.glob("yours-lab-3.3.1-x-2*.ipynb")
+    assert "my work" in kept.read_text()
+    assert "my work" not in (labs / "lab-3.3.1-x.ipynb").read_text()
+
+
+def test_a_lab_without_solution_goes_and_other_files_stay(tmp_path: Path) -> None:
+    solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
+    labs = tmp_path / "labs"
+    labs.mkdir()
+    (labs / "lab-old.ipynb").write_text(json.dumps(nbformat.v4.new_notebook()))
+    (labs / "notes.txt").write_text("mine")
+    authoring.make_labs(solutions, labs)
+    assert {f.name for f in labs.iterdir()} == {"lab-3.3.1-x.ipynb", "notes.txt"}
+
+
+def test_labs_are_as_their_solutions_say() -> None:
+    said = subprocess.run([sys.executable, "-m", "shared.course.authoring", "--check"], capture_output=True, text=True)
+    assert (said.stdout, said.returncode) == ("", 0)
+
+
+def test_labs_hold_no_outputs_and_no_line_of_a_solution() -> None:
+    labs = sorted((paths.REPO / "labs").rglob("*"))
+    text = {file: file.read_text() for file in labs if file.suffix in (*authoring.TEXTS, ".ipynb")}
+    notebooks = [nbformat.read(file, as_version=4) for file in labs if file.suffix == ".ipynb"]
+    assert notebooks
+    lines = {line.strip() for nb in notebooks for c in nb.cells for line in c.source.split("\n")}
+    lines |= {line.strip() for file, one in text.items() if file.suffix != ".ipynb" for line in one.split("\n")}
+    secret = [(place, line) for place, line in authoring.solution_lines(paths.REPO / "solutions") if line]
+    assert len(secret) > 10
+    assert [(place, line) for place, line in secret if line in lines] == []
+    for notebook in notebooks:
+        for cell in notebook.cells:
+            assert not cell.get("outputs")
+            assert cell.get("execution_count") is None

@@ -1,0 +1,139 @@
+"""Each exercise catches the mistakes that people make with the hint for it, and passes what is right in other words."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shared.course import checks, exercise, labs
+from shared.course.exercise import Exercise, expect, judge
+from tests.wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
+
+LABS = {"3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps), "3.3.2": (continuous_batching,)}
+ANSWERS = {lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()}
+           for lab, modules in LABS.items()}  # fmt: skip
+RIGHT = {lab: {name: f for module in modules for name, f in module.RIGHT.items()} for lab, modules in LABS.items()}
+TRIES = 20  # a test makes up its inputs: the hint must not depend on luck
+
+EXERCISES = [pytest.param(lab, e, id=e.function) for lab in labs.LABS.values() for e in lab.exercises]
+WRONG = [
+    pytest.param(e, hint, answer, id=f"{e.function}-{answer.__name__}")
+    for lab in labs.LABS.values()
+    for e in lab.exercises
+    for hint, answer in ANSWERS[lab.number][e.function]
+]
+
+
+def test_every_written_lab_has_exercises_enough() -> None:
+    for lab in labs.LABS.values():
+        if lab.claims:
+            assert len(lab.exercises) >= 4
+            assert 4 <= len(lab.claims) <= 8
+
+
+@pytest.mark.parametrize(("asked", "hint", "answer"), WRONG)
+def test_a_wrong_answer_gets_the_hint_meant_for_it(asked: Exercise, hint: str, answer: Callable[..., Any]) -> None:
+    for _ in range(TRIES):
+        found = judge(asked, answer)
+        assert found.outcome == "incorrect"
+        assert hint in found.text
+
+
+@pytest.mark.parametrize(("lab", "asked"), EXERCISES)
+def test_right_answers_pass_however_they_are_written(lab: labs.Lab, asked: Exercise) -> None:
+    assert len(ANSWERS[lab.number][asked.function]) >= 3
+    assert len(asked.hints) >= 2
+    for _ in range(TRIES):
+        for answer in (checks.reference(lab, asked), RIGHT[lab.number][asked.function]):
+            found = judge(asked, answer)
+            assert (found.outcome, found.text) == ("correct", asked.why)
+
+
+@pytest.mark.parametrize(("lab", "asked"), EXERCISES)
+def test_the_notebook_says_what_an_exercise_costs(lab: labs.Lab, asked: Exercise) -> None:
+    cells = checks.notebook(lab).cells
+    [place] = [i for i, cell in enumerate(cells) if cell.id == asked.cell]
+    assert asked.header() in cells[place - 1].source
+    assert cells[place + 1].source == f"check({asked.function})"
+    after = "\n".join(c.source for c in cells[place + 2 :] if c.cell_type == "code")
+    assert f"check.use({asked.function})" in after, "its answer is used nowhere"
+
+
+@pytest.fixture
+def asked() -> Exercise:
+    def test(f: Any) -> None:
+        expect(f, ([3, 4], "x"), 7, {"that is a product": 12})
+
+    return Exercise("answer", "ex-answer", 1, 1, 1, "because", ("first", "second"), test)
+
+
+def test_an_open_exercise_is_not_attempted(asked: Exercise) -> None:
+    def answer(numbers: list[int], name: str) -> int:
+        raise NotImplementedError("ex-answer: add them")
+
+    found = judge(asked, answer)
+    assert found.outcome == "not attempted"
+    assert "`ex-answer`" in found.text
+    assert judge(asked, 7).outcome == "not attempted"
+
+
+def test_an_answer_that_calls_an_open_exercise_names_it(asked: Exercise) -> None:
+    def helper() -> int:
+        raise NotImplementedError
+
+    def answer(numbers: list[int], name: str) -> int:
+        return helper()
+
+    found = judge(asked, answer)
+    assert (found.outcome, found.text) == ("incorrect", "answer calls helper, which is still to be written.")
+
+
+def test_what_a_function_raises_is_told_with_its_line(asked: Exercise) -> None:
+    def answer(numbers: list[int], name: str) -> int:
+        return numbers[7]
+
+    assert judge(asked, answer).text == "answer raised IndexError: list index out of range in `return numbers[7]`."
+
+    def leave(numbers: list[int], name: str) -> int:
+        raise SystemExit(3)
+
+    assert "SystemExit" in judge(asked, leave).text
+    assert "takes 0 positional arguments" in judge(asked, lambda: 7).text
+
+
+def test_an_endless_loop_is_ended_even_if_it_catches_everything(
+    asked: Exercise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercise, "LIMIT_S", 0.3)
+
+    def endless(numbers: list[int], name: str) -> int:
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    began = time.monotonic()
+    assert "does a loop end?" in judge(asked, endless).text
+    assert time.monotonic() - began < 3
+
+
+def test_a_function_that_changes_its_inputs_harms_nobody(asked: Exercise) -> None:
+    def answer(numbers: list[int], name: str) -> int:
+        total = 0
+        while numbers:
+            total += numbers.pop()
+        return total
+
+    for _ in range(2):
+        assert judge(asked, answer).outcome == "correct"
+
+
+@pytest.mark.parametrize(
+    ("got", "right", "same"),
+    [(7.0000001, 7, True), (7.1, 7, False), (None, 7, False), (None, None, True), (0, None, False), ("7", 7, False),
+     (True, 1, False), ((1, 2.0), [1, 2], True), ([1], [1, 2], False), (3, [3], False), (float("nan"), 7, False),
+     ("a", "a", True), (object(), 7, False), (10**400, 7.0, False)],
+)  # fmt: skip
+def test_what_counts_as_the_same_answer(got: object, right: object, same: bool) -> None:
+    assert exercise.same(got, right) is same

@@ -1,0 +1,229 @@
+"""A milestone believes the ledger only as far as its raw traces bear it out."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import LabError, results
+from shared.course import checks, milestones
+from shared.course.benchmark.comparison import build_report
+from shared.load import Run, Trace
+from shared.metrics import summarise
+from shared.results.ledger import ledger_file, raw_file
+from tests.helpers.ledger import fill, provenance, trace
+
+
+def failing() -> list[str]:
+    """Evidence of the claims that don't hold."""
+    return [c.evidence for c in milestones.check("3.3.1").claims if not c.ok]
+
+
+def alter(key: str, **values: object) -> None:
+    """Change figures in the ledger, as a hand would."""
+    file = ledger_file("3.3.1")
+    ledger = json.loads(file.read_text())
+    ledger[key]["values"].update(values)
+    file.write_text(json.dumps(ledger))
+
+
+def record(key: str, *traces: Trace) -> None:
+    run = Run(traces, 1, 8, "short", provenance("vllm"), 0.01)
+    results.record("3.3.1", key, summarise(run))
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.report.plots.browser", lambda: None)  # no pictures: they take seconds each
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
+    build_report("3.3.1")
+
+
+def test_an_empty_ledger_bears_out_nothing_and_names_the_cells() -> None:
+    found = milestones.check("3.3.1")
+    assert not any(claim.ok for claim in found.claims)
+    assert "check-greedy" in repr(found)
+    assert "run-load" in repr(found)
+    assert "0 of 8" in found._repr_html_()
+
+
+@pytest.mark.usefixtures("done")
+def test_a_whole_ledger_bears_out_every_claim() -> None:
+    found = milestones.check("3.3.1")
+    assert found.complete, found
+    assert "84 summaries computed again" in repr(found)
+
+
+@pytest.mark.usefixtures("done")
+def test_a_bettered_figure_is_refused() -> None:
+    alter("load/users-4/vllm/round-1", output_tok_s=9999.0)
+    assert any("load/users-4/vllm/round-1: it differs from the copy" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_a_bettered_gap_is_refused() -> None:
+    alter("greedy/vllm", worst_gap_nats=0.0)
+    assert any("greedy/vllm: it differs from the copy beside its raw data" in e for e in failing())
+
+
+def test_a_wrong_engine_is_refused() -> None:
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20})
+    results.record("3.3.1", "greedy/vllm", {"worst_gap_nats": 6.1}, raw=[{"gaps": [0.0, 6.1]}])
+    assert any("6.10 nats below the reference's best" in e for e in failing())
+
+
+def test_a_quoted_figure_does_not_count_as_measured() -> None:
+    fill({"ollama": 11, "llamacpp": 10, "sglang": 25})
+    for users in (1, 4, 16):
+        results.record(
+            "3.3.1",
+            f"load/users-{users}/vllm/round-1",
+            {"output_tok_s": 400, "users": users},
+            kind="quoted: a blog, 2026",
+        )
+    assert any("missing: vLLM at 1, vLLM at 4, vLLM at 16" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_lost_raw_traces_are_missed() -> None:
+    raw_file("3.3.1", "load/users-1/llamacpp/round-2").unlink()
+    assert any("missing or torn" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_a_report_older_than_the_results_is_noticed(own_results: Path) -> None:
+    for file in own_results.glob("report.*"):
+        os.utime(file, (1, 1))
+    assert any("older than the results" in e for e in failing())
+
+
+def test_failed_requests_and_unknown_cache_use_are_shown() -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    record("load/users-1/vllm/round-9", trace(), trace(error="reset"))
+    assert any("; 1 of " in e and e.endswith("requests failed") for e in failing())
+    record("load/users-1/vllm/round-9", replace(trace(), cached_tokens=None))
+    assert any("did not say how many" in e for e in failing())
+
+
+def test_help_from_a_prefix_cache_is_shown() -> None:
+    fill({"llamacpp": 10, "vllm": 20}, rounds=2)
+    record("load/users-1/vllm/round-2", replace(trace(prompt=512), cached_tokens=120))
+    assert not [e for e in failing() if "prompt tokens" in e]  # 120 of 14,812: not yet 1 %
+    record("load/users-1/vllm/round-1", replace(trace(prompt=512), cached_tokens=120))
+    assert any("240 of about" in e for e in failing())
+
+
+def test_a_lab_without_milestone_is_said() -> None:
+    with pytest.raises(LabError, match="There is no lab '9'"):
+        milestones.check("9")
+
+
+def alter_both(key: str, change: Any) -> None:
+    """Change an entry in the ledger and in the copy beside its raw data, as a careful hand would."""
+    raw = raw_file("3.3.1", key)
+    stored = json.loads(gzip.decompress(raw.read_bytes()))
+    change(stored["entry"])
+    raw.write_bytes(gzip.compress(json.dumps(stored).encode()))
+    os.utime(raw, (1, 1))  # no newer than the report
+    ledger = json.loads(ledger_file("3.3.1").read_text())
+    ledger[key] = stored["entry"]
+    ledger_file("3.3.1").write_text(json.dumps(ledger))
+
+
+KEY = "load/users-4/vllm/round-1"
+
+
+@pytest.mark.usefixtures("done")
+def test_a_figure_bettered_in_both_places_still_does_not_follow_from_its_traces() -> None:
+    alter_both(KEY, lambda entry: entry["values"].update(output_tok_s=9999.0))
+    assert any(f"{KEY}: output_tok_s doesn't follow from the raw traces" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_a_quoted_entry_relabelled_as_measured_is_refused() -> None:
+    def relabel(entry: dict[str, Any]) -> None:
+        for name in ("host", "processor", "code_sha256"):
+            del entry["provenance"][name]
+
+    alter_both(KEY, relabel)
+    assert any("it doesn't say its host, processor, code_sha256" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_what_older_code_measured_is_refused_but_by_an_instructor_told_apart() -> None:
+    alter_both(KEY, lambda entry: entry["provenance"].update(code_sha256="0" * 64))
+    assert any("the code that measured it has changed since" in e for e in failing())
+    assert milestones.check("3.3.1", any_code=True).complete
+
+
+@pytest.mark.usefixtures("done")
+def test_evidence_from_another_machine_counts_and_is_marked() -> None:
+    here = milestones.check("3.3.1")
+    assert all("this machine]" in c.evidence for c in here.claims if "report" not in c.text)
+    alter_both(KEY, lambda entry: entry["provenance"].update(host="spark-7", processor="Grace"))
+    found = milestones.check("3.3.1")
+    assert found.complete
+    assert "ANOTHER MACHINE, spark-7 (Grace); this machine]" in found.claims[1].evidence
+
+
+@pytest.mark.usefixtures("done")
+def test_a_claim_says_whose_functions_its_numbers_went_through() -> None:
+    def ttft_ms(sent_ns: int, chunks: list[Any]) -> float | None:
+        raise NotImplementedError
+
+    def evidence() -> str:
+        return next(c.evidence for c in milestones.check("3.3.1").claims if c.text.startswith("Your own"))
+
+    assert "(with the reference: ttft_ms, tpot_ms, output_tok_s)" in evidence()
+    check = checks.of("3.3.1")
+    own = {e.function: checks.reference(check.lab, e) for e in check.lab.exercises}
+    for name in ("ttft_ms", "tpot_ms", "output_tok_s"):
+        assert check.use(own[name]) is own[name]
+    assert "with the reference" not in evidence()
+    check.use(ttft_ms)
+    assert "(with the reference: ttft_ms)" in evidence()
+
+
+@pytest.mark.usefixtures("done")
+def test_own_figures_that_differ_or_are_of_other_loads_are_noticed() -> None:
+    alter_own = json.loads(json.dumps(results.load_raw("3.3.1", "own/figures")))
+    alter_own[KEY]["ttft_ms"] *= 1.1
+    results.record("3.3.1", "own/figures", {"loads": 1}, raw=alter_own)
+    assert any("differ by up to 10.0 %" in e for e in failing())
+    del alter_own[KEY]
+    results.record("3.3.1", "own/figures", {"loads": 1}, raw=alter_own)
+    assert any("1 loads were measured after it" in e for e in failing())
+
+
+@pytest.mark.usefixtures("done")
+def test_progress_shows_all_six() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "shared.course.milestones"], capture_output=True, text=True, check=True
+    )
+    lines = said.stdout.splitlines()
+    assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 12 exercises right"
+    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims, 0 of 8 exercises right"
+    assert lines[2] == "       next: nothing recorded: run the cell `own-text`"
+    assert lines[3:] == [line for line in lines[3:] if line.endswith(": not written yet")]
+    assert len(lines) == 7
+    raw_file("3.3.1", KEY).unlink()
+    said = subprocess.run(
+        [sys.executable, "-m", "shared.course.milestones"], capture_output=True, text=True, check=True
+    )
+    assert "of 8 claims" in said.stdout
+    assert f"next: refused: {KEY}: its raw data is missing or torn: run its cell again" in said.stdout
+
+
+def test_the_live_view_is_a_widget_with_text_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    milestones.live("3.3.1")
+    [bundle] = shown
+    assert {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"} <= set(bundle)
+    assert "0 of 8 claims" in bundle["text/plain"]

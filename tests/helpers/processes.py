@@ -1,0 +1,67 @@
+"""Looking at real processes from a test: by their ids in /proc, with patience and an end to it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.processes import start_time
+
+Run = Callable[..., "subprocess.Popen[str]"]
+LIMIT_S = 5.0  # after which nothing that was to end may still run
+
+
+def eventually(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
+    """Whether it comes to hold within the limit."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def alive(pid: int) -> bool:
+    return start_time(pid) is not None
+
+
+def appears(file: Path) -> Path:
+    """Waits until a process has written something into the file."""
+    assert eventually(lambda: file.exists() and file.read_text() != "", 20), f"no {file.name}"
+    return file
+
+
+def read_pid(file: Path) -> int:
+    assert eventually(lambda: file.exists() and file.read_text().endswith("\n"), 20), f"no {file.name}"
+    return int(file.read_text())
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Waits for its end: exit code, standard output, standard error."""
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+# A notebook's stand-in: it launches an engine, says which process and port, and asks for a long answer.
+STUDENT = """
+import asyncio, sys
+from shared import hardware, models
+from shared.launch import launch
+from shared.load import stream
+from shared.load.prompts import chat
+name, flags = sys.argv[1], eval(sys.argv[2])
+model = models.choose(hardware.detect())
+engine = launch(name, model, flags, quiet=True)
+print(engine.process.pid, engine.port, flush=True)
+body = {"model": engine.served_name, "messages": chat(model, "Count."), "max_tokens": 900, **engine.spec.exact_length}
+asyncio.run(stream(engine.url + "/v1/chat/completions", body))
+"""
+
+
+def start_student(name: str, flags: dict[str, object]) -> tuple[subprocess.Popen[str], int, int]:
+    """The program, in mid-stream soon, and its engine's process id and port."""
+    student = subprocess.Popen([sys.executable, "-c", STUDENT, name, repr(flags)], stdout=subprocess.PIPE, text=True)
+    assert student.stdout
+    pid, port = map(int, student.stdout.readline().split())
+    return student, pid, port

@@ -1,0 +1,113 @@
+"""All native engines side by side: the same prompt, still when idle, still when paused, gone when their program is."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from shared import load, metrics
+from shared.engines import ENGINES
+from shared.engines.http import counters, greedy_tokens
+from shared.launch import alone, launch, stop_all
+from shared.launch.running import Engine
+from shared.load import prompts
+from shared.load.prompts import CHECK_QUESTIONS, OPENING_TOKENS, chat
+from shared.models import ModelChoice
+from shared.processes import descendants, port_taken, start_time
+from tests.helpers.processes import start_student
+
+pytestmark = pytest.mark.engine
+
+FLAGS: dict[str, dict[str, object]] = {
+    "ollama": {"OLLAMA_NUM_PARALLEL": 4, "OLLAMA_CONTEXT_LENGTH": 1024},
+    "llamacpp": {"-np": 4, "-c": 4096},
+    "vllm": {"--max-num-seqs": 4, "--max-model-len": 1024, "--enforce-eager": True},
+    "sglang": {"--max-running-requests": 4, "--max-total-tokens": 4096, "--disable-radix-cache": True},
+}
+NAMES = tuple(FLAGS)
+
+
+@pytest.fixture(scope="module")
+def engines(model: ModelChoice) -> Iterator[dict[str, Engine]]:
+    yield {name: launch(name, model, FLAGS[name], quiet=True) for name in NAMES}
+    stop_all()
+
+
+def cpu_s(engine: Engine) -> float:
+    """Processor time of every process of the engine so far."""
+    ticks = 0
+    for pid in descendants(engine.process.pid):
+        with open(f"/proc/{pid}/stat") as f:
+            ticks += sum(int(n) for n in f.read().rsplit(")", 1)[1].split()[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_share(engine: Engine, seconds: float) -> float:
+    before = cpu_s(engine)
+    time.sleep(seconds)
+    return (cpu_s(engine) - before) / seconds
+
+
+def test_every_native_engine_is_here() -> None:
+    assert set(NAMES) == {name for name, spec in ENGINES.items() if spec.native}
+
+
+def test_all_see_the_same_prompt(engines: dict[str, Engine], model: ModelChoice) -> None:
+    for question in CHECK_QUESTIONS:
+        seen = {name: greedy_tokens(engine, chat(model, question), 2)[0] for name, engine in engines.items()}
+        assert len({tuple(ids) for ids in seen.values()}) == 1, seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_idle_engine_takes_no_processor(engines: dict[str, Engine], name: str) -> None:
+    # The best of three: SGLang tidies up now and then. Of the cores that it was given, all together.
+    assert min(cpu_share(engines[name], 5) for _ in range(3)) / engines[name].cores < 0.02
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_load_is_counted_by_the_engine_too(engines: dict[str, Engine], model: ModelChoice, name: str) -> None:
+    run = load.closed(engines[name], prompts.short(model), users=2, requests=4, max_tokens=16)
+    summary = metrics.summarise(run)
+    assert (summary.requests, summary.failed) == (4, 0)
+    assert summary.cached_tokens is not None
+    assert summary.cached_tokens <= (4 * OPENING_TOKENS if name == "ollama" else 0)
+    # SGLang's counters grow when an answer has ended, and then some; they must agree in the end.
+    deadline = time.monotonic() + 5
+    while counters(engines[name])["running"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert counters(engines[name])["running"] == counters(engines[name])["waiting"] == 0
+    if ENGINES[name].exact_length:
+        assert summary.output_tokens == 4 * 16
+        assert run.counted["generated_tokens"] == pytest.approx(4 * 16, abs=4)  # some leave the first out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_paused_engine_stands_still_and_goes_on(engines: dict[str, Engine], model: ModelChoice, name: str) -> None:
+    engine, other = engines[name], engines["llamacpp" if name != "llamacpp" else "ollama"]
+    with alone(other):
+        states = [stat(pid) for pid in descendants(engine.process.pid)]
+        assert set(states) == {"T"}
+        assert "T" not in [stat(pid) for pid in descendants(other.process.pid)]
+        assert greedy_tokens(other, chat(model, "Hi"), 2)[1]
+    assert greedy_tokens(engine, chat(model, "Hi"), 2)[1]
+
+
+def stat(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *("ollama", "llamacpp") * 3])
+def test_no_engine_outlives_its_program_killed_in_mid_stream(name: str) -> None:
+    student, pid, port = start_student(name, FLAGS[name])
+    processes = {p: start_time(p) for p in [pid, *descendants(pid)]}
+    assert len(processes) >= 2
+    time.sleep(0.3)
+    student.kill()
+    student.wait()
+    deadline = time.monotonic() + 5
+    while any(start_time(p) == began for p, began in processes.items()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [p for p, began in processes.items() if start_time(p) == began] == []
+    assert not port_taken(port)

@@ -1,0 +1,327 @@
+"""The life of a container, from the manifest to its removal, against a stand-in docker.
+
+The containers run a stand-in, no engine: what is tested is what the labs ask of docker, and what they make of its
+answers. The machine is the recorded DGX Spark of tests/machines, its memory readings are scripted.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from environment import container_images, install
+from shared import LabError, launch, paths
+from shared.engines.http import get
+from shared.hardware import Machine
+from shared.launch import containers, launcher, memory
+from shared.launch.containers import Image, ensure, images
+from shared.launch.running import Engine
+from shared.models import ModelChoice
+from tests.helpers.fake_spark import FLAGS, INSIDE, reading
+from tests.helpers.processes import alive, eventually
+from tests.helpers.standin_docker import Docker
+
+SECRET = "hf_thisMustNeverBePrinted"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    launch.stop_all()
+
+
+def start(model: ModelChoice, name: str = "vllm", **more: object) -> Engine:
+    return launch.launch(name, model, {**FLAGS[name], **more}, timeout_s=20)
+
+
+def test_from_the_manifest_to_the_removal(
+    on_a_spark: Docker, spark_model: ModelChoice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_spark.says(pull_s=2.5, layers=4)
+    with start(spark_model) as engine:
+        assert get(engine.port, "/health") is not None
+        assert on_a_spark.containers() == [engine.container] == [f"inference-engine-labs-vllm-{engine.port}"]
+        assert engine.provenance()["engine_version"].endswith("@sha256:" + "d" * 64)
+        assert engine.provenance()["runner"] == "container"
+        assert engine.command[:2] == ["docker", "run"]
+        pid = on_a_spark.pid(engine.container)
+    assert on_a_spark.containers() == []
+    assert not alive(pid)
+    first = [" ".join(words[:2]) for words in on_a_spark.asked()]
+    wanted = ["image inspect", "manifest inspect", "info --format", "pull"]
+    assert [word for word in first if word.startswith(tuple(wanted))][:3] == wanted[:3]
+    assert any(word.startswith("pull ") for word in first)
+    out = capsys.readouterr().out
+    assert "pulling " in out
+    assert "/4 [" in out
+    assert "vLLM is starting" in out
+    start(spark_model).stop()
+    assert sum(words[0] == "pull" for words in on_a_spark.asked()) == 1  # it was there already
+
+
+def test_the_token_is_passed_by_name_and_never_printed(
+    on_a_spark: Docker, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    on_a_spark.says(inside=[*INSIDE, "0", "60", "0"])
+    engine = start(spark_model)
+    inside = Path(f"/proc/{on_a_spark.pid(engine.container)}/environ").read_text()
+    assert f"HF_TOKEN={SECRET}" in inside
+    said = [engine.command_line(), str(engine.provenance()), engine.said(), capsys.readouterr().out]
+    assert SECRET not in " ".join([*said, on_a_spark.calls.read_text(), *engine.command])
+    assert "--env HF_TOKEN --env" in " ".join(engine.command)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from shared.engines import ENGINES, LaunchPlan
+from shared.launch import containers, memory, running
+from shared.models import hub
+machine = SimpleNamespace(unified_memory=False, memory_gib=24.0)
+spec = ENGINES["sglang"]
+name = "inference-engine-labs-sglang-owned"
+flags = []
+what = LaunchPlan(Path("/nowhere"), SimpleNamespace(name="m"), "BF16", 30000, 2, {}, "/weights", 0, 0.1)
+command = containers.run_command(spec, what, flags, name=name, port=int(sys.argv[1]), hub=hub.home(), gpu=[])
+need = memory.Need("SGLang", 0, 0, 0, 0)
+engine = running.start_guarded(spec, what, command, int(sys.argv[1]), {}, "v", need, machine, container=name)
+print(engine.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owner(on_a_spark: Docker) -> Iterator["subprocess.Popen[str]"]:
+    """A program of its own that runs a container."""
+    on_a_spark.says(present=[images()["sglang"].reference])
+    program = subprocess.Popen([sys.executable, "-c", OWNER, "49151"], stdout=subprocess.PIPE, text=True)
+    yield program
+    program.kill()
+    program.wait()
+
+
+def test_a_killed_kernel_leaves_no_container(on_a_spark: Docker, owner: "subprocess.Popen[str]") -> None:
+    assert eventually(lambda: on_a_spark.containers() != [], 20)
+    pid = on_a_spark.pid(on_a_spark.containers()[0])
+    owner.kill()
+    assert eventually(lambda: on_a_spark.containers() == [] and not alive(pid), 10)
+
+
+def test_down_removes_a_container_whose_watchdog_was_killed_too(
+    on_a_spark: Docker, owner: "subprocess.Popen[str]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert owner.stdout
+    watchdog = int(owner.stdout.readline())
+    assert eventually(lambda: on_a_spark.containers() != [], 20)
+    owner.kill()
+    os.kill(watchdog, signal.SIGKILL)
+    assert eventually(lambda: not alive(watchdog))
+    name = on_a_spark.containers()[0]
+    assert launch.down() == 1
+    assert capsys.readouterr().out == f"removed the container {name}\n"
+    assert on_a_spark.containers() == []
+
+
+def test_a_container_that_dies_while_starting_shows_its_last_words(
+    on_a_spark: Docker, spark_model: ModelChoice
+) -> None:
+    words = "RuntimeError: Free memory on device cuda:0 (20.1/119.7 GiB) is less than desired GPU memory utilization"
+    on_a_spark.says(inside=[*INSIDE, "60", "0.5", "1", words])
+    with pytest.raises(LabError) as error:
+        start(spark_model)
+    assert "vLLM ended while starting (exit 1)" in str(error.value)
+    assert f"  | {words}" in str(error.value)
+    assert "utilization" in str(error.value).split("Likeliest causes:")[1]
+    assert on_a_spark.containers() == []
+
+
+def test_a_container_that_dies_while_serving_is_said(on_a_spark: Docker, spark_model: ModelChoice) -> None:
+    on_a_spark.says(inside=[*INSIDE, "0", "2", "139"])
+    engine = start(spark_model)
+    assert eventually(lambda: not engine.alive)
+    assert engine.process.exit_code() == 139
+    assert start(spark_model) is not engine  # launched again, not taken for running
+
+
+@pytest.mark.parametrize(
+    ("said", "cause", "fix"),
+    [
+        ('could not select device driver "" with capabilities: [[gpu]]', "Container Toolkit is missing", "nvidia-ctk"),
+        ("driver failed programming external connectivity: Bind for 127.0.0.1:8000 failed: port is already allocated",
+         "its port is taken", "leave `port` out"),
+        ('Conflict. The container name "/x" is already in use by container "0123"', "a container of that name", "down"),
+    ],
+)  # fmt: skip
+def test_docker_refusing_to_run_is_told_with_its_fix(
+    on_a_spark: Docker, spark_model: ModelChoice, said: str, cause: str, fix: str
+) -> None:
+    on_a_spark.says(run_fails=said)
+    with pytest.raises(LabError, match=r"ended while starting \(exit 125\)") as error:
+        start(spark_model)
+    told = str(error.value).split("Likeliest causes:")[1]
+    assert cause in told
+    assert fix in told
+
+
+def test_below_the_memory_floor_the_container_is_removed_and_the_samples_shown(
+    on_a_spark: Docker, spark_model: ModelChoice, tmp_path: Path
+) -> None:
+    on_a_spark.says(inside=[*INSIDE, "60"])  # it loads for a minute
+
+    def eat(meminfo: Path) -> None:
+        for gib in (60, 38, 15.2):
+            time.sleep(1.1)
+            reading(meminfo, gib)
+
+    import threading
+
+    threading.Thread(target=eat, args=[memory.MEMINFO]).start()
+    with pytest.raises(LabError) as error:
+        start(spark_model)
+    told = str(error.value)
+    assert "The memory guard ended it, before the machine could freeze. vLLM needs" in told
+    assert "38.00 GiB available, floor 16.00" in told
+    assert "15.20 GiB available, floor 16.00" in told
+    assert on_a_spark.containers() == []
+
+
+def test_pausing_holds_the_container_still(on_a_spark: Docker, spark_model: ModelChoice) -> None:
+    engine = start(spark_model)
+    stat = Path(f"/proc/{on_a_spark.pid(engine.container)}/stat")
+    engine.pause()
+    assert eventually(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T")
+    engine.resume()
+    assert eventually(lambda: get(engine.port, "/health") is not None)
+
+
+def image(name: str = "vllm") -> Image:
+    return images()[name]
+
+
+def test_docker_that_needs_sudo_is_told_before_anything_is_pulled(docker: Docker) -> None:
+    docker.says(refuses="permission denied while trying to connect to the docker API at unix:///var/run/docker.sock")
+    with pytest.raises(LabError, match=r"this user is not in the group docker.*\nFix: sudo usermod -aG docker \$USER"):
+        ensure(image(), "aarch64")
+    docker.says(
+        refuses="Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    )
+    with pytest.raises(LabError, match=r"daemon is not running.*\nFix: sudo systemctl start docker"):
+        ensure(image(), "aarch64")
+
+
+def test_an_image_for_another_processor_is_refused_before_it_is_pulled(docker: Docker) -> None:
+    docker.says(platforms={"amd64": 1000})
+    with pytest.raises(LabError, match="is made for amd64, and this is arm64"):
+        ensure(image(), "aarch64")
+    assert not any(words[0] == "pull" for words in docker.asked())
+
+
+def test_an_image_that_does_not_fit_on_the_disk_is_refused_before_it_is_pulled(docker: Docker) -> None:
+    docker.says(platforms={"arm64": 10**15})
+    with pytest.raises(LabError, match=r"is a download of 931322.6 GiB and takes about .* GiB are free in "):
+        ensure(image(), "aarch64")
+    assert not any(words[0] == "pull" for words in docker.asked())
+
+
+def test_a_pull_that_fails_is_told_in_dockers_words(docker: Docker) -> None:
+    docker.says(pull_fails="error from registry: unauthorized: <html>...")
+    with pytest.raises(LabError, match=r"could not pull .*the registry wants a login.*\nFix: docker login"):
+        ensure(image(), "aarch64", quiet=True)
+
+
+def test_ctrl_c_ends_a_slow_pull(docker: Docker) -> None:
+    docker.says(pull_s=60, layers=2)
+    program = subprocess.Popen(
+        [sys.executable, "-c", "from shared.launch.containers import *; ensure(images()['vllm'], 'aarch64')"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=paths.REPO,
+    )  # fmt: skip
+
+    def pulling() -> list[int]:
+        return [
+            int(p.name)
+            for p in Path("/proc").glob("[0-9]*")
+            if str(docker.folder).encode() in (p / "cmdline").read_bytes()
+            and b"\0pull\0" in (p / "cmdline").read_bytes()
+        ]
+
+    def has_begun() -> bool:
+        try:
+            return pulling() != []
+        except OSError:  # a process ended while we looked
+            return False
+
+    assert eventually(has_begun, 20)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(10) != 0
+    assert eventually(lambda: not has_begun())
+
+
+def test_the_ways_to_ask_for_the_gpu(on_a_spark: Docker, spark_model: ModelChoice,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    assert "--gpus all" in " ".join(start(spark_model).command)
+    cdi = ("--runtime", "nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
+    monkeypatch.setattr(launcher, "docker_gpu_arguments", lambda: cdi)
+    launch.stop_all()
+    on_a_spark.says(run_fails="stopped here: only the command is of interest")
+    with pytest.raises(LabError):
+        start(spark_model)
+    run = [words for words in on_a_spark.asked() if words[0] == "run"][-1]
+    assert " ".join(cdi) in " ".join(run)
+    assert "--gpus" not in run
+
+
+def test_what_an_engine_reads_is_mounted_and_goes_into_its_yaml(on_a_spark: Docker, spark_model: ModelChoice) -> None:
+    engine = start(spark_model, "trtllm", enable_chunked_prefill=True)
+    assert "enable_chunked_prefill" not in engine.command
+    mount = next(word for word in engine.command if word.endswith(":/labs:ro"))
+    import json
+
+    keys = json.loads((Path(mount.removesuffix(":/labs:ro")) / "config.yml").read_text())
+    assert keys["kv_cache_config"]["max_tokens"] == 16 * 2048
+    assert keys["enable_chunked_prefill"] is True
+
+
+def test_no_restart_policy_no_memory_flag_no_other_address(on_a_spark: Docker, spark_model: ModelChoice) -> None:
+    for name in ("vllm", "sglang", "trtllm", "llamacpp"):
+        command = start(spark_model, name).command
+        before = command[: command.index(images()[name].reference)]
+        assert not [
+            word for word in before if word.startswith(("--restart", "--memory", "--privileged", "--entrypoint"))
+        ]
+        assert f"127.0.0.1:{launcher._running[name].port}:{images()[name].port}" in before
+        launch.stop_all()
+
+
+def test_make_engines_fetches_every_image_and_goes_on_after_a_failure(
+    on_a_spark: Docker, spark: Machine, spark_model: ModelChoice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_spark.says(pull_fails="error from registry: unauthorized: <html>...")
+    assert container_images.fetch_all(spark) == len(launcher.ENGINES)
+    assert capsys.readouterr().out.count("the registry wants a login") == len(launcher.ENGINES)
+    on_a_spark.says(pull_fails="")
+    assert container_images.fetch_all(spark) == 0
+    assert "vLLM: vllm/vllm-openai:v" in capsys.readouterr().out
+    pulls = sum(words[0] == "pull" for words in on_a_spark.asked())
+    assert pulls == 2 * len(launcher.ENGINES)
+    assert container_images.fetch_all(spark) == 0
+    assert sum(words[0] == "pull" for words in on_a_spark.asked()) == pulls
+
+
+def test_on_a_spark_no_engine_is_compiled(monkeypatch: pytest.MonkeyPatch, spark: Machine) -> None:
+    monkeypatch.setattr(install, "detect", lambda: spark)
+    steps = install.choose([])
+    assert "torch" in steps
+    assert not [name for name in steps if name.startswith("engines/")]
+
+
+def test_a_wrong_name_in_the_container_table_is_no_silent_default() -> None:
+    assert set(containers.images()) >= {spec.container.image for spec in launcher.ENGINES.values()}
+    assert replace(image(), digest="sha256:" + "a" * 64).reference.endswith("@sha256:" + "a" * 64)

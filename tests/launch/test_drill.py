@@ -1,0 +1,90 @@
+"""Faults again and again, at random moments: make drill. Whatever dies, what was measured stays and nothing goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared import hardware, load, metrics, models, paths, results
+from shared.errors import LabError
+from shared.launch import launch
+from shared.load import prompts
+from shared.processes import descendants, start_time
+from shared.results.ledger import ledger_file
+from tests.helpers.ledger import WRITER
+from tests.helpers.processes import eventually
+
+pytestmark = pytest.mark.drill
+
+# A lab's measuring cell in short: it goes on where it stopped.
+LAB = """
+from shared import hardware, load, metrics, models, results
+from shared.launch import launch
+from shared.load import prompts
+model = models.choose(hardware.detect())
+engine = launch("llamacpp", model, {"-np": 2, "-c": 4096}, quiet=True)
+print(engine.process.pid, flush=True)
+done = results.resume("3.3.1", "load/", [engine], max_tokens=16)
+for number in range(12):
+    if (key := f"load/users-1/llamacpp/round-{number}") not in done:
+        run = load.closed(engine, prompts.short(model), users=1, requests=2, max_tokens=16)
+        results.record("3.3.1", key, metrics.summarise(run))
+print("done", flush=True)
+"""
+
+
+def test_a_writer_killed_a_hundred_times_leaves_a_whole_ledger_each_time(own_results: Path) -> None:
+    for _ in range(100):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE)
+        assert writer.stdout
+        writer.stdout.readline()
+        time.sleep(random.uniform(0, 0.2))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        ledger = json.loads(ledger_file("3.3.1").read_bytes())
+        assert ledger
+        assert set(results.load_results("3.3.1")) == set(ledger)
+    assert not list(own_results.glob("*.torn-*"))
+
+
+def test_a_kernel_killed_again_and_again_in_mid_load_gets_to_the_end(own_results: Path) -> None:
+    kept = 0
+    for _ in range(30):
+        student = subprocess.Popen([sys.executable, "-c", LAB], stdout=subprocess.PIPE, text=True, cwd=paths.REPO)
+        assert student.stdout
+        engine = int(student.stdout.readline())
+        time.sleep(random.uniform(1, 6))
+        if finished := student.poll() is not None:
+            assert "done" in student.stdout.read()
+        student.kill()
+        student.wait()
+        assert eventually(lambda pid=engine: start_time(pid) is None, 10), "the engine outlived its notebook"  # type: ignore[misc]
+        there = len(results.load_results("3.3.1"))
+        assert there >= kept
+        kept = there
+        if finished:
+            break
+    assert kept == 12
+    assert not list(own_results.glob("*.before-*")), "something was measured twice"
+
+
+def test_an_engine_killed_in_mid_load_is_said_and_the_next_one_starts(own_results: Path) -> None:
+    model = models.choose(hardware.detect())
+    for number in range(10):
+        engine = launch("llamacpp", model, {"-np": 4, "-c": 8192}, quiet=True)
+        results.record("3.3.1", f"before-{number}", {"x": number})
+        victims = descendants(engine.process.pid)
+        killer = f"import os, time; time.sleep({random.uniform(0, 2)}); [os.kill(p, 9) for p in {victims}]"
+        with subprocess.Popen([sys.executable, "-c", killer]), pytest.raises(LabError, match="died under the load"):
+            load.closed(engine, prompts.short(model), users=4, seconds=30, max_tokens=64)
+        engine.stop()
+        assert len(results.load_results("3.3.1")) == number + 1
+    run = load.closed(launch("llamacpp", model, quiet=True), prompts.short(model), users=1, requests=1, max_tokens=8)
+    assert metrics.summarise(run).failed == 0
+    assert os.environ["LABS_RESULTS"] == str(own_results)

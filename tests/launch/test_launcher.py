@@ -1,0 +1,318 @@
+"""Real engines: started, judged, refused with a reason, and gone when their program is gone."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared import LabError, load, metrics, paths
+from shared.engines import ENGINES, LaunchPlan
+from shared.engines.http import greedy_tokens, post_json
+from shared.files import exclusive
+from shared.hardware import Machine
+from shared.launch import down, launch, stop_all
+from shared.launch.launcher import start_native, wait_until_ready
+from shared.launch.memory import Need
+from shared.launch.running import Engine
+from shared.load import prompts, stream
+from shared.load.prompts import CHECK_QUESTIONS, chat
+from shared.metrics.correctness import gap_fault
+from shared.models import ModelChoice
+from shared.processes import descendants, free_port, port_taken, start_time
+from tests.helpers.processes import start_student
+
+pytestmark = pytest.mark.engine
+
+SMALL = {"-np": 4, "-c": 8192}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def engine(model: ModelChoice) -> Engine:
+    return launch("llamacpp", model, SMALL, quiet=True)
+
+
+def test_a_first_token_is_measured_and_counted(engine: Engine, model: ModelChoice) -> None:
+    body = {"model": model.name, "messages": chat(model, "What is gravity?"), "max_tokens": 24, "temperature": 0}
+    trace = asyncio.run(stream(engine.url + "/v1/chat/completions", {**body, **engine.spec.exact_length}))
+    assert trace.error is None
+    assert trace.output_tokens == 24
+    assert trace.input_tokens == len(greedy_tokens(engine, chat(model, "What is gravity?"), 1)[0])
+    assert trace.ttft_ms
+    assert trace.tpot_ms
+    assert 0 < trace.ttft_ms < trace.e2e_ms
+    assert "ravity" in trace.text
+
+
+def test_throughput_is_the_engines_own_count(engine: Engine, model: ModelChoice) -> None:
+    before = generated(engine)
+    run = load.closed(engine, prompts.short(model), users=4, requests=8, max_tokens=16, warmup=False)
+    summary = metrics.summarise(run)
+    assert (summary.requests, summary.failed, summary.cached_tokens) == (8, 0, 0)
+    assert summary.output_tokens == 8 * 16 == generated(engine) - before
+    assert summary.run.engine["flags"] == SMALL
+    assert re.fullmatch("[0-9a-f]{64}", summary.run.engine["model_sha256"])
+
+
+def generated(engine: Engine) -> int:
+    """Tokens generated so far, by the engine's Prometheus counter."""
+    import urllib.request
+
+    text = urllib.request.urlopen(engine.url + engine.spec.metrics, timeout=5).read().decode()
+    found = re.search(r"^llamacpp:tokens_predicted_total (\d+)", text, re.M)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("precision", ["BF16", "Q4_0"])
+def test_the_reference_tells_the_right_weights_from_wrong_ones(model: ModelChoice, precision: str) -> None:
+    import torch
+
+    from shared.models.llama import Llama, greedy_gap
+
+    llama = Llama.load(model.weights("hf"), torch.float32)
+    engine = launch("llamacpp", model, SMALL, precision=precision, quiet=True)
+    gaps: list[float] = []
+    for question in CHECK_QUESTIONS:
+        prompt_ids, tokens = greedy_tokens(engine, chat(model, question), 48)
+        assert prompt_ids == llama.prompt_ids(chat(model, question))
+        gaps += greedy_gap(llama, chat(model, question), tokens)
+    assert (gap_fault(gaps) is None) == (precision == "BF16"), max(gaps)
+
+
+def test_vllm_on_three_ranks_computes_the_same(model: ModelChoice) -> None:
+    import torch
+
+    from shared.models.llama import Llama, greedy_gap
+
+    llama = Llama.load(model.weights("hf"), torch.float32)
+    flags = {"--tensor-parallel-size": 3, "--max-model-len": 1024, "--enforce-eager": True}
+    engine = launch("vllm", model, flags, quiet=True)  # three: the model's 9 heads and 3 KV heads divide by it
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(engine.process.pid)]
+    assert sum(name.startswith("VLLM::Worker") for name in names) == 3
+    gaps: list[float] = []
+    for question in CHECK_QUESTIONS[:4]:
+        prompt_ids, tokens = greedy_tokens(engine, chat(model, question), 24)
+        assert prompt_ids == llama.prompt_ids(chat(model, question))
+        gaps += greedy_gap(llama, chat(model, question), tokens)
+    assert gap_fault(gaps) is None
+
+
+def test_the_same_launch_twice_is_one_engine_and_another_replaces_it(engine: Engine, model: ModelChoice) -> None:
+    assert launch("llamacpp", model, SMALL, quiet=True) is engine
+    other = launch("llamacpp", model, {"-np": 2, "-c": 4096}, quiet=True)
+    assert other is not engine
+    assert other.alive
+    assert not engine.alive
+
+
+def test_leaving_the_block_frees_process_and_port(model: ModelChoice) -> None:
+    with launch("llamacpp", model, SMALL, quiet=True) as engine:
+        below = descendants(engine.process.pid)
+        assert below
+        assert port_taken(engine.port)
+    assert not port_taken(engine.port)
+    assert all(start_time(pid) is None for pid in below)
+
+
+def test_down_ends_what_another_program_left(capsys: pytest.CaptureFixture[str]) -> None:
+    student, pid, port = start_student("llamacpp", {"-np": 1, "-c": 8192})
+    assert down(parent=student.pid) == 1
+    assert f"ended llamacpp (process {pid}, port {port})" in capsys.readouterr().out
+    assert start_time(pid) is None
+    assert not port_taken(port)
+    assert student.wait(10) == 0  # its stream ended with an error; it was not killed
+
+
+def test_a_record_of_a_dead_engine_harms_no_later_process() -> None:
+    """A record whose process id now belongs to someone else is dropped, and that process left alone."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    file = paths.cache() / "run" / f"{bystander.pid}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"pid": bystander.pid, "started": 1, "engine": "x", "port": 1, "parent": -7}))
+    try:
+        assert down(parent=-7) == 0
+        assert bystander.poll() is None
+        assert not file.exists()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_taken_port_is_said(model: ModelChoice) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LabError, match=rf"Port {port} .*taken.*\nFix: leave `port` out"):
+            launch("llamacpp", model, SMALL, port=port, quiet=True)
+
+
+def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
+    with pytest.raises(LabError) as error:
+        launch("llamacpp", model, {"--max-num-seqs": 4}, quiet=True)
+    assert "ended while starting" in str(error.value)
+    assert "  | error: invalid argument: --max-num-seqs" in str(error.value)
+    assert "1. a flag that it doesn't know → compare it with llama-server --help" in str(error.value)
+    assert str(error.value).endswith("as it says: error: invalid argument: --max-num-seqs")
+
+
+def test_a_setting_that_ollama_would_leave_aside_is_refused(model: ModelChoice) -> None:
+    with pytest.raises(LabError, match=r"Ollama knows no setting OLLAMA_NUM_PARALEL\.\nFix: check the setting's name"):
+        launch("ollama", model, {"OLLAMA_NUM_PARALEL": 4}, quiet=True)
+
+
+def test_waiting_is_shown_once_a_second_and_ends(
+    model: ModelChoice, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ENGINES["llamacpp"]
+    assert spec.native
+    mute = replace(spec, native=replace(spec.native, command=lambda start: ["sleep", "60"]))
+    home = (paths.cache() / "engines" / "llamacpp").resolve()
+    engine = start_native(mute, LaunchPlan(home, model, "BF16", free_port(), 1), Need("llama.cpp", 0, 0, 0, 0), machine)
+    try:
+        with pytest.raises(LabError, match=r"llama.cpp was not ready after 3 s. Last lines of .*\.log:"):
+            wait_until_ready(engine, 3, quiet=False)
+    finally:
+        engine.stop()
+    # More than a thousand messages in one cell, and nbval loses the last: 3 here, 300 for the longest wait.
+    assert 3 <= capsys.readouterr().out.count("llama.cpp is starting") <= 5
+
+
+def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> None:
+    with pytest.raises(
+        LabError, match=r"no engine 'lama'.*\nFix: choose one of ollama, llamacpp, vllm, sglang, trtllm"
+    ):
+        launch("lama", model)
+    with pytest.raises(LabError, match=r"can't load FP8.*\nFix: choose one of BF16, Q8_0, Q4_0"):
+        launch("llamacpp", model, precision="FP8")
+
+
+def test_a_damaged_model_is_refused_before_the_engine_starts(model: ModelChoice, tmp_path: Path) -> None:
+    copy = tmp_path / "gguf"
+    shutil.copytree(model.gguf_folder, copy, ignore=shutil.ignore_patterns("*Q8_0*", "*Q4_0*"))
+    file = copy / f"{model.name}-BF16.gguf"
+    with file.open("r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+    with pytest.raises(LabError, match=r"it is torn.*\nFix: rm -r .*make engines"):
+        launch("llamacpp", replace(model, gguf_folder=copy), SMALL)
+
+
+def test_an_engine_that_is_not_installed_is_said(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    with pytest.raises(LabError, match=r"llama.cpp is not installed in .*\nFix: make engines"):
+        launch("llamacpp", model, SMALL)
+
+
+def test_an_engine_that_is_being_installed_is_waited_for(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = paths.cache() / "engines" / "llamacpp"
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    paths.install_status().parent.mkdir()
+    paths.install_status().write_text("[0:30] llama.cpp: compiling [7/205]")
+
+    def install(whole: bool) -> None:
+        with exclusive(paths.installing(), "never printed"):
+            started.set()
+            time.sleep(1)
+            if whole:
+                (tmp_path / "engines").mkdir()
+                (tmp_path / "engines" / "llamacpp").symlink_to(installed)
+                time.sleep(1)  # other engines are still being installed
+
+    for whole in (False, True):
+        started = threading.Event()
+        setup = threading.Thread(target=install, args=[whole])
+        setup.start()
+        started.wait()
+        if whole:
+            assert launch("llamacpp", model, SMALL).alive
+            assert "still being installed [0:30] llama.cpp: compiling [7/205]" in capsys.readouterr().out
+        else:
+            with pytest.raises(LabError, match=r"not installed in .*, and the set-up ended without it"):
+                launch("llamacpp", model, SMALL)
+        setup.join()
+
+
+def test_ollama_waits_for_the_programs_and_weights_that_it_runs_on(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, made = paths.cache() / "engines", tmp_path / "engines"
+    early = replace(model, gguf_folder=tmp_path / "gguf")  # as chosen while llama.cpp is still being compiled
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    made.mkdir()
+    (made / "ollama").symlink_to(real / "ollama")  # Ollama itself is compiled sooner
+    started = threading.Event()
+
+    def install() -> None:
+        with exclusive(paths.installing(), "never printed"):
+            started.set()
+            time.sleep(1)
+            (made / "llamacpp").symlink_to(real / "llamacpp")
+            time.sleep(1)
+            early.gguf_folder.symlink_to(model.gguf_folder)  # by the programs just made
+            time.sleep(2)
+
+    setup = threading.Thread(target=install)
+    setup.start()
+    started.wait()
+    assert launch("ollama", early, {"OLLAMA_CONTEXT_LENGTH": 1024}, quiet=True).alive
+    setup.join()
+    stop_all()
+    (made / "llamacpp").unlink()
+    with pytest.raises(
+        LabError, match=r"llama.cpp is not installed in .*, and no set-up is running.\nFix: make engines"
+    ):
+        launch("ollama", early, {"OLLAMA_CONTEXT_LENGTH": 1024}, quiet=True)
+
+
+def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:
+    os.kill(descendants(engine.process.pid)[0], signal.SIGKILL)
+    with pytest.raises(LabError, match=r"llama.cpp died under the load.*"):
+        load.closed(engine, prompts.short(model), users=2, requests=4, max_tokens=64)
+    assert launch("llamacpp", model, SMALL, quiet=True).alive  # the same cell run again starts a new one
+
+
+def test_every_engine_is_given_the_same_cores(machine: Machine, engine: Engine) -> None:
+    threads = engine.command[engine.command.index("--threads") + 1]
+    assert int(threads) == engine.cores == machine.cores
+
+
+def test_the_start_command_can_be_typed(engine: Engine) -> None:
+    shown = engine.command_line()
+    assert shown.startswith("LLAMA_ARG_OFFLINE=1 \\\n")
+    port = free_port()
+    typed = shown.replace(f"--port {engine.port}", f"--port {port}")
+    with subprocess.Popen(["bash", "-c", f"exec env {typed}"], stderr=subprocess.DEVNULL) as by_hand:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not port_taken(port):
+                time.sleep(0.1)
+            assert port_taken(port)
+            assert by_hand.poll() is None
+        finally:
+            by_hand.terminate()
+
+
+def test_an_engines_refusal_is_quoted(engine: Engine) -> None:
+    with pytest.raises(LabError, match=r"/v1/chat/completions answered 4\d\d: .*messages"):
+        post_json(engine.url + "/v1/chat/completions", {"model": "x"})

@@ -1,0 +1,188 @@
+"""A launch that doesn't fit is refused with its sum; one that grows too big is ended before the machine freezes.
+
+Memory readings are scripted, in a file that the guard reads instead of /proc/meminfo. The engine that it ends is a
+stand-in: a process with children of its own.
+"""
+
+import itertools
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared import LabError
+from shared.engines import ENGINES
+from shared.hardware import Machine
+from shared.launch import memory
+from shared.launch.memory import Need, floors_gib, guard, need, require, share, story
+from shared.launch.process import Guarded
+from shared.launch.watchdog import GUARD_EXIT
+from shared.models import ModelChoice
+from tests.helpers.fake_spark import FLAGS, reading
+from tests.helpers.processes import alive, eventually, read_pid
+
+
+@pytest.fixture
+def meminfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    file = tmp_path / "meminfo"
+    reading(file, 100)
+    monkeypatch.setattr(memory, "MEMINFO", file)
+    return file
+
+
+def guarded(machine: Machine, tmp_path: Path, script: str = "sleep 60") -> Guarded:
+    with (tmp_path / "log").open("wb") as log:
+        return Guarded(["sh", "-c", script], log, guard=guard(machine, tmp_path / "samples"))
+
+
+def test_an_engine_below_the_floor_is_ended_with_all_its_children(
+    meminfo: Path, tmp_path: Path, spark: Machine
+) -> None:
+    process = guarded(
+        spark, tmp_path, f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 60 & echo $! > {tmp_path}/child; wait"
+    )
+    pids = [read_pid(tmp_path / "pid"), read_pid(tmp_path / "child")]
+    for gib in (60.0, 31.5, 16.4):  # as weights are loaded: above the floor of 16
+        reading(meminfo, gib)
+        time.sleep(1.2)
+        assert process.exit_code() is None
+    reading(meminfo, 15.9)
+    assert eventually(lambda: process.exit_code() is not None, 3)
+    assert process.exit_code() == GUARD_EXIT
+    assert not any(alive(pid) for pid in pids)  # without waiting for one that ignores SIGTERM
+    process.end()
+    samples = (tmp_path / "samples").read_text().splitlines()
+    assert samples[-1].endswith("15.90 GiB available, floor 16.00")
+    told = story(tmp_path / "samples", Need("vLLM", 15.0, 4.0, 6.7, 20.0))
+    assert (
+        "vLLM needs 15.0 GiB for weights + 4.0 for the KV cache + 6.7 for itself + 20.0 in reserve = 45.7 GiB" in told
+    )
+    assert "31.50 GiB available" in told
+    assert "Fix: fewer or shorter sequences" in told
+
+
+def test_once_ready_the_lower_floor_holds(meminfo: Path, tmp_path: Path, spark: Machine) -> None:
+    process = guarded(spark, tmp_path)
+    assert eventually(lambda: (tmp_path / "samples").exists() and (tmp_path / "samples").read_text() != "")
+    process.ready()
+    reading(meminfo, 9)
+    time.sleep(2.2)
+    assert process.exit_code() is None
+    reading(meminfo, 7.5)
+    assert eventually(lambda: process.exit_code() == GUARD_EXIT, 3)
+    process.end()
+
+
+def test_a_sample_a_second_whatever_the_owner_does(meminfo: Path, tmp_path: Path, spark: Machine) -> None:
+    process = guarded(spark, tmp_path)
+    stop = time.monotonic() + 4.5
+    busy = threading.Thread(target=lambda: sum(i for i in iter(lambda: int(time.monotonic() < stop), 0)))
+    busy.start()
+    busy.join()
+    process.end()
+    assert process.exit_code() == 143
+    times = [float(line.split()[0]) for line in (tmp_path / "samples").read_text().splitlines()]
+    assert 4 <= len(times) <= 6
+    assert times[0] < 0.2
+    assert all(0.9 < later - earlier < 1.8 for earlier, later in itertools.pairwise(times))
+
+
+def test_what_is_no_descendant_is_removed_in_the_end(tmp_path: Path) -> None:
+    """As a container is removed: after a polite end, and after the owner's death."""
+    afterwards = ["sh", "-c", f"echo removed >> {tmp_path}/removed"]
+    with (tmp_path / "log").open("wb") as log:
+        process = Guarded(["sleep", "60"], log, afterwards=afterwards)
+        process.end()
+        assert (tmp_path / "removed").read_text() == "removed\n"
+        Guarded(["true"], log, afterwards=afterwards)
+    assert eventually(lambda: (tmp_path / "removed").read_text() == "removed\nremoved\n")
+
+
+def test_floors_fit_the_machine(monkeypatch: pytest.MonkeyPatch, machine: Machine, spark: Machine) -> None:
+    assert floors_gib(spark) == (16, 8)
+    assert floors_gib(replace(machine, memory_gib=24)) == (0.72, 0.36)
+    assert floors_gib(replace(machine, memory_gib=512)) == (1, 0.5)
+    monkeypatch.setenv("LABS_MEMORY_FLOORS_GIB", "12,6.5")
+    assert floors_gib(spark) == (12, 6.5)
+    monkeypatch.setenv("LABS_MEMORY_FLOORS_GIB", "a lot")
+    with pytest.raises(LabError, match=r"LABS_MEMORY_FLOORS_GIB is 'a lot'\.\nFix: two numbers"):
+        floors_gib(spark)
+
+
+@pytest.mark.parametrize(("dtype", "weights"), [("bfloat16", "0.3"), ("float32", "0.5")])
+def test_a_native_launch_that_does_not_fit_is_refused_with_its_sum(
+    monkeypatch: pytest.MonkeyPatch, model: ModelChoice, machine: Machine, dtype: str, weights: str
+) -> None:
+    monkeypatch.setattr("shared.engines.spec.torch_dtype", lambda: dtype)
+    small = replace(machine, available_gib=3.0)
+    vllm = ENGINES["vllm"]
+    with pytest.raises(
+        LabError, match=rf"{weights} GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"
+    ):
+        require(vllm, need(vllm, model, "BF16", {}, small), {}, small, ())
+    llamacpp = ENGINES["llamacpp"]
+    require(llamacpp, need(llamacpp, model, "BF16", {"-c": 8192}, small), {}, small, ())
+    with pytest.raises(LabError, match=r"llama\.cpp needs .* for the KV cache"):
+        require(llamacpp, need(llamacpp, model, "BF16", {"-c": 200_000}, small), {}, small, ())
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_no_container_chooses_its_kv_cache_itself(name: str, spark: Machine, spark_model: ModelChoice) -> None:
+    spec = ENGINES[name]
+    needed = need(spec, spark_model, "BF16", FLAGS[name], spark)
+    assert needed.kv == pytest.approx(32768 * spark_model.kv_bytes_per_token() / 2**30)
+    require(spec, needed, FLAGS[name], spark, ())
+    with pytest.raises(LabError, match=rf"{spec.title} would choose its KV cache itself.*\nFix: say how much"):
+        need(spec, spark_model, "BF16", {}, spark)
+
+
+def test_a_second_engine_that_does_not_fit_on_a_spark_is_refused(spark: Machine, spark_model: ModelChoice) -> None:
+    spec, crowded = ENGINES["vllm"], replace(spark, available_gib=40)
+    needed = need(spec, spark_model, "BF16", FLAGS["vllm"], crowded)
+    with pytest.raises(LabError, match=r"\+ 20\.0 in reserve = 4\d\.\d GiB, and 40\.0 GiB are available"):
+        require(spec, needed, FLAGS["vllm"], crowded, ())
+
+
+def test_a_share_above_what_is_available_is_refused(spark: Machine, spark_model: ModelChoice) -> None:
+    spec, flags = ENGINES["vllm"], {**FLAGS["vllm"], "--gpu-memory-utilization": 0.92}
+    busy = replace(spark, available_gib=100)
+    needed = need(spec, spark_model, "BF16", flags, busy)
+    with pytest.raises(
+        LabError, match=r"--gpu-memory-utilization 0\.92 of .* and 100\.0 GiB are available.\nFix: leave"
+    ):
+        require(spec, needed, flags, busy, ())
+
+
+def test_the_share_that_the_labs_set_covers_the_sum_and_passes_the_engines_check(
+    spark: Machine, spark_model: ModelChoice
+) -> None:
+    needed = need(ENGINES["vllm"], spark_model, "BF16", FLAGS["vllm"], spark)
+    part = share(needed, spark)
+    assert needed.weights + needed.kv + needed.own <= part * spark.memory_gib < spark.available_gib
+    assert part < 0.3
+
+
+def test_another_program_on_the_gpu_is_named(
+    monkeypatch: pytest.MonkeyPatch, spark: Machine, spark_model: ModelChoice
+) -> None:
+    spec = ENGINES["sglang"]
+    needed = need(spec, spark_model, "BF16", FLAGS["sglang"], spark)
+    monkeypatch.setattr(memory, "gpu_holders", lambda: {4711: "ollama runner (process 4711, memory unknown)"})
+    with pytest.raises(LabError, match=r"Another program holds the GPU: ollama runner \(process 4711"):
+        require(spec, needed, FLAGS["sglang"], spark, ())
+    require(spec, needed, FLAGS["sglang"], spark, {4711})  # our own
+
+
+def test_a_discrete_gpu_is_judged_by_its_own_memory(spark: Machine, spark_model: ModelChoice) -> None:
+    spec = ENGINES["vllm"]
+    laptop = replace(spark, profile="cuda", unified_memory=False, gpu_memory_gib=16.0)
+    needed = need(spec, spark_model, "BF16", FLAGS["vllm"], laptop)
+    with pytest.raises(LabError, match=r"and 16\.0 GiB are all the GPU has"):
+        require(spec, needed, FLAGS["vllm"], laptop, ())
+
+
+def test_a_flag_that_is_no_number_is_said(spark: Machine, spark_model: ModelChoice) -> None:
+    with pytest.raises(LabError, match="--max-num-seqs is 'many', and it takes a whole number"):
+        need(ENGINES["vllm"], spark_model, "BF16", {**FLAGS["vllm"], "--max-num-seqs": "many"}, spark)

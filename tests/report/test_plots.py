@@ -1,0 +1,44 @@
+"""Figures say in their tables what they draw."""
+
+import pytest
+
+from shared import LabError, results
+from shared.report import plots
+from tests.helpers.ledger import fill
+
+
+def test_lines_carry_their_limit_into_the_table() -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+    entries = results.load_results("3.3.1")
+    plot = plots.by_users(entries, "output_tok_s", "Throughput", "tok/s", ("limit", {1: 370, 4: 1480, 16: 5920}))
+    assert plot.header == ("users", "llama.cpp, tok/s", "vLLM, tok/s", "limit, tok/s")
+    assert [row[0] for row in plot.rows] == ["1", "4", "16", "32"]
+    assert [row[-1] for row in plot.rows] == ["370", "1,480", "5,920", "–"]
+    assert [trace.name for trace in plot.figure.data] == ["llama.cpp", "vLLM", "limit"]
+    plot = plots.by_prompt(entries, "ttft_ms", "TTFT", "ms")
+    assert [row[0] for row in plot.rows] == ["128", "512"]
+
+
+def test_nothing_to_draw_names_the_cell() -> None:
+    with pytest.raises(LabError, match=r"nothing to draw for “TTFT”.*\nFix: .*run-prompts"):
+        plots.by_prompt({}, "ttft_ms", "TTFT", "ms")
+
+
+def test_bars_are_told_apart_by_more_than_their_colour_and_unknown_is_no_bar() -> None:
+    plot = plots.bars(
+        "Memory", "GiB", {"A": {"weights": 0.25, "rest": None}, "B": {"weights": 0.25, "rest": 1.5}}, True
+    )
+    assert plot.rows == [("A", "0.25", "–"), ("B", "0.25", "1.5")]
+    patterns = [bar.marker.pattern.shape for bar in plot.figure.data]
+    assert len(set(patterns)) == 2
+    assert plot.figure.data[1].y == (None, 1.5)
+    assert plot.figure.layout.barmode == "stack"
+
+
+@pytest.mark.browser
+def test_the_same_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = plots.bars("Memory", "GiB", {"A": {"weights": 0.25}}).png()
+    assert first
+    assert first.startswith(b"\x89PNG")
+    monkeypatch.setattr("kaleido.calc_fig_sync", lambda *_, **__: pytest.fail("drawn again"))
+    assert plots.bars("Memory", "GiB", {"A": {"weights": 0.25}}).png() == first

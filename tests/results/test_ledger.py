@@ -1,0 +1,286 @@
+"""Nothing measured is lost: not to a killed writer, a torn file, a full disk, or a second notebook."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import LabError, metrics, results
+from shared.load import Run, Trace
+from shared.results import packing
+from shared.results.ledger import ledger_file, raw_file
+from tests.helpers.ledger import WRITER, fill, provenance
+
+
+def test_an_entry_says_where_it_comes_from() -> None:
+    entry = results.record("3.3.1", "a/b", {"x": 1}, raw=[1, 2])
+    assert entry["kind"] == "measured"
+    for name in ("time", "host", "profile", "processor", "git_commit", "git_dirty", "size"):
+        assert name in entry["provenance"]
+    assert results.load_results("3.3.1") == {"a/b": entry}
+    assert results.load_raw("3.3.1", "a/b") == [1, 2]
+
+
+def test_a_made_up_kind_is_refused() -> None:
+    with pytest.raises(LabError, match="not a kind of result"):
+        results.record("3.3.1", "a", {"x": 1}, kind="estimated")
+    assert results.record("3.3.1", "a", {"x": 1}, kind="quoted: NVIDIA, 2026-07-01")["kind"].startswith("quoted")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 4096, b'{"a/b": {"schema": 1, "key"', b"[]", b'{"a": 3}'])
+def test_a_torn_ledger_is_made_again_from_the_raw_files(
+    damage: bytes, own_results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")]
+    ledger_file("3.3.1").write_bytes(damage)
+    assert results.load_results("3.3.1") == {e["key"]: e for e in before}
+    assert "lacks were read from the raw files" in capsys.readouterr().out
+    assert ledger_file("3.3.1").read_bytes() == damage  # reading changes nothing
+    results.record("3.3.1", "d", {"x": "d"})
+    [aside] = own_results.glob("3.3.1.json.torn-*")
+    assert aside.read_bytes() == damage
+    assert set(results.load_results("3.3.1")) == {"a/b", "c", "d"}
+
+
+def test_a_torn_raw_file_costs_only_itself() -> None:
+    for key in ("a", "b"):
+        results.record("3.3.1", key, {"x": 1}, raw=[key])
+    raw_file("3.3.1", "a").write_bytes(b"\0" * 100)
+    ledger_file("3.3.1").write_bytes(b"\0" * 100)
+    assert set(results.load_results("3.3.1")) == {"b"}
+    assert results.load_raw("3.3.1", "b") == ["b"]
+    with pytest.raises(LabError, match=r"missing or torn.*\nFix: run the cell"):
+        results.load_raw("3.3.1", "a")
+
+
+def test_one_results_raw_data_is_not_taken_for_anothers() -> None:
+    for key in ("a", "b"):
+        results.record("3.3.1", key, {"x": 1}, raw=[key])
+    raw_file("3.3.1", "b").write_bytes(raw_file("3.3.1", "a").read_bytes())
+    with pytest.raises(LabError, match="holds another result"):
+        results.load_raw("3.3.1", "b")
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_ledger(own_results: Path) -> None:
+    for after in (1, 2, 3):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, env={**os.environ})
+        assert writer.stdout
+        for _ in range(after):
+            writer.stdout.readline()
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        ledger = json.loads(ledger_file("3.3.1").read_bytes())
+        assert ledger
+        assert {entry["key"] for entry in ledger.values()} == set(ledger)
+    assert not list(own_results.glob("*.torn-*"))
+
+
+def _many(start: int) -> None:
+    for number in range(start, start + 10):
+        results.record("3.3.1", f"k{number}", {"x": number})
+
+
+def test_two_notebooks_lose_none_of_each_others_entries() -> None:
+    both = [multiprocessing.get_context("spawn").Process(target=_many, args=[s]) for s in (0, 100)]
+    for p in both:
+        p.start()
+    for p in both:
+        p.join()
+    assert len(results.load_results("3.3.1")) == 20
+
+
+def test_an_old_series_is_set_aside_whole(own_results: Path) -> None:
+    fill({"llamacpp": 10, "vllm": 20}, rounds=1)
+    all_keys = set(results.load_results("3.3.1"))
+    loads = {key for key in all_keys if key.startswith("load/")}
+    assert 0 < len(loads) < len(all_keys)
+    results.set_aside("3.3.1", "load/")
+    assert set(results.load_results("3.3.1")) == all_keys - loads
+    [old] = own_results.glob("3.3.1.before-*.json")
+    kept = json.loads(old.read_text())
+    assert set(kept) == loads
+    assert len(list(old.with_suffix("").glob("*.json.gz"))) == len(kept)
+    results.set_aside("3.3.1", "load/")  # nothing there: nothing to do
+    assert len(list(own_results.glob("3.3.1.before-*.json"))) == 1
+
+
+def test_a_ledger_cut_off_anywhere_loses_nothing() -> None:
+    before = {key: results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")}
+    whole = ledger_file("3.3.1").read_bytes()
+    for length in range(len(whole)):
+        ledger_file("3.3.1").write_bytes(whole[:length])
+        assert results.load_results("3.3.1") == before, length
+
+
+def test_what_a_hostile_ledger_holds_is_named_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    good = results.record("3.3.1", "a", {"x": 1})
+    file = ledger_file("3.3.1")
+    for poison in (
+        '{"deep": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"n": ' + "9" * 5000 + "}",
+        '{"a": {"schema": true}}',
+    ):
+        file.write_text(poison)
+        assert results.load_results("3.3.1") == {"a": good}
+    assert "is torn or no ledger" in capsys.readouterr().out
+
+
+def test_results_of_a_newer_version_are_not_touched(own_results: Path) -> None:
+    entry = results.record("3.3.1", "a", {"x": 1})
+    file = ledger_file("3.3.1")
+    file.write_text(json.dumps({"a": {**entry, "schema": 99}}))
+    before = file.read_bytes()
+    for act in (lambda: results.load_results("3.3.1"), lambda: results.record("3.3.1", "b", {"x": 2})):
+        with pytest.raises(LabError, match=r"is of schema 99; these labs read 2 at most.\nFix: git pull"):
+            act()
+    assert file.read_bytes() == before
+
+
+def test_results_of_an_older_version_make_room_and_are_kept(own_results: Path) -> None:
+    entry = results.record("3.3.1", "a", {"x": 1})
+    file = ledger_file("3.3.1")
+    file.write_text(json.dumps({"a": {**entry, "schema": 1}}))
+    raw_file("3.3.1", "a").unlink()
+    results.record("3.3.1", "b", {"x": 2})
+    assert set(results.load_results("3.3.1")) == {"b"}
+    [old] = own_results.glob("3.3.1.older-schema-*.json")
+    assert json.loads(old.read_text())["a"]["values"] == {"x": 1}
+
+
+SWEEP = """
+import sys, time
+from shared import results
+keys = [f"load/{n}" for n in range(6)]
+done = results.resume("3.3.1", "load/")
+for key in keys:
+    if key in done:
+        continue
+    results.record("3.3.1", key, {"x": 1}, raw=[key])
+    print("measured", key, flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def sweep(pause_s: float) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(pause_s)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_measuring_cell_goes_on_where_a_killed_kernel_stopped() -> None:
+    killed = sweep(0.2)
+    assert killed.stdout
+    first = [killed.stdout.readline().strip() for _ in range(3)]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    there = len(results.load_results("3.3.1"))
+    again, _ = sweep(0).communicate(timeout=60)
+    measured = [line for line in again.splitlines() if line.startswith("measured")]
+    assert first == ["measured load/0", "measured load/1", "measured load/2"]
+    assert len(measured) == 6 - there
+    assert set(results.load_results("3.3.1")) == {f"load/{n}" for n in range(6)}
+    assert f"{there} results of load/ stay" in again
+
+
+def test_what_was_measured_otherwise_is_set_aside_and_measured_again(
+    own_results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill({"vllm": 20}, rounds=2)
+    loads = {key for key in results.load_results("3.3.1") if key.startswith("load/")}
+
+    class Now:  # an engine as it would be asked now
+        def __init__(self, **changes: object) -> None:
+            self.changes = changes
+
+        def provenance(self) -> dict[str, object]:
+            return {**provenance("vllm"), **self.changes}
+
+    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads  # type: ignore[list-item]
+    assert results.resume("3.3.1", "load/", [Now(startup_s=9.9)], max_tokens=8) == loads  # type: ignore[list-item]
+    torn = sorted(loads)[0]
+    raw_file("3.3.1", torn).write_bytes(b"\0" * 100)
+    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads - {torn}  # type: ignore[list-item]
+    assert results.resume("3.3.1", "load/", [Now(flags={"--slots": 4})], max_tokens=8) == set()  # type: ignore[list-item]
+    assert "set aside (other flags)" in capsys.readouterr().out
+    kept = [json.loads(file.read_text()) for file in own_results.glob("3.3.1.before-*.json")]
+    assert {key for ledger in kept for key in ledger} == loads
+    assert "greedy/vllm" in results.load_results("3.3.1")  # of another prefix: untouched
+
+
+def test_kinds_are_never_mixed_unasked() -> None:
+    results.record("3.3.1", "load/a", {"x": 1})
+    results.record("3.3.1", "load/b", {"x": 2}, kind="quoted: NVIDIA's blog, 2026-07-01")
+    results.record("3.3.1", "load/c", {"x": 3}, kind="simulated")
+    assert set(results.load_results("3.3.1")) == {"load/a"}
+    assert set(results.load_results("3.3.1", "quoted")) == {"load/b"}
+    assert set(results.load_results("3.3.1", None)) == {"load/a", "load/b", "load/c"}
+    assert "processor" not in results.load_results("3.3.1", "quoted")["load/b"]["provenance"]
+    for kind in ("quoted: no date", "quoted: , 2026", "measured today"):
+        with pytest.raises(LabError, match="is not a kind of result"):
+            results.record("3.3.1", "d", {"x": 1}, kind=kind)
+
+
+def realistic(number: int) -> Trace:
+    """A chat of 64 tokens as a client sees it: irregular stamps, a block for each chunk, words as text."""
+    source = random.Random(number)
+    now = 28_699_010_603_953 + number * 1_234_567_890
+    sent = now
+    blocks = []
+    for _ in range(66):
+        now += int(source.gauss(2.2e7, 2e6))
+        blocks.append(now)
+    words = tuple(source.choice(["the", " of", " gravity", " mountain", "s", "."]) for _ in range(64))
+    return Trace(
+        sent, tuple(blocks[1:65]), words, blocks[-1], 41, 64, 0, "length", None, "usage", blocks_ns=tuple(blocks),
+        blocks_bytes=tuple(source.randint(190, 230) for _ in blocks),
+        first_choice_ns=blocks[0], last_choice_ns=blocks[-1],
+    )  # fmt: skip
+
+
+def test_packed_traces_come_back_to_the_nanosecond_and_are_small(own_results: Path) -> None:
+    traces = tuple(realistic(n) for n in range(32))
+    assert [Trace.restore(plain) for plain in packing.unpack(packing.pack(traces))] == list(traces)
+    run = Run(traces, 16, 64, "short", provenance("vllm"), 0.01)
+    results.record("3.3.1", "load/x", metrics.summarise(run))
+    assert [Trace.restore(plain) for plain in results.load_raw("3.3.1", "load/x")] == list(traces)
+    assert raw_file("3.3.1", "load/x").stat().st_size / (32 * 64) < 10  # bytes a token
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A results folder on a disk of 128 KiB; where that can't be mounted, files of at most 2000 bytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    monkeypatch.setenv("LABS_RESULTS", str(folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if not mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there(small_disk: Path) -> None:
+    written = {}
+
+    def until_full() -> None:
+        for number in range(200):
+            key = f"k{number}"
+            written[key] = results.record("3.3.1", key, {"x": number}, raw=os.urandom(1000).hex())
+
+    with pytest.raises(LabError, match=r"The result k\d+ can't be written: .*\nFix: free some space") as error:
+        until_full()
+    assert results.load_results("3.3.1") == written
+    assert "what was written before is whole" in str(error.value)
+    assert not [file for file in small_disk.rglob(".*") if "lock" not in file.name]  # no half file is left

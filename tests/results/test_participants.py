@@ -1,0 +1,57 @@
+"""An engine, or a part of a lab, that can't be had costs only itself, and the ledger says why."""
+
+import pytest
+
+from shared import LabError, results
+from shared.launch import stop_all
+from shared.models import ModelChoice
+from shared.results import participants
+
+
+def refuse() -> int:
+    raise LabError("There is no library on this machine.", "make engines")
+
+
+def test_what_cannot_be_done_is_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert participants.attempt("3.3.1", "binding/library", "the library", refuse) is None
+    assert capsys.readouterr().out == "Without the library: There is no library on this machine.\nFix: make engines\n"
+    entries = results.load_results("3.3.1")
+    assert participants.missing(entries) == {"binding/library": "There is no library on this machine."}
+    assert participants.missing(entries, "engine/") == {}
+    assert participants.attempt("3.3.1", "binding/library", "the library", lambda: 7) == 7
+
+
+def test_without_any_engine_there_is_no_comparison(model: ModelChoice) -> None:
+    with pytest.raises(LabError, match=r"No engine could be started\.\nFix: make engines"):
+        participants.start_engines("3.3.1", model, {"trtllm": {"--max_batch_size": 4}})
+    [why] = participants.missing(results.load_results("3.3.1"), "engine/").values()
+    assert why == "TensorRT-LLM can't be started here: it needs an NVIDIA GPU."
+
+
+@pytest.mark.engine
+def test_the_others_start_and_their_memory_can_be_read(model: ModelChoice, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        asked = {"trtllm": {}, "llamacpp": {"-np": 2, "-c": 2048}, "vllm": {"--no-such-flag": 1}}
+        [engine] = participants.start_engines("3.3.1", model, asked)  # type: ignore[arg-type]
+        assert engine.spec.name == "llamacpp"
+        entries = results.load_results("3.3.1")
+        assert entries["engine/llamacpp"]["values"] == {"startup_s": pytest.approx(engine.startup_s, abs=0.01)}
+        assert set(participants.missing(entries)) == {"engine/trtllm", "engine/vllm"}
+        assert "a flag that it doesn't know" in capsys.readouterr().out
+        assert participants.favourite([engine], "vllm") is engine
+        assert "llama.cpp stands in for it" in capsys.readouterr().out
+        resident = engine.resident_gib()
+        assert resident
+        assert model.file_bytes("BF16") / 2**30 < resident < 2
+    finally:
+        stop_all()
+
+
+@pytest.mark.engine
+def test_an_engine_that_is_there_after_all_is_missing_no_more(model: ModelChoice) -> None:
+    participants.attempt("3.3.1", "engine/llamacpp", "llama.cpp", refuse)
+    try:
+        participants.start_engines("3.3.1", model, {"llamacpp": {"-np": 2, "-c": 2048}})
+    finally:
+        stop_all()
+    assert participants.missing(results.load_results("3.3.1")) == {}
