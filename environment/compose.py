@@ -15,7 +15,7 @@ from shared.engines import ENGINES, Flags, LaunchPlan, as_arguments
 from shared.hardware import Machine
 from shared.launch import containers, memory
 from shared.models import choice
-from shared.models.catalogue import LLAMA_8B
+from shared.models.catalogue import LLAMA_8B, entry
 from shared.report import verified
 
 FILE = paths.REPO / "environment" / "containers" / "compose.yaml"
@@ -51,7 +51,7 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """One engine's service, and the configs that it reads."""
     spec, flags = ENGINES[name], FLAGS[name]
     way, image = spec.container, containers.images()[spec.container.image]
-    model = choice.from_catalogue_entry(LLAMA_8B, "3.3.1", token=False)
+    model = choice.from_catalogue_entry(entry(LLAMA_8B), "3.3.1", token=False)
     precision = way.precisions[0]
     needed = memory.need(spec, model, precision, flags, SPARK)
     source = model.source(spec.reads, precision)

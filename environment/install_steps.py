@@ -15,12 +15,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from environment.pause_builds import Quiet, Stopped
 from shared import LabError, paths
+from shared.hardware import symptoms
 from shared.launch.process import Guarded
 from shared.models.weights import sha256
 
@@ -174,27 +175,10 @@ class Job:
         return ""
 
 
-NO_INDEX = (
-    "the package index can't be reached: check the network or the index settings (PIP_INDEX_URL, UV_DEFAULT_INDEX)"
-)
-TAMPERED = "the file that came differs from the pinned one: try again, and if it stays so, check the mirror"
-# The first sign that the log shows decides, so what is sure comes before what may have several reasons.
-CAUSES: Mapping[str, str] = {
-    "No space left on device": "free some disk space",
-    "do not match the hashes": TAMPERED,  # pip
-    "Hash mismatch": TAMPERED,  # uv
-    "NewConnectionError": NO_INDEX,  # pip
-    "Failed to fetch": NO_INDEX,  # uv, as the next one
-    "Failed to download": NO_INDEX,
-    "Could not find a version": "the package index has no such version, or can't be reached: check the network "
-    "or the index settings (PIP_INDEX_URL, UV_DEFAULT_INDEX)",
-    "Killed": "there was too little memory: close other programs",
-}
-
-
 def likely_cause(lines: list[str]) -> str | None:
-    text = "\n".join(lines).lower()
-    return next((fix for sign, fix in CAUSES.items() if sign.lower() in text), None)
+    """What the first sign of a known cause means, and what to do."""
+    known = symptoms.recognised(lines, "install")
+    return f"{known[0][0].cause}: {known[0][0].fix}" if known else None
 
 
 def need_room(folder: Path, gib: float, what: str) -> None:

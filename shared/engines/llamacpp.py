@@ -54,7 +54,6 @@ COUNTERS = {
     "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
 }
 
-TOO_MANY_SLOTS = (r"n_seq_max must be", "more slots than llama.cpp has", "ask for at most 256")
 SPEC = EngineSpec(
     name="llamacpp",
     title="llama.cpp",
@@ -83,11 +82,4 @@ SPEC = EngineSpec(
     # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
     counters=COUNTERS,
-    causes=(
-        (r"invalid argument|unknown argument", "a flag that it doesn't know", "compare it with llama-server --help"),
-        (r"error while handling argument", "a flag's value that it can't read", "compare it with llama-server --help"),
-        (r"invalid magic|model is corrupted or incomplete", "a torn or wrong model file", "make engines"),
-        TOO_MANY_SLOTS,
-        (r"Illegal instruction", "it was compiled for another processor", "make clean; make engines"),
-    ),
 )  # fmt: skip

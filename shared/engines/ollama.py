@@ -159,9 +159,4 @@ SPEC = EngineSpec(
     metrics="/metrics",
     metrics_of="llama-server",
     counters=llamacpp.COUNTERS,
-    causes=(
-        llamacpp.TOO_MANY_SLOTS,
-        (r"llama-server.*not found|no such file.*llama-server", "its llama-server is missing", "make engines"),
-        (r"model requires more system memory", "too little memory", "make down, or a smaller context"),
-    ),
 )

@@ -112,10 +112,4 @@ SPEC = EngineSpec(
         "queue_s": "sglang:queue_time_seconds_sum",
         "queued_requests": "sglang:queue_time_seconds_count",
     },
-    causes=(
-        (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),
-        (r"sgl_kernel stand-in: (\S+)", "a kernel that the labs' stand-in doesn't supply", "leave that flag out"),
-        (r"number of ranks .* should be smaller", "tensor parallel, which it can't do here", "leave --tp-size out"),
-        (r"Not enough memory|memory capacity is unbalanced", "too little memory", "lower --max-total-tokens"),
-    ),
 )  # fmt: skip

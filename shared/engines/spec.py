@@ -84,7 +84,6 @@ class EngineSpec:
     metrics_of: str = ""  # the program below it that serves the metrics, if it isn't the engine itself
     counters: Mapping[str, str] = field(default_factory=dict)  # our name → its metric's
     exact_length: Mapping[str, object] = field(default_factory=dict)  # request fields that suppress end-of-text
-    causes: tuple[tuple[str, str, str], ...] = ()  # (pattern in the log, cause, fix)
 
     def way(self, runner: str) -> Native | Container:
         """How it is started by this runner ("native" | "container"). Raises LabError if it can't be."""

@@ -62,9 +62,4 @@ SPEC = EngineSpec(
     token_ids="trtllm",
     metrics="/prometheus/metrics",
     exact_length={"ignore_eos": True},
-    causes=(
-        (r"No such option|Error: Got unexpected", "a flag that it doesn't know", "compare it with trtllm-serve --help"),
-        (r"CUDA out of memory|OutOfMemoryError", "too little memory while loading",
-         "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL=1 (a maintainer's advice), or a smaller model"),
-    ),
 )  # fmt: skip

@@ -106,13 +106,4 @@ SPEC = EngineSpec(
         "kv_use": "vllm:kv_cache_usage_perc",  # a share, 0 to 1
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
-    causes=(
-        (r"unrecognized arguments|invalid choice", "a flag that it doesn't know", "compare it with its --help"),
-        (r"greater than the derived max_model_len", "a longer context than the model has", "lower --max-model-len"),
-        (r"larger than the maximum number of tokens|estimated maximum model length",
-         "the context doesn't fit in the KV cache", "lower --max-model-len"),
-        (r"is less than requested memory for kv|No available memory for the cache",
-         "too little memory for the KV cache", "make down"),
-        (r"not divisible|must be divisible", "heads don't divide by the tensor-parallel size", "try 1 or 3"),
-    ),
 )  # fmt: skip

@@ -16,10 +16,10 @@ from dataclasses import asdict
 
 from shared.hardware import doctor_checks as general
 from shared.hardware import doctor_gpu_checks as gpu
+from shared.hardware import symptoms
 from shared.hardware.doctor_checks import Check
 from shared.hardware.host import Host
 from shared.hardware.machine import Machine, detect
-from shared.hardware.symptoms import SYMPTOMS
 
 WIDTH = 100  # of everything printed
 
@@ -74,7 +74,7 @@ def table(machine: Machine, checks: list[Check]) -> str:
 def symptom_table() -> str:
     """What is known to go wrong on a DGX Spark and with containers, and how well it is attested."""
     blocks = []
-    for s in SYMPTOMS:
+    for s in symptoms.rows("spark"):
         rows = (("cause", s.cause), ("check", s.check), ("fix", s.fix), ("known", f"{s.reports}: {s.source}"))
         blocks.append("\n".join([wrapped("", s.symptom, 0), *(wrapped(f"  {k}", v, 9) for k, v in rows)]))
     return "\n\n".join([*blocks, "Collected from published reports; none of it was verified on hardware by us."])
@@ -93,7 +93,7 @@ def main() -> int:
         print(json.dumps({
             "machine": asdict(machine),
             "checks": [asdict(c) for c in checks],
-            "symptoms": [asdict(s) for s in SYMPTOMS],
+            "symptoms": [asdict(s) for s in symptoms.rows("spark")],
         }, indent=1))  # fmt: skip
     else:
         print(table(machine, checks))

@@ -10,7 +10,6 @@ Nobody here has run one on a DGX Spark: see `make verify-spark`.
 import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -31,22 +30,6 @@ LABEL = "inference-engine-labs"
 HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
 UNPACKED = 3  # disk that an image takes while it is fetched and unpacked, as a multiple of its download
-
-CAUSES = (
-    *symptoms.CAUSES,
-    (r"cannot connect to the docker daemon|is the docker daemon running", "the docker daemon is not running",
-     "sudo systemctl start docker"),
-    (r"port is already allocated|address already in use", "its port is taken", "leave `port` out"),
-    (r"the container name .* is already in use", "a container of that name was left", "make down"),
-    (r"exec format error|no matching manifest", "the image is for another processor", "see images.toml"),
-    (r"unauthorized|authentication required|pull access denied", "the registry wants a login",
-     "docker login nvcr.io (user $oauthtoken, password: an NGC key)"),
-    (r"toomanyrequests|rate limit", "the registry limits how often one may pull", "wait an hour, or docker login"),
-    (r"manifest unknown|not found", "there is no such image or tag", "see images.toml"),
-    (r"no space left on device", "the disk is full", "docker system prune, or free some space"),
-    (r"no such host|network is unreachable|i/o timeout|TLS handshake timeout", "the registry can't be reached",
-     "check the network; what was fetched is kept"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,8 +61,9 @@ def images() -> Mapping[str, Image]:
 def refused(what: str, output: str) -> LabError:
     """The error for a docker command that failed: its own words, and the fix if they are known."""
     said = output.strip().splitlines()[-1][:300] if output.strip() else "it said nothing"
-    cause, fix = next(((c, f) for sign, c, f in CAUSES if re.search(sign, output, re.I)), ("", "make doctor"))
-    return LabError(f"docker could not {what}{': ' + cause if cause else ''}. It says: {said}", fix)
+    known = symptoms.recognised(output.splitlines(), "spark", "docker")
+    cause, fix = (f": {known[0][0].cause}", known[0][0].fix) if known else ("", "make doctor")
+    return LabError(f"docker could not {what}{cause}. It says: {said}", fix)
 
 
 def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:

@@ -20,15 +20,8 @@ from shared import paths
 from shared.errors import LabError
 from shared.files import held
 from shared.hardware.machine import Machine
-from shared.models.catalogue import (
-    CATALOGUE,
-    LLAMA_8B,
-    LOADS,
-    QWEN_1B,
-    UNGATED,
-    CatalogueEntry,
-    Source,  # whoever uses a ModelChoice needs its name
-)
+from shared.models import catalogue
+from shared.models.catalogue import CatalogueEntry, Source
 from shared.models.weights import manifest, verify_file
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -132,8 +125,8 @@ class ModelChoice:
 def choose(machine: Machine, lab: str = "3.3.1") -> ModelChoice:
     """The model for this machine and lab. LABS_MODEL names another one: without a GPU any small model of the
     hub, with one a model of the catalogue. Raises LabError if that isn't one, or isn't set up."""
-    if lab not in LOADS:
-        raise LabError(f"There is no lab {lab!r}.", f"choose one of {', '.join(LOADS)}")
+    if lab not in catalogue.loads():
+        raise LabError(f"There is no lab {lab!r}.", f"choose one of {', '.join(catalogue.loads())}")
     asked = os.environ.get("LABS_MODEL", "").strip()
     if machine.profile != "cpu":
         return from_catalogue_entry(find_in_catalogue(asked) if asked else default_entry(machine), lab, has_token())
@@ -160,22 +153,22 @@ def small() -> ModelChoice:
 
 def default_entry(machine: Machine) -> CatalogueEntry:
     if machine.profile == "spark" or (machine.gpu_memory_gib or 0) >= BIG_GPU_GIB:
-        return LLAMA_8B
-    return QWEN_1B
+        return catalogue.entry(catalogue.LLAMA_8B)
+    return catalogue.entry(catalogue.QWEN_1B)
 
 
 def find_in_catalogue(asked: str) -> CatalogueEntry:
     """By its name, or by any repository of its weights."""
-    for model in CATALOGUE:
+    for model in catalogue.entries().values():
         if asked.lower() in {model.name, *(source.repository.lower() for source in model.sources.values())}:
             return model
     raise LabError(f"LABS_MODEL is {asked!r}, which the labs don't know how to run on a GPU.",
-                   f"unset it, or choose one of {', '.join(model.name for model in CATALOGUE)}")  # fmt: skip
+                   f"unset it, or choose one of {', '.join(catalogue.entries())}")  # fmt: skip
 
 
 def from_catalogue_entry(model: CatalogueEntry, lab: str, token: bool) -> ModelChoice:
     """A gated repository is used only with a token: its ungated copy needs no account."""
-    sources = {k: s if token else UNGATED.get(s.repository, s) for k, s in model.sources.items()}
+    sources = {k: s if token else catalogue.mirrors().get(s.repository, s) for k, s in model.sources.items()}
     first = sources["hf BF16"]
     return ModelChoice(
         name=model.name,
@@ -193,7 +186,7 @@ def from_catalogue_entry(model: CatalogueEntry, lab: str, token: bool) -> ModelC
         output=model.output,
         sources=sources,
         drafts=model.drafts,
-        loads=tuple(key for key in LOADS[lab] if key in sources or key in model.drafts),
+        loads=tuple(key for key in catalogue.loads()[lab] if key in sources or key in model.drafts),
     )
 
 

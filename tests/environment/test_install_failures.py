@@ -25,7 +25,7 @@ def test_failed_step_stops_the_others_and_says_why(tmp_path: Path, labs_cache: P
     assert err.splitlines()[1] == "BAD: working failed (exit 3). Last lines of its log:"
     assert err.splitlines()[2:-1] == [f"  | {n}" for n in range(17, 31)] + ["  | No space left on device"]
     log = paths.show(labs_cache / "logs" / "install-bad.log")
-    fix = f"Fix: free some disk space; the whole log is {log}; then run the same command again"
+    fix = f"Fix: the disk is full: free some disk space; the whole log is {log}; then run the same command again"
     assert err.splitlines()[-1] == fix
     assert not alive(read_pid(tmp_path / "pid"))
     assert not list(labs_cache.glob("later*"))

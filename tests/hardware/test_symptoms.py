@@ -4,7 +4,10 @@ import re
 
 import pytest
 
-from shared.hardware.symptoms import MAINTAINER, ONE, SEVERAL, SYMPTOMS, known
+from shared.engines import ENGINES
+from shared.hardware.symptoms import MAINTAINER, ONE, SEVERAL, recognised, rows
+
+SYMPTOMS = rows("spark")
 
 # symptom → lines after a published report, which stands beside them
 EXCERPTS = [
@@ -99,8 +102,8 @@ SEEN = [
 
 @pytest.mark.parametrize(("symptom", "lines"), EXCERPTS)
 def test_a_symptom_is_recognised_in_its_reports_words(symptom: str, lines: str) -> None:
-    found = known(f"INFO: starting up\n{lines}\nINFO: shutting down\n")
-    assert found[0].symptom == symptom
+    found = recognised(f"INFO: starting up\n{lines}\nINFO: shutting down\n".splitlines(), "spark")
+    assert found[0][0].symptom == symptom
     special = "vLLM refuses to start for too little free memory, with or without a given size of the KV cache"
     assert len(found) == (2 if symptom == special else 1)
 
@@ -115,7 +118,7 @@ def test_a_calm_log_shows_nothing() -> None:
         "INFO 11-24 02:04:59 [gpu_worker.py:440] Available KV cache memory: 22.5 GiB\n"  # eugr/spark-vllm-docker#396
         "INFO: Application startup complete.\nLoading weights took 549.60 seconds\n"
     )
-    assert known(calm) == []
+    assert recognised(calm.splitlines(), "spark") == []
 
 
 def test_every_row_is_complete_and_says_how_well_it_is_attested() -> None:
@@ -123,4 +126,13 @@ def test_every_row_is_complete_and_says_how_well_it_is_attested() -> None:
         assert all((s.symptom, s.cause, s.check, s.fix)), s
         assert s.reports in (ONE, SEVERAL, MAINTAINER)
         assert s.source.startswith("https://github.com/")
-        re.compile(s.pattern)
+
+
+def test_every_area_can_be_read_and_its_patterns_be_searched_for() -> None:
+    for area in (*ENGINES, "engine", "docker", "spark", "install"):
+        found = rows(area)
+        assert found, area
+        for row in found:
+            assert row.cause, row
+            assert row.fix, row
+            re.compile(row.pattern)

@@ -13,7 +13,7 @@ from shared.hardware import Machine, detect
 from shared.hardware.gpu import docker_gpu_arguments
 from shared.launch import containers, memory
 from shared.models import ModelChoice, choice
-from shared.models.catalogue import LLAMA_8B, QWEN_1B
+from shared.models.catalogue import LLAMA_8B, QWEN_1B, entry
 from tests import machines
 
 FLAGS: dict[str, Flags] = {  # those of lab 3.3.1: 16 users, 2048 tokens each
@@ -50,7 +50,7 @@ def commands() -> Iterator[tuple[str, str, LaunchPlan, list[str]]]:
     for name, published in MACHINES.items():
         host = machines.machine(name)
         machine = detect(host)
-        model = choice.from_catalogue_entry(published, "3.3.4", token=False)
+        model = choice.from_catalogue_entry(entry(published), "3.3.4", token=False)
         for spec in ENGINES.values():
             for precision in spec.container.precisions:
                 if f"{spec.reads} {precision}" not in model.sources:

@@ -23,10 +23,10 @@ from shared.metrics.roofline import (
     sanity,
 )
 from shared.models import ModelChoice, choice
-from shared.models.catalogue import LLAMA_8B
+from shared.models.catalogue import LLAMA_8B, entry
 from tests import machines
 
-BIG = choice.from_catalogue_entry(LLAMA_8B, "3.3.1", token=False)
+BIG = choice.from_catalogue_entry(entry(LLAMA_8B), "3.3.1", token=False)
 
 
 @pytest.mark.parametrize(("precision", "tok_s"), [("BF16", 18.2), ("NVFP4", 54.9)])

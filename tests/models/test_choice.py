@@ -9,7 +9,7 @@ from shared import LabError, models
 from shared.course.labs import LABS
 from shared.hardware import Machine
 from shared.models import catalogue, choice
-from shared.models.catalogue import CATALOGUE, LLAMA_8B, LOADS, QWEN_1B, Source
+from shared.models.catalogue import LLAMA_8B, QWEN_1B, Source, entries, entry
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,8 @@ def spark(machine: Machine) -> Machine:
 
 
 def every_source() -> list[Source]:
-    named = [source for model in CATALOGUE for source in (*model.sources.values(), *model.drafts.values())]
-    return [*named, *catalogue.UNGATED.values()]
+    named = [source for model in entries().values() for source in (*model.sources.values(), *model.drafts.values())]
+    return [*named, *catalogue.mirrors().values()]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def every_source() -> list[Source]:
     ],
 )
 def test_each_profile_has_its_model(machine: Machine, profile: str, gpu_gib: float | None, name: str) -> None:
-    for lab in LOADS:
+    for lab in catalogue.loads():
         model = models.choose(replace(machine, profile=profile, gpu_memory_gib=gpu_gib), lab)
         assert model.name == name
         assert model.local is (profile == "cpu")
@@ -56,7 +56,7 @@ def test_a_lab_that_is_none_is_told(machine: Machine) -> None:
 
 def test_without_an_account_the_ungated_copy_is_used(spark: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     source = models.choose(spark).source("hf", "BF16")
-    assert (source.repository, source.gated) == (LLAMA_8B.sources["hf BF16"].ungated, False)
+    assert (source.repository, source.gated) == (entry(LLAMA_8B).sources["hf BF16"].ungated, False)
     assert "unsloth/Meta-Llama" in models.choose(spark).origin
     monkeypatch.setenv("HF_TOKEN", "hf_something")
     source = models.choose(spark).source("hf", "BF16")
@@ -89,7 +89,7 @@ def test_the_larger_choice_is_asked_for_by_name(spark: Machine, monkeypatch: pyt
 
 def test_sizes_follow_from_the_shape() -> None:
     """A file holds its parameters and little more; where it doesn't, a figure was mistyped."""
-    for model in CATALOGUE:
+    for model in entries().values():
         for key, source in model.sources.items():
             if source.bytes and key.endswith("BF16"):
                 assert 0 <= source.bytes - 2 * model.parameters < 10_000_000, key
@@ -100,7 +100,7 @@ def test_sizes_follow_from_the_shape() -> None:
 
 def test_precision_is_equal_across_engines(spark: Machine) -> None:
     """BF16 for those that read safetensors and for those that read GGUF, for each model that both can run."""
-    for model in (LLAMA_8B, QWEN_1B):
+    for model in (entry(LLAMA_8B), entry(QWEN_1B)):
         assert {"hf BF16", "gguf BF16"} <= set(model.sources)
         assert model.sources["gguf BF16"].file.endswith("-BF16.gguf")
 
@@ -112,14 +112,14 @@ def test_every_source_is_complete_or_says_that_it_is_not() -> None:
         assert source.repository.count("/") == 1
         assert source.licence, source
         assert source.source, source
-        assert not source.gated or source.ungated in {s.repository for s in catalogue.UNGATED.values()}
+        assert not source.gated or source.ungated in {s.repository for s in catalogue.mirrors().values()}
         assert bool(source.file) is source.repository.endswith("-GGUF"), source
 
 
 def test_drafts_fit_engines_that_exist() -> None:
     from shared.engines import ENGINES
 
-    for model in CATALOGUE:
+    for model in entries().values():
         for key in model.drafts:
             engine, _, kind = key.partition(" ")
             assert engine in ENGINES
@@ -148,4 +148,4 @@ def test_a_result_names_weights_that_lie_elsewhere(spark: Machine) -> None:
 
 
 def test_every_lab_has_a_model() -> None:
-    assert list(LOADS) == list(LABS)
+    assert list(catalogue.loads()) == list(LABS)

@@ -146,7 +146,7 @@ def spark(entries: Entries, loads: Entries) -> Section | None:
     if not published.quoted(entries, "outline/"):
         return None
     here = published.NOT_MEASURABLE if on_cpu(loads) else "see the figures above"
-    ceiling = SPARK.bandwidth_gb_s / (2 * published.LLAMA_8B_READ / 1e9)
+    ceiling = SPARK.bandwidth_gb_s / (2 * published.llama_8b_read() / 1e9)
     nothing = "No figure above was measured on a Spark, so what follows is quoted, each from where it says.\n\n"
     text = (
         ("" if "spark" in profiles(loads) else nothing)

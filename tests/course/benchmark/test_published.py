@@ -18,7 +18,7 @@ def entries() -> dict[str, reading.Entry]:
 
 
 def test_every_figure_carries_its_source_and_date(entries: dict[str, reading.Entry]) -> None:
-    assert len(entries) == len(published.QUOTES) + len(published.STARS)
+    assert len(entries) == len(published.quotes()) + len(published.outline())
     for entry in entries.values():
         assert KINDS.fullmatch(entry["kind"])
         assert entry["kind"].startswith("quoted: ")
@@ -28,7 +28,7 @@ def test_every_figure_carries_its_source_and_date(entries: dict[str, reading.Ent
 
 def test_the_table_shows_a_source_in_each_row(entries: dict[str, reading.Entry]) -> None:
     table = published.figures(entries)
-    assert len(table.rows) == len(published.QUOTES)
+    assert len(table.rows) == len(published.quotes())
     assert all(re.search(r"\d{4}(-\d\d)*", row[-1]) for row in table.rows)
     assert next(row for row in table.rows if row[0] == "TensorRT-LLM")[2:4] == ("10,257", "38.7")
 
@@ -44,9 +44,9 @@ def test_each_row_of_the_outline_is_confronted(entries: dict[str, reading.Entry]
 
 def test_what_the_verdicts_say_agrees_with_the_quotes() -> None:
     """The sentences beside the stars name figures: each must be one of the quotes."""
-    figures = {f"{n:,.0f}" if n >= 999.5 else f"{n:g}" for q in published.QUOTES
+    figures = {f"{n:,.0f}" if n >= 999.5 else f"{n:g}" for q in published.quotes()
                for n in (q.prefill_tok_s, q.decode_tok_s, q.many and q.many[1]) if n}  # fmt: skip
-    for row in published.STARS:
+    for row in published.outline():
         said = re.sub(r"[\d.]+ GB", "", row.verdict)
         for number in re.findall(r"(?<![\w.,])\d[\d,]*\.?\d*(?= to |[ ,.;)]|$)(?!-bit)", said):
             assert number.rstrip(".,") in {*figures, "10", "32", "4", "8"}, f"{row.engine}: {number}"
