@@ -29,9 +29,9 @@ def ensure() -> str:
     if found is None:
         raise LabError("The tests open pages in Chromium, and none is there or could be fetched (see above).",
                        "sudo apt install chromium, then the same command again")  # fmt: skip
-    said = subprocess.run([found, "--version"], capture_output=True, text=True)
-    if said.returncode:
-        raise LabError(f"{found} does not start: {said.stderr.strip()[-300:]}",
+    version = subprocess.run([found, "--version"], capture_output=True, text=True)
+    if version.returncode:
+        raise LabError(f"{found} does not start: {version.stderr.strip()[-300:]}",
                        "sudo apt install chromium, then the same command again")  # fmt: skip
     return found
 

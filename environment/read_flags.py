@@ -40,11 +40,11 @@ DOCKER_COMMANDS = {  # command → what stands beside its flags; "..." belongs t
 
 def own_parser(engine: str, python: str) -> tuple[str, Flags]:
     """(version, flags) of the engine whose environment this Python has."""
-    said = subprocess.run(
+    printed = subprocess.run(
         [python, CLI / "own_parser.py", engine],
         stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     ).stdout  # fmt: skip
-    version, flags = json.loads(said.splitlines()[-1])
+    version, flags = json.loads(printed.splitlines()[-1])
     return version, flags
 
 
@@ -161,11 +161,11 @@ def go_module(name: str, version: str, work: str) -> tuple[Path, str]:
     go = shutil.which("go")
     if go is None:
         sys.exit("Its source comes as a Go module, and there is no go on the PATH.\nFix: install Go")
-    said = subprocess.run(
+    printed = subprocess.run(
         [go, "mod", "download", "-json", f"{name}@{version}"], cwd=work, stdout=subprocess.PIPE, text=True, check=True,
         env={**os.environ, "GOPATH": f"{work}/gopath", "GOFLAGS": "-modcacherw"},
     ).stdout  # fmt: skip
-    return Path(json.loads(said)["Dir"]), json.loads(said)["Sum"]
+    return Path(json.loads(printed)["Dir"]), json.loads(printed)["Sum"]
 
 
 def ollama() -> dict[str, Any]:

@@ -24,11 +24,11 @@ def main() -> int:
     with log.open("wb") as out:
         setup = Guarded([sys.executable, "-u", "-m", "environment.install", *steps], out)
     try:
-        with log.open() as said:
+        with log.open() as printed:
             while setup.exit_code() is None and not any(step.ready() for step in engines):
-                print(said.read(), end="", flush=True)
+                print(printed.read(), end="", flush=True)
                 time.sleep(0.2)
-            print(said.read(), end="", flush=True)
+            print(printed.read(), end="", flush=True)
         if setup.exit_code():
             return setup.exit_code() or 1
         if engines:

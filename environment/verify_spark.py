@@ -79,8 +79,8 @@ def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
         report.startup_s, report.digest = round(engine.startup_s, 1), engine.version.partition("@")[2]
         report.add("answers", True, f"after {engine.startup_s:.0f} s")
         for question, expected in KNOWN:
-            said = ask(engine, model, question)
-            report.add(f"knows: {question}", expected in said.lower(), said.strip()[:60])
+            answer = ask(engine, model, question)
+            report.add(f"knows: {question}", expected in answer.lower(), answer.strip()[:60])
         report.openings = [ask(engine, model, question, 32) for question in OPENINGS]
         before = http.counters(engine)
         body = {"model": engine.served_name, "messages": chat(model, "What is gravity?"), "max_tokens": 64}
@@ -116,8 +116,8 @@ def speculate(name: str, model: ModelChoice, report: Report) -> None:
     where = hub.inside(hub.fetch(head), containers.HUB_INSIDE)
     with launch(name, model, {**FLAGS[name], **way.speculate(where)}) as engine:
         question, expected = KNOWN[0]
-        said = ask(engine, model, question)
-        report.add("speculates: answers", expected in said.lower(), said.strip()[:60])
+        answer = ask(engine, model, question)
+        report.add("speculates: answers", expected in answer.lower(), answer.strip()[:60])
         ask(engine, model, OPENINGS[0], 128)
         if "accepted_draft_tokens" in engine.spec.counters:
             accepted = http.counters(engine).get("accepted_draft_tokens", 0)
@@ -132,13 +132,13 @@ def compare(reports: Mapping[str, Report]) -> None:
     for name, report in there.items():
         same = 0
         for i, own in enumerate(report.openings):
-            others = [plain(r.openings[i]) for other, r in there.items() if other != name]
-            same += sum(text == plain(own) for text in others) * 2 >= len(others)
+            others = [opening_of(r.openings[i]) for other, r in there.items() if other != name]
+            same += sum(text == opening_of(own) for text in others) * 2 >= len(others)
         seen = f"{ENGINES[name].title}: {same} of {len(OPENINGS)} openings, {FIRST} characters"
         report.add("begins as the others do", same * 2 > len(OPENINGS), seen)
 
 
-def plain(text: str) -> str:
+def opening_of(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text).strip().lower()[:FIRST]
 
 

@@ -43,6 +43,45 @@ def test_links_of_the_pages_lead_somewhere() -> None:
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def written(file: Path) -> str:
+    """What a page, a module or the cells of a notebook say; not what a notebook printed."""
+    if file.suffix == ".ipynb":
+        return "\n".join(cell.source for cell in nbformat.read(file, as_version=4).cells)
+    return file.read_text(errors="replace")
+
+
+def resolves(name: str) -> bool:
+    """Whether `shared.load.client.Trace` is a module, a room, or a name that its module holds."""
+    folder, parts = paths.REPO / "shared", name.split(".")[1:]
+    for place, part in enumerate(parts, 1):
+        if (folder / part).is_dir():
+            folder = folder / part
+            continue
+        module, rest = folder / f"{part}.py", parts[place:]
+        if not module.exists():
+            module, rest = folder / "__init__.py", parts[place - 1 :]
+        return module.exists() and (not rest or re.search(rf"\b{rest[0]}\b", module.read_text()) is not None)
+    return True
+
+
+def test_files_and_names_that_are_mentioned_exist() -> None:
+    """`shared/load/client.py` and `shared.load.client.Trace`, wherever a page, a docstring or a notebook names them."""
+    found = 0
+    for file in tracked():
+        if file.suffix in (".md", ".py", ".ipynb", ".sh") or file.name == "Makefile":
+            text = written(file)
+            for name in re.findall(r"\b(?:shared|environment|tests)/[\w/.-]+\.(?:py|toml|md|sh|yaml|txt)\b", text):
+                assert (paths.REPO / name).exists(), f"{file}: {name}"
+                found += 1
+            for name in re.findall(r"(?<![\w./-])shared(?:\.[a-zA-Z]\w*)+", text):
+                assert resolves(name), f"{file}: {name}"
+                found += 1
+    assert found > 500
+    assert resolves("shared.load.client.Trace")
+    assert not resolves("shared" + ".load.client.Trice")
+    assert not resolves("shared" + ".wire")
+
+
 def test_no_machine_path_is_tracked() -> None:
     for file in tracked():
         if file.suffix != ".png":

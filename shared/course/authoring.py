@@ -19,7 +19,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
@@ -78,8 +77,8 @@ def student_text(source: str, place: Place) -> str:
 
 
 def stub(indent: str, sign: str, hint: str, place: Place) -> list[str]:
-    said = json.dumps(f"{place.name}: {hint}", ensure_ascii=False)
-    error = f"raise NotImplementedError({said})" if sign == "#" else f"throw new Error({said});"
+    message = json.dumps(f"{place.name}: {hint}", ensure_ascii=False)
+    error = f"raise NotImplementedError({message})" if sign == "#" else f"throw new Error({message});"
     return [f"{indent}{sign} TODO: {hint}", f"{indent}{error}"]
 
 
@@ -165,26 +164,6 @@ def change(file: Path, data: bytes | None) -> bool:
     else:
         files.write(file, data)
     return True
-
-
-def solution_lines(solutions: Path) -> Iterator[tuple[Any, str]]:
-    """Every line that no lab may contain, with its place: for tests."""
-    for file in sorted(solutions.rglob("*")):
-        if file.suffix == ".ipynb":
-            for cell in nbformat.read(file, as_version=4).cells:
-                only = SOLUTION_ONLY in cell.metadata.get("tags", [])
-                yield from ((Place(file, cell.id), line) for line in between(cell.source, only))
-        elif file.suffix in TEXTS and file.parent != solutions:
-            yield from ((Place(file), line) for line in between(file.read_text(), False))
-
-
-def between(source: str, everything: bool) -> Iterator[str]:
-    inside = everything
-    for line in source.split("\n"):
-        if BEGIN.match(line) or END.match(line):
-            inside = everything or bool(BEGIN.match(line))
-        elif inside:
-            yield line.strip()
 
 
 def main(arguments: list[str]) -> int:

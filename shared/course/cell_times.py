@@ -35,8 +35,8 @@ def announce_long_cells(number: str) -> None:
 
     def before(info: Any) -> None:
         with contextlib.suppress(LabError, OSError):
-            if said := announcement(number, info.raw_cell):
-                print(said, flush=True)
+            if text := announcement(number, info.raw_cell):
+                print(text, flush=True)
         began["cell"] = time.monotonic()
 
     def after(result: Any) -> None:

@@ -6,26 +6,26 @@ from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPla
 from shared.models.choice import ModelChoice
 
 
-def command(start: LaunchPlan) -> list[str]:
+def command(plan: LaunchPlan) -> list[str]:
     return [
-        str(start.home / "bin" / "llama-server"),
-        "--model", start.weights,
-        "--alias", start.model.name,
-        "--host", "127.0.0.1", "--port", str(start.port),
-        "--threads", str(start.cores),
+        str(plan.home / "bin" / "llama-server"),
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--threads", str(plan.cores),
         "--metrics",
     ]  # fmt: skip
 
 
-def env(start: LaunchPlan) -> Mapping[str, str]:
+def env(plan: LaunchPlan) -> Mapping[str, str]:
     return {"LLAMA_ARG_OFFLINE": "1"}
 
 
-def arguments(start: LaunchPlan) -> list[str]:
+def arguments(plan: LaunchPlan) -> list[str]:
     return [
-        "--model", start.weights,
-        "--alias", start.model.name,
-        "--host", "0.0.0.0", "--port", str(start.port),
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
         "--n-gpu-layers", "999",
         "--metrics",
     ]  # fmt: skip

@@ -18,19 +18,19 @@ from shared.models.choice import ModelChoice
 from shared.models.weights import sha256
 
 
-def command(start: LaunchPlan) -> list[str]:
-    return [str(start.home / "bin" / "ollama"), "serve"]
+def command(plan: LaunchPlan) -> list[str]:
+    return [str(plan.home / "bin" / "ollama"), "serve"]
 
 
-def env(start: LaunchPlan) -> Mapping[str, str]:
+def env(plan: LaunchPlan) -> Mapping[str, str]:
     store = paths.cache() / "models" / "ollama"
     return {
-        "OLLAMA_HOST": f"127.0.0.1:{start.port}",
+        "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         "OLLAMA_MODELS": str(store),
         "HOME": str(store),  # it would write a key into ~/.ollama: a user's own Ollama is not touched
         "OLLAMA_KEEP_ALIVE": "-1",  # or it unloads the model after five minutes
         "OLLAMA_NO_CLOUD": "1",
-        "LLAMA_ARG_THREADS": str(start.cores),
+        "LLAMA_ARG_THREADS": str(plan.cores),
         "LLAMA_ARG_ENDPOINT_METRICS": "1",
     }
 
@@ -94,9 +94,9 @@ def flags_fault(log: str, flags: Flags) -> str:
     return f"knows no setting {unknown[0]}" if unknown else ""
 
 
-def container_env(start: LaunchPlan) -> Mapping[str, str]:
+def container_env(plan: LaunchPlan) -> Mapping[str, str]:
     return {
-        "OLLAMA_HOST": f"0.0.0.0:{start.port}",
+        "OLLAMA_HOST": f"0.0.0.0:{plan.port}",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_NO_CLOUD": "1",
     }

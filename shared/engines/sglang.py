@@ -11,12 +11,12 @@ from shared.hardware.processor import BYTES_PER_VALUE, torch_dtype
 from shared.models.choice import ModelChoice
 
 
-def command(start: LaunchPlan) -> list[str]:
+def command(plan: LaunchPlan) -> list[str]:
     return [
-        str(start.home / "venv" / "bin" / "python"), "-m", "sglang.launch_server",
-        "--model-path", start.weights,
-        "--served-model-name", start.model.name,
-        "--host", "127.0.0.1", "--port", str(start.port),
+        str(plan.home / "venv" / "bin" / "python"), "-m", "sglang.launch_server",
+        "--model-path", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
         "--dtype", torch_dtype(),
         "--device", "cpu",
         "--attention-backend", "torch_native",
@@ -30,25 +30,25 @@ def command(start: LaunchPlan) -> list[str]:
     ]  # fmt: skip
 
 
-def env(start: LaunchPlan) -> Mapping[str, str]:
+def env(plan: LaunchPlan) -> Mapping[str, str]:
     return {
         "SGLANG_USE_CPU_ENGINE": "1",
-        "OMP_NUM_THREADS": str(start.cores),
+        "OMP_NUM_THREADS": str(plan.cores),
         "HF_HUB_OFFLINE": "1",
     }
 
 
-def arguments(start: LaunchPlan) -> list[str]:
+def arguments(plan: LaunchPlan) -> list[str]:
     # Without autotune: with it one owner saw memory fall to zero, without it a server ran for a week.
     return [
         "python3", "-m", "sglang.launch_server",
-        "--model-path", start.weights,
-        "--served-model-name", start.model.name,
-        "--host", "0.0.0.0", "--port", str(start.port),
-        *({"BF16": ["--dtype", "bfloat16"], "NVFP4": ["--quantization", "modelopt_fp4"]}.get(start.precision, [])),
+        "--model-path", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        *({"BF16": ["--dtype", "bfloat16"], "NVFP4": ["--quantization", "modelopt_fp4"]}.get(plan.precision, [])),
         "--attention-backend", "flashinfer",
         "--disable-flashinfer-autotune",
-        *([] if SHARE in start.flags else [SHARE, f"{start.share:.2f}"]),
+        *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-metrics",
         "--enable-cache-report",
     ]  # fmt: skip

@@ -11,24 +11,24 @@ from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPla
 from shared.models.choice import ModelChoice
 
 
-def arguments(start: LaunchPlan) -> list[str]:
+def arguments(plan: LaunchPlan) -> list[str]:
     return [
-        "trtllm-serve", start.weights,
-        "--host", "0.0.0.0", "--port", str(start.port),
+        "trtllm-serve", plan.weights,
+        "--host", "0.0.0.0", "--port", str(plan.port),
         "--config", "/labs/config.yml",
     ]  # fmt: skip
 
 
-def config(start: LaunchPlan) -> Mapping[str, str]:
+def config(plan: LaunchPlan) -> Mapping[str, str]:
     """The YAML file (JSON is YAML). The KV cache is bounded in tokens; the fraction, of what is free, must allow it."""
     keys = {
         "kv_cache_config": {
-            "max_tokens": start.kv_bytes // start.model.kv_bytes_per_token(),
-            "free_gpu_memory_fraction": round(max(start.share, 0.1), 2),
+            "max_tokens": plan.kv_bytes // plan.model.kv_bytes_per_token(),
+            "free_gpu_memory_fraction": round(max(plan.share, 0.1), 2),
         },
         "enable_iter_perf_stats": True,
         "return_perf_metrics": True,  # else there is no /prometheus/metrics
-        **{key: value for key, value in start.flags.items() if not key.startswith("--")},
+        **{key: value for key, value in plan.flags.items() if not key.startswith("--")},
     }
     return {"config.yml": json.dumps(keys, indent=2)}
 

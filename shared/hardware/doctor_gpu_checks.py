@@ -55,8 +55,8 @@ def check_gpu(host: Host, machine: Machine) -> Check | None:
     why = "the driver isn't loaded or doesn't fit its programs, as after an update without a restart"
     if answer.failure == TIMED_OUT:
         why = "the driver is stuck, as after memory ran out; engines would hang as well"
-    said = f": {answer.said}" if answer.failure.startswith("exit") else ""
-    return Check("GPU", "failed", without_gpu(host) + said, why, fix)
+    detail = f": {answer.first_line}" if answer.failure.startswith("exit") else ""
+    return Check("GPU", "failed", without_gpu(host) + detail, why, fix)
 
 
 def check_cuda(host: Host, machine: Machine) -> Check | None:
@@ -79,8 +79,8 @@ def check_bfloat16(host: Host, machine: Machine) -> Check | None:
         return Check("bfloat16", "warning", f"compute capability {capability or 'unknown'}; it comes with 8.0",
                      "the labs' weights are BF16", "LABS_PROFILE=cpu make lab")  # fmt: skip
     found = bf16_products(host)
-    said = f"fast ({', '.join(found)})" if found else "no fast products: vLLM and SGLang compute in float32"
-    return ok("bfloat16", said)
+    detail = f"fast ({', '.join(found)})" if found else "no fast products: vLLM and SGLang compute in float32"
+    return ok("bfloat16", detail)
 
 
 def check_architecture(host: Host, machine: Machine) -> Check | None:
@@ -105,11 +105,11 @@ def check_docker(host: Host, machine: Machine) -> Check | None:
     if docker.trouble == "missing":
         return Check("docker", "failed", "not on the PATH", why, "sudo apt install docker.io")
     if docker.trouble == "permission":
-        return Check("docker", "failed", docker.said, why + ". A running Jupyter does not see a new group",
+        return Check("docker", "failed", docker.message, why + ". A running Jupyter does not see a new group",
                      "sudo usermod -aG docker $USER   # then log out and in, and start Jupyter again")  # fmt: skip
     if docker.trouble in ("down", "hangs"):
         verb = "start" if docker.trouble == "down" else "restart"
-        return Check("docker", "failed", docker.said, why, f"sudo systemctl {verb} docker")
+        return Check("docker", "failed", docker.message, why, f"sudo systemctl {verb} docker")
     return ok("docker", f"{docker.version}, without sudo")
 
 

@@ -35,7 +35,7 @@ class Docker:
     """Whether this user can give GPUs to containers, and how docker would do it."""
 
     trouble: str  # "" | a key of DOCKER_TROUBLES
-    said: str = ""  # docker's own words for it
+    message: str = ""  # docker's own words for it
     version: str = ""
     root: str = ""  # where its images lie
     runtimes: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def without_gpu(host: Host) -> str:
     if answer.failure == MISSING:
         return "nvidia-smi is not on the PATH"
     if answer.failure == TIMED_OUT:
-        return f"nvidia-smi gave {answer.said}"
+        return f"nvidia-smi gave {answer.first_line}"
     if answer.failure:
         return f"nvidia-smi failed ({answer.failure})"
     return "nvidia-smi finds no GPU"
@@ -108,15 +108,15 @@ def gpu_holders(host: Host = HERE) -> dict[int, str]:
 def find_docker(host: Host) -> Docker:
     answer = host.run("docker", "info", "--format", "{{json .}}")
     if answer.failure in (MISSING, TIMED_OUT):
-        return Docker("missing" if answer.failure == MISSING else "hangs", answer.said)
+        return Docker("missing" if answer.failure == MISSING else "hangs", answer.first_line)
     try:
         info = json.loads(answer.out)
     except ValueError:
         info = {}
     # Without a daemon the client prints its own half; releases differ in whether that is an error.
     if answer.failure or not info.get("ServerVersion"):
-        said = answer.err.strip() or " ".join(info.get("ServerErrors") or [answer.said])
-        return Docker("permission" if "permission denied" in said else "down", said)
+        message = answer.err.strip() or " ".join(info.get("ServerErrors") or [answer.first_line])
+        return Docker("permission" if "permission denied" in message else "down", message)
     runtimes = tuple(sorted(info.get("Runtimes") or {}))
     devices = tuple(d["ID"] for d in info.get("DiscoveredDevices") or [] if "nvidia.com/gpu" in d.get("ID", ""))
     trouble = "" if "nvidia" in runtimes or devices else "no GPU"

@@ -31,7 +31,7 @@ class CommandOutput:
     failure: str = ""  # "" | MISSING | TIMED_OUT | "exit <code>"
 
     @property
-    def said(self) -> str:
+    def first_line(self) -> str:
         """The first line that it printed, its complaint before its output."""
         return next((line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()), "")
 

@@ -39,8 +39,8 @@ def _table() -> Mapping[str, tuple[Symptom, ...]]:
 
 
 def rows(*areas: str) -> tuple[Symptom, ...]:
-    """The rows of these areas, in the order in which they are given."""
-    return tuple(row for area in areas for row in _table()[area])
+    """The rows of these areas, in the order in which they are given; none of an area that has none."""
+    return tuple(row for area in areas for row in _table().get(area, ()))
 
 
 def recognised(lines: Sequence[str], *areas: str) -> list[tuple[Symptom, str]]:

@@ -60,10 +60,10 @@ def images() -> Mapping[str, Image]:
 
 def refused(what: str, output: str) -> LabError:
     """The error for a docker command that failed: its own words, and the fix if they are known."""
-    said = output.strip().splitlines()[-1][:300] if output.strip() else "it said nothing"
+    printed = output.strip().splitlines()[-1][:300] if output.strip() else "it said nothing"
     known = symptoms.recognised(output.splitlines(), "spark", "docker")
     cause, fix = (f": {known[0][0].cause}", known[0][0].fix) if known else ("", "make doctor")
-    return LabError(f"docker could not {what}{cause}. It says: {said}", fix)
+    return LabError(f"docker could not {what}{cause}. It says: {printed}", fix)
 
 
 def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:
@@ -77,6 +77,11 @@ def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:
     if answer.returncode:
         raise refused(what, answer.stderr or answer.stdout)
     return answer.stdout
+
+
+def name_for(spec: EngineSpec, port: int) -> str:
+    """What the container of this engine is called: the port keeps two of one kind apart."""
+    return f"{LABEL}-{spec.name}-{port}"
 
 
 def present(image: Image) -> bool:
@@ -126,7 +131,7 @@ def check_manifest(image: Image, architecture: str) -> int:
 def pull(image: Image, size: int, quiet: bool) -> None:
     """Fetch it, layer by layer, with a line of progress. Ctrl-C ends the pull; layers that are whole are kept."""
     title = f"pulling {image.image}:{image.tag} ({size / 2**30:.1f} GiB)"
-    said, layers, done = "", set(), set()
+    printed, layers, done = "", set(), set()
     process = subprocess.Popen(["docker", "pull", image.reference], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                stdin=subprocess.DEVNULL, text=True)  # fmt: skip
     assert process.stdout
@@ -134,7 +139,7 @@ def pull(image: Image, size: int, quiet: bool) -> None:
         with tqdm(total=0, desc=title, unit="layer", leave=False, file=sys.stdout, disable=quiet,
                   mininterval=1, miniters=0) as line:  # fmt: skip
             for row in process.stdout:
-                said = (said + row)[-4000:]
+                printed = (printed + row)[-4000:]
                 layer, _, state = row.strip().partition(": ")
                 if state in ("Pulling fs layer", "Already exists", "Waiting", "Downloading"):
                     layers.add(layer)
@@ -143,7 +148,7 @@ def pull(image: Image, size: int, quiet: bool) -> None:
                 line.total = len(layers)
                 line.update(len(done) - line.n)
         if process.wait():
-            raise refused(f"pull {image.reference}", said)
+            raise refused(f"pull {image.reference}", printed)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -151,7 +156,7 @@ def pull(image: Image, size: int, quiet: bool) -> None:
 
 
 def run_command(
-    spec: EngineSpec, start: LaunchPlan, flags: Sequence[str], *, name: str, port: int, hub: Path, gpu: Sequence[str]
+    spec: EngineSpec, plan: LaunchPlan, flags: Sequence[str], *, name: str, port: int, hub: Path, gpu: Sequence[str]
 ) -> list[str]:
     """The whole `docker run`: one engine, on 127.0.0.1:`port`, all GPUs, the hub's cache mounted.
 
@@ -159,15 +164,15 @@ def run_command(
     leaked memory until the machine died. No --memory: it doesn't see what CUDA allocates.
     """
     way, image = spec.container, images()[spec.container.image]
-    settings = dict(way.env(start))
+    settings = dict(way.env(plan))
     if spec.flags_in == "environment":
-        settings |= {key: str(value) for key, value in start.flags.items()}
+        settings |= {key: str(value) for key, value in plan.flags.items()}
     # Kernels that it has compiled are there at the next start: an owner's first start of SGLang took ten minutes.
     mounts = [f"{LABEL}-{spec.name}-cache:/root/.cache", f"{hub}:{HUB_INSIDE}"]
     if spec.prepare:  # it keeps a copy of the weights
         mounts.append(f"{LABEL}-{spec.name}:/root/.{spec.name}")
-    if way.files(start):
-        mounts.append(f"{start.home}:{FILES_INSIDE}:ro")
+    if way.files(plan):
+        mounts.append(f"{plan.home}:{FILES_INSIDE}:ro")
     return [
         "docker", "run", "--rm", "--pull", "never",
         "--name", name, "--label", f"{LABEL}={os.getpid()}",
@@ -177,15 +182,15 @@ def run_command(
         # By name, without a value: the token is in no command line, log or result.
         "--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}",
         *(word for key, value in settings.items() for word in ("--env", f"{key}={value}")),
-        image.reference, *way.arguments(start), *flags,
+        image.reference, *way.arguments(plan), *flags,
     ]  # fmt: skip
 
 
-def write_files(way: Container, start: LaunchPlan) -> None:
+def write_files(way: Container, plan: LaunchPlan) -> None:
     """What the engine reads from /labs."""
-    for name, text in way.files(start).items():
-        start.home.mkdir(parents=True, exist_ok=True)
-        (start.home / name).write_text(text)
+    for name, text in way.files(plan).items():
+        plan.home.mkdir(parents=True, exist_ok=True)
+        (plan.home / name).write_text(text)
 
 
 def removal(name: str) -> list[str]:

@@ -149,7 +149,7 @@ def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Mach
 
 def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need, machine: Machine) -> Engine:
     """Start `docker run` under its watchdog, which removes the container in the end; does not wait."""
-    name = f"{containers.LABEL}-{spec.name}-{port}"
+    name = containers.name_for(spec, port)
     containers.write_files(spec.container, what)
     arguments = {flag: value for flag, value in what.flags.items() if flag.startswith("-")}
     flags = as_arguments(arguments) if spec.flags_in == "arguments" else []
@@ -183,7 +183,7 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
                 raise failure(engine, f"{engine.spec.title} was not ready after {timeout_s:.0f} s.")
             time.sleep(0.1)
         body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-        if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.said(), engine.flags)):
+        if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.log_text(), engine.flags)):
             raise LabError(f"{engine.spec.title} {fault}.", "check the setting's name and value")
         try:
             if engine.spec.prepare:

@@ -1,4 +1,4 @@
-"""Processes that end with the program that started them, the ports they listen on, and who waits for whom."""
+"""Processes that end with the program that started them."""
 
 import contextlib
 import json

@@ -99,13 +99,13 @@ class Engine:
             return None
         return kib / 2**20
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Its log so far."""
         return self.log.read_text(errors="replace")
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log."""
-        return "\n".join(self.said().splitlines()[-lines:])
+        return "\n".join(self.log_text().splitlines()[-lines:])
 
     def provenance(self) -> dict[str, Any]:
         """What a result must say of the engine that produced it."""

@@ -136,32 +136,32 @@ class Exchange:
     path: str
     sent_ns: int
     end_ns: int
-    answer: Response
+    response: Response
     error: str | None  # what the client gave up for
     new_connection: bool
 
     @property
     def dropped(self) -> bool:
         """Whether the connection ended without a byte, as one may that was kept longer than its server would."""
-        return self.answer.lost and not self.answer.blocks_ns
+        return self.response.lost and not self.response.blocks_ns
 
     def trace(self) -> Trace:
         """Read what the answer says."""
-        answer = self.answer
+        response = self.response
         error = (
             self.error
-            or answer.error
+            or response.error
             or ("the server closed the connection without an answer" if self.dropped else None)
         )
-        if answer.status in (None, 200):
-            found = streams.parse(self.path, answer.pieces_ns, answer.pieces)
+        if response.status in (None, 200):
+            found = streams.parse(self.path, response.pieces_ns, response.pieces)
             error = error or found.error
-            if not error and answer.sized and not answer.complete:
+            if not error and response.sized and not response.complete:
                 error = "the connection ended before its body was complete"
         else:
             found = streams.StreamContent()
-            said = b"".join(answer.pieces)[:300].decode(errors="replace")
-            error = error or f"HTTP {answer.status}: {said}"
+            body_text = b"".join(response.pieces)[:300].decode(errors="replace")
+            error = error or f"HTTP {response.status}: {body_text}"
         return Trace(
             sent_ns=self.sent_ns,
             arrivals_ns=tuple(found.arrivals_ns),
@@ -175,8 +175,8 @@ class Exchange:
             tokens_from=found.tokens_from,
             reasoning_ns=tuple(found.reasoning_ns),
             reasoning_texts=tuple(found.reasoning_texts),
-            blocks_ns=tuple(answer.blocks_ns),
-            blocks_bytes=tuple(answer.blocks_bytes),
+            blocks_ns=tuple(response.blocks_ns),
+            blocks_bytes=tuple(response.blocks_bytes),
             timings=found.timings,
             new_connection=self.new_connection,
             first_choice_ns=found.first_choice_ns,
@@ -217,20 +217,20 @@ async def exchange(
         """The connection is closed afterwards, or at once if this is cancelled, unless it may carry another."""
         reusable = False
         try:
-            sent_ns, answer = connection.send(request)
-            error = await _until_ended(connection, answer, sent_ns, limits)
-            reusable = answer.reusable
+            sent_ns, response = connection.send(request)
+            error = await _until_ended(connection, response, sent_ns, limits)
+            reusable = response.reusable
         finally:
             if connections and reusable:
                 connections.keep(address, connection)
             else:
                 connection.drop()
-        return Exchange(parts.path, sent_ns, answer.end_ns or time.perf_counter_ns(), answer, error, new)
+        return Exchange(parts.path, sent_ns, response.end_ns or time.perf_counter_ns(), response, error, new)
 
     if connections and (kept := connections.take(address)):
-        said = await ask(kept, new=False)
-        if not said.dropped:
-            return said  # else the server closed it before it read the request: ask once more
+        exchanged = await ask(kept, new=False)
+        if not exchanged.dropped:
+            return exchanged  # else the server closed it before it read the request: ask once more
     began_ns = time.perf_counter_ns()
     try:
         async with asyncio.timeout(limits.connect_s):
@@ -241,12 +241,12 @@ async def exchange(
     return await ask(connection, new=True)
 
 
-async def _until_ended(connection: Connection, answer: Response, sent_ns: int, limits: Limits) -> str | None:
+async def _until_ended(connection: Connection, response: Response, sent_ns: int, limits: Limits) -> str | None:
     """Wait for the end of the answer; returns which time limit it exceeded, if any."""
     while not connection.ended.done():
         now = time.perf_counter_ns()
-        if answer.blocks_ns:
-            patience_s, since, missed = limits.idle_s, answer.blocks_ns[-1], f"nothing came for {limits.idle_s:g} s"
+        if response.blocks_ns:
+            patience_s, since, missed = limits.idle_s, response.blocks_ns[-1], f"nothing came for {limits.idle_s:g} s"
         else:
             patience_s, since, missed = limits.first_byte_s, sent_ns, f"no first byte within {limits.first_byte_s:g} s"
         left = patience_s - (now - since) / 1e9

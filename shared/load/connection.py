@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
     ended: "asyncio.Future[None]"  # of the answer that it carries
-    answer: Response | None = None
+    response: Response | None = None
 
     @classmethod
     async def open(cls, address: Address) -> "Connection":
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         The kernel gets it here and now: uvloop's own write() waits for the end of the loop's turn, in which a
         hundred other requests may come first.
         """
-        self.answer = answer = Response()
+        self.response = response = Response()
         self.ended = asyncio.get_running_loop().create_future()
         socket = self.transport.get_extra_info("socket").fileno()
         sent = 0
@@ -92,11 +92,11 @@ class Connection(asyncio.Protocol):
             sent = os.write(socket, request)
         if sent < len(request):
             self.transport.write(request[sent:])
-        return sent_ns, answer
+        return sent_ns, response
 
     def drop(self) -> None:
         """Close it at once, whatever is under way."""
-        self.answer = None
+        self.response = None
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,23 +104,23 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.perf_counter_ns()  # before anything else
-        if self.answer is None:  # nobody asked
+        if self.response is None:  # nobody asked
             self.transport.abort()
             return
-        self.answer.take(now_ns, data)
-        if self.answer.complete or self.answer.error:
+        self.response.take(now_ns, data)
+        if self.response.complete or self.response.error:
             self._end(now_ns)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.answer is not None:
-            self.answer.lost = True
-            self.answer.error = f"the connection broke: {exc}" if exc else None
+        if self.response is not None:
+            self.response.lost = True
+            self.response.error = f"the connection broke: {exc}" if exc else None
             self._end(time.perf_counter_ns())
 
     def _end(self, now_ns: int) -> None:
-        if self.answer is not None:
-            self.answer.end_ns = now_ns
-            self.answer = None
+        if self.response is not None:
+            self.response.end_ns = now_ns
+            self.response = None
             self.ended.set_result(None)
 
 

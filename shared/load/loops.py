@@ -21,7 +21,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +80,7 @@ def closed(
                 sent.append(await send(max_tokens, None))
                 line.update()
                 answered, _ = sent[-1]
-                if (answered.error or answered.answer.lost) and not port_taken(engine.port):
+                if (answered.error or answered.response.lost) and not port_taken(engine.port):
                     return  # nobody listens: the engine is gone, and its watchdog says so a moment later
                 if think_s:
                     await asyncio.sleep(think_s)
@@ -136,21 +136,6 @@ def open_loop(
     asked = {"kind": "open", "rate_per_s": rate_per_s, "poisson": poisson, "seed": seed, "seconds": seconds}
     warm = 4 if warmup else 0
     return _measure(engine, prompts, title, len(moments), None, max_tokens, warm, limits, drive, asked)
-
-
-def sweep(
-    points: Sequence[float], run: Callable[[float], Run], enough: Callable[[Run], bool] | None = None
-) -> Iterator[tuple[float, Run]]:
-    """Run one load after the other, from the least on: (load, its run), as soon as each is measured.
-
-    `enough` ends the sweep after a run that it holds for, such as one whose requests wait for minutes: what lies
-    beyond it would only take long. Where throughput stops growing is `metrics.knee`'s to say.
-    """
-    for point in sorted(points):
-        measured = run(point)
-        yield point, measured
-        if enough and enough(measured):
-            return
 
 
 def one_end(requests: int | None, seconds: float | None) -> None:

@@ -64,33 +64,6 @@ def chat(model: ModelChoice, question: str, nonce: str = "") -> list[dict[str, s
     return [{"role": role, "content": content} for role, content in texts.items()]
 
 
-PROSE = (
-    "Write the opening of a story that begins in a railway station at night.",
-    "Describe a market square in the early morning, without naming the town.",
-    "Write a letter from a lighthouse keeper to a sister who lives inland.",
-    "Tell what an old oak tree has seen in three hundred years.",
-    "Write a conversation between two people who wait out a storm.",
-    "Describe a house that has been empty for a long time.",
-)
-
-# Answers to these copy most of the prompt: what speculation by looking back (n-gram) is made for.
-CODE = """\
-def {name}(records, limit):
-    total = 0
-    kept = []
-    for record in records:
-        value = record["value"]
-        if value is None:
-            continue
-        if value > limit:
-            value = limit
-        total = total + value
-        kept.append({{"name": record["name"], "value": value}})
-    average = total / len(kept) if kept else 0
-    return {{"total": total, "average": average, "kept": kept}}
-"""
-NAMES = ("summarise", "collect", "clip", "gather", "measure", "reduce", "tally", "settle", "balance", "condense")
-
 FILLER = (
     "The harbour lies on the north side of the island, where the water is deep enough for ferries.",
     "In winter the last boat leaves before four, and whoever misses it stays until the morning.",
@@ -155,17 +128,6 @@ class SharedPrefix(PromptSet):
 def short(model: ModelChoice) -> PromptSet:
     """Questions of about 40 tokens with template and nonce."""
     return PromptSet("short", model, SHORT_QUESTIONS)
-
-
-def prose(model: ModelChoice) -> PromptSet:
-    """Open prose: hard to guess for a draft."""
-    return PromptSet("prose", model, PROSE)
-
-
-def repetitive_code(model: ModelChoice) -> PromptSet:
-    """Functions to be repeated with one name changed: easy to guess."""
-    ask = "Repeat this function, but rename `limit` to `bound`. Answer with the code only.\n\n"
-    return PromptSet("repetitive-code", model, tuple(ask + CODE.format(name=name) for name in NAMES))
 
 
 def long(model: ModelChoice, tokens: int) -> LongPrompts:

@@ -54,11 +54,11 @@ def parse(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> StreamCo
             found.finished = True
             continue
         try:
-            said = jiter.from_json(data)
-            if name == b"error" or said.get("error"):
-                found.error = f"the engine reported: {str(said.get('error') or said)[:300]}"
+            chunk = jiter.from_json(data)
+            if name == b"error" or chunk.get("error"):
+                found.error = f"the engine reported: {str(chunk.get('error') or chunk)[:300]}"
             else:
-                take(found, stamp, said)
+                take(found, stamp, chunk)
         except ValueError:
             found.error = f"an event is not JSON: {data[:80]!r}"
         except (AttributeError, TypeError):  # JSON, and of another shape
@@ -97,29 +97,29 @@ def _lines(stamps: Sequence[int], pieces: Sequence[bytes]) -> Iterator[Event]:
                 yield stamp, b"", line
 
 
-def _openai(found: StreamContent, stamp: int, said: Mapping[str, Any]) -> None:
+def _openai(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
     """A chunk of chat or completions. Reasoning is `reasoning` in vLLM, `reasoning_content` elsewhere."""
-    for choice in said.get("choices") or ():
+    for choice in chunk.get("choices") or ():
         delta = choice.get("delta") or choice  # completions have no delta: their text is the choice's own
         found.add(stamp, delta.get("content") or delta.get("text"),
                   delta.get("reasoning_content") or delta.get("reasoning"))  # fmt: skip
         found.finish_reason = choice.get("finish_reason") or found.finish_reason
-    found.timings = said.get("timings") or found.timings
-    if usage := said.get("usage"):
+    found.timings = chunk.get("timings") or found.timings
+    if usage := chunk.get("usage"):
         found.input_tokens = usage.get("prompt_tokens", found.input_tokens)
         found.output_tokens = usage.get("completion_tokens", found.output_tokens)
         found.tokens_from = "usage"
         found.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", found.cached_tokens)
 
 
-def _ollama(found: StreamContent, stamp: int, said: Mapping[str, Any]) -> None:
+def _ollama(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
     """A line of /api/chat, where `message` has the text, or of /api/generate, where `response` has it."""
-    message = said.get("message") or said
+    message = chunk.get("message") or chunk
     found.add(stamp, message.get("content") or message.get("response"), message.get("thinking"))
-    if said.get("done"):
+    if chunk.get("done"):
         found.finished = True
-        found.finish_reason = said.get("done_reason")
-        found.input_tokens = said.get("prompt_eval_count")
-        found.output_tokens = said.get("eval_count")
+        found.finish_reason = chunk.get("done_reason")
+        found.input_tokens = chunk.get("prompt_eval_count")
+        found.output_tokens = chunk.get("eval_count")
         found.tokens_from = "engine" if found.output_tokens is not None else None
-        found.timings = {k: v for k, v in said.items() if k.endswith(("_count", "_duration"))}
+        found.timings = {k: v for k, v in chunk.items() if k.endswith(("_count", "_duration"))}

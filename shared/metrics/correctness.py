@@ -85,7 +85,7 @@ def check_greedy(engine: Engine, reference: Reference) -> tuple[dict[str, Any], 
 
 def check_known_answers(engine: Engine, model: ModelChoice) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     answers: list[dict[str, Any]] = [
-        {"question": question, "said": (said := ask(engine, model, question)), "right": expected in said.lower()}
+        {"question": question, "answer": (answer := ask(engine, model, question)), "right": expected in answer.lower()}
         for question, expected in KNOWN
     ]
     return {"right": sum(answer["right"] for answer in answers), "texts": len(answers)}, answers

@@ -12,7 +12,6 @@ the memory and arithmetic of the machine: those carry over in proportion, the ov
     work = roofline.decode_step(model, "BF16", users=1, context_tokens=200)
     here = roofline.measure(work.bytes, machine.cores)        # at this working set: what fits into a cache is faster
     roofline.limit_tok_s(work, here)
-    roofline.sanity(measured_tok_s, work, here)               # a sentence if it was above the limit
 
 Attention's own products are left out of the operations: with 2048 tokens of context they add 7 % to an 8B model's.
 """
@@ -73,7 +72,6 @@ DATA_SHEETS = {
     "H100 80GB HBM3": Ceilings(3350.0, 989.0, "quoted: NVIDIA's data sheet of the H100 SXM, read 2026-11"),
     "H200": Ceilings(4800.0, 989.0, "quoted: NVIDIA's data sheet of the H200 SXM, read 2026-11"),
 }
-SPARK_SEEN = Ceilings(231.0, 86.0, "quoted: owners' measurements in public threads, one report each, read 2026-11")
 
 
 def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
@@ -137,17 +135,6 @@ def bits_per_weight(decode_tok_s: float, parameters: float, bandwidth_gb_s: floa
     return bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8
 
 
-def sanity(measured_tok_s: float, work: Work, ceilings: Ceilings) -> str | None:
-    """What is wrong with a result above the limit, None if it is possible."""
-    limit = limit_tok_s(work, ceilings)
-    if measured_tok_s <= limit:
-        return None
-    return (
-        f"{measured_tok_s:.1f} tok/s is {100 * measured_tok_s / limit:.0f} % of the physical limit of {limit:.1f} "
-        f"({ceilings.kind}): either tokens were counted that were not computed, or the ceiling is not this machine's"
-    )
-
-
 @dataclass(frozen=True)
 class Prediction:
     """A step's time and what it is made of, in ms."""
@@ -159,11 +146,6 @@ class Prediction:
     @property
     def step_ms(self) -> float:
         return self.overhead_ms + self.bytes_ms + self.operations_ms
-
-    @property
-    def carries_over(self) -> float:
-        """The share of the step that another machine's memory and arithmetic decide."""
-        return 1 - self.overhead_ms / self.step_ms
 
 
 def predict(work: Work, ceilings: Ceilings, overhead_ms: float = 0.0) -> Prediction:
@@ -187,18 +169,6 @@ class Fit:
     def predict(self, work: Work) -> Prediction:
         ceilings = Ceilings(self.bandwidth_gb_s or np.inf, self.peak_tflop_s or np.inf, "measured")
         return predict(work, ceilings, self.overhead_ms)
-
-    def on(self, work: Work, here: Ceilings, there: Ceilings) -> Prediction:
-        """The same engine elsewhere: it makes the same share of the other machine's ceilings, at the same overhead.
-
-        The overhead is the part that this can't know: it is the other processor's.
-        """
-        moved = Ceilings(
-            (self.bandwidth_gb_s or np.inf) / here.bandwidth_gb_s * there.bandwidth_gb_s,
-            (self.peak_tflop_s or np.inf) / here.peak_tflop_s * there.peak_tflop_s,
-            there.kind,
-        )
-        return predict(work, moved, self.overhead_ms)
 
 
 def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = None) -> Fit:

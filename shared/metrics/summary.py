@@ -53,11 +53,6 @@ def late_ms(trace: Trace) -> float:
     return 0.0 if trace.scheduled_ns is None else (trace.sent_ns - trace.scheduled_ns) / 1e6
 
 
-def goodput_per_s(run: Run, slo: Slo) -> float:
-    """Requests a second that kept the SLO."""
-    return sum(slo.kept(t) for t in run.traces) / wall_s(run)
-
-
 def wall_s(run: Run) -> float:
     """From the first request sent (or scheduled) to the last answer's end, failed ones included."""
     begin = min(t.sent_ns if t.scheduled_ns is None else min(t.sent_ns, t.scheduled_ns) for t in run.traces)
@@ -73,11 +68,11 @@ def prefill_tok_s(trace: Trace) -> float | None:
 
 def engine_prefill_tok_s(trace: Trace) -> float | None:
     """Prefill rate by the engine's own clock: llama.cpp's `timings`, Ollama's durations; None of other engines."""
-    said = trace.timings or {}
-    if said.get("prompt_ms"):  # llama.cpp: tokens that it computed, in ms
-        return float(said["prompt_n"] / said["prompt_ms"] * 1e3)
-    if said.get("prompt_eval_duration"):  # Ollama: in ns
-        return float(said["prompt_eval_count"] / said["prompt_eval_duration"] * 1e9)
+    timings = trace.timings or {}
+    if timings.get("prompt_ms"):  # llama.cpp: tokens that it computed, in ms
+        return float(timings["prompt_n"] / timings["prompt_ms"] * 1e3)
+    if timings.get("prompt_eval_duration"):  # Ollama: in ns
+        return float(timings["prompt_eval_count"] / timings["prompt_eval_duration"] * 1e9)
     return None
 
 
@@ -135,7 +130,7 @@ def summarise(run: Run) -> Summary:
         raise LabError("The engine reported no `usage`, so its tokens are not known.", "chunks are not tokens")
     wall = wall_s(run)
     tokens = sum(c for c in counts if c is not None)
-    told = [t.cached_tokens for t in good if t.cached_tokens is not None]
+    reported = [t.cached_tokens for t in good if t.cached_tokens is not None]
     counter = run.counted.get("cached_tokens")
     by_counter = None if counter is None else int(counter)
     gaps = [gap for t in good for gap in (t.itl_ms or ())]
@@ -144,7 +139,7 @@ def summarise(run: Run) -> Summary:
     open_loop = [t for t in good if t.scheduled_ns is not None]
     e2e_scheduled = [t.e2e_ms + late_ms(t) for t in open_loop]
     queued = run.counted.get("queued_requests")
-    cached = sum(told) if len(told) == len(good) else by_counter
+    cached = sum(reported) if len(reported) == len(good) else by_counter
     return Summary(
         users=run.users,
         requests=len(run.traces),

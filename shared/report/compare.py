@@ -155,15 +155,15 @@ def spread(values: Sequence[float]) -> str:
 
 def difference(a: Sequence[Entry], b: Sequence[Entry]) -> str:
     """What else than machine and version differs between them, "" if nothing does."""
-    said = []
+    differing = []
     for name in ALIKE:
         ours, theirs = distinct_values(a, name), distinct_values(b, name)
         if ours != theirs or len(ours) > 1:
-            said.append(f"{name} {' and '.join(ours)} in A, {' and '.join(theirs)} in B")
+            differing.append(f"{name} {' and '.join(ours)} in A, {' and '.join(theirs)} in B")
     failed = [sum(int(v) for e in one for v in numbers([e], "failed")) for one in (a, b)]
     if any(failed):
-        said.append(f"failed requests: {failed[0]} in A, {failed[1]} in B")
-    return "; ".join(said)
+        differing.append(f"failed requests: {failed[0]} in A, {failed[1]} in B")
+    return "; ".join(differing)
 
 
 def distinct_values(entries: Sequence[Entry], name: str) -> list[str]:

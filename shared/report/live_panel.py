@@ -43,11 +43,11 @@ class CounterSamples:
     title: str
     samples: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)
 
-    def add(self, at_s: float, said: Mapping[str, float]) -> None:
+    def add(self, at_s: float, sample: Mapping[str, float]) -> None:
         """Totals count from the first sample on; a share of nothing is unknown, not 0."""
-        now = dict(said)
+        now = dict(sample)
         if not self.samples:
-            self._first = dict(said)
+            self._first = dict(sample)
         for name in ("preemptions", "generated_tokens", "cached_tokens", "cache_queries"):
             if name in now:
                 now[name] -= self._first.get(name, 0.0)
@@ -56,7 +56,7 @@ class CounterSamples:
         self.samples.append((at_s, now))
 
     def series(self, name: str) -> list[float]:
-        return [said[name] for _, said in self.samples if name in said]
+        return [sample[name] for _, sample in self.samples if name in sample]
 
     def most(self, name: str) -> float | None:
         """The largest value that was seen; None if the engine never said it."""
@@ -99,8 +99,8 @@ def watch(engine: Engine, step_s: float = STEP_S) -> Iterator[CounterSamples]:
 
     def sample() -> None:
         while True:
-            if said := counters(engine):
-                seen.add(time.monotonic() - began, said)
+            if counted := counters(engine):
+                seen.add(time.monotonic() - began, counted)
                 widget.value = seen.html()
             if over.wait(step_s):
                 return
@@ -112,8 +112,8 @@ def watch(engine: Engine, step_s: float = STEP_S) -> Iterator[CounterSamples]:
     finally:
         over.set()
         thread.join()
-        if said := counters(engine):
-            seen.add(time.monotonic() - began, said)
+        if counted := counters(engine):
+            seen.add(time.monotonic() - began, counted)
         widget.value = seen.html()
         if handle is not None:  # outside of a notebook there is none
             handle.update(bundle(widget, seen), raw=True)

@@ -98,10 +98,10 @@ def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) 
         return (ns - start_ns) // 1000
 
     def bar(name: str, begin_ns: int, end_ns: int, **args: object) -> Event:
-        told = {k: v for k, v in {"request": number, **args}.items() if v is not None}
+        known = {k: v for k, v in {"request": number, **args}.items() if v is not None}
         return {
             "name": name, "cat": "request", "ph": "X", "ts": at(begin_ns), "dur": at(end_ns) - at(begin_ns), **where,
-            "args": told,
+            "args": known,
         }  # fmt: skip
 
     def instant(name: str, ns: int, **args: object) -> Event:

@@ -70,13 +70,13 @@ def banner() -> str:
         if proof
     ]
     rest = [ENGINES[name].title for name, proof in proofs.items() if not proof]
-    said = f"Verified on hardware: {'; '.join(done)}. " if done else ""
+    text = f"Verified on hardware: {'; '.join(done)}. " if done else ""
     if rest:
-        said += (
+        text += (
             f"Not verified on hardware: the {'container of ' if len(rest) == 1 else 'containers of '}"
             f"{listed(rest)}. Nobody who wrote this had a DGX Spark; its owner can run `make verify-spark`."
         )
-    return said.strip()
+    return text.strip()
 
 
 def listed(words: list[str]) -> str:

@@ -198,7 +198,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     began = time.monotonic()
     answer = Host().run("nvidia-smi", limit_s=0.5)
-    assert (answer.failure, answer.said) == (TIMED_OUT, "no answer in 0.5 s")
+    assert (answer.failure, answer.first_line) == (TIMED_OUT, "no answer in 0.5 s")
     assert time.monotonic() - began < 3
     child = int((tmp_path / "child").read_text())
     for _ in range(100):
@@ -214,7 +214,7 @@ def test_a_command_answers_or_says_how_it_failed() -> None:
     host = Host()
     assert host.run("sh", "-c", "echo seen").out == "seen\n"
     failed = host.run("sh", "-c", "echo out; echo wrong >&2; exit 9")
-    assert (failed.failure, failed.said) == ("exit 9", "wrong")
+    assert (failed.failure, failed.first_line) == ("exit 9", "wrong")
     assert host.run("no-such-command-here").failure == MISSING
     assert host.read("/no/such/file") is None
 

@@ -18,9 +18,7 @@ from shared.load import Trace
 from shared.models import ModelChoice
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("truth_server.py"))]
-SPEC = dataclasses.replace(
-    ENGINES["vllm"], name="truth", title="The truth server", counters={}, exact_length={}, causes=()
-)
+SPEC = dataclasses.replace(ENGINES["vllm"], name="truth", title="The truth server", counters={}, exact_length={})
 NO_FILES = Path("/nonexistent")
 MODEL = ModelChoice("truth", NO_FILES, NO_FILES, "You are exact.", 0, 0, 0, 0, 0, "invented")
 

@@ -73,7 +73,7 @@ def test_the_token_is_passed_by_name_and_never_printed(
     engine = start(spark_model)
     inside = Path(f"/proc/{on_a_spark.pid(engine.container)}/environ").read_text()
     assert f"HF_TOKEN={SECRET}" in inside
-    said = [engine.command_line(), str(engine.provenance()), engine.said(), capsys.readouterr().out]
+    said = [engine.command_line(), str(engine.provenance()), engine.log_text(), capsys.readouterr().out]
     assert SECRET not in " ".join([*said, on_a_spark.calls.read_text(), *engine.command])
     assert "--env HF_TOKEN --env" in " ".join(engine.command)
 

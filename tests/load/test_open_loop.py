@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from shared import LabError, load
-from shared.load import Run, loops, prompts
+from shared.load import Run, prompts
 from shared.load.loops import schedule_s
 from shared.load.prompts import PromptSet
 from shared.metrics import Slo, late_ms, summarise
-from shared.metrics.summary import goodput_per_s, wall_s
 from shared.metrics.validity import bottleneck
 from tests.helpers.truth import MODEL, TruthEngine
 
@@ -110,18 +109,6 @@ def test_a_load_needs_exactly_one_end(engine: TruthEngine) -> None:
         load.open_loop(engine, PROMPTS, rate_per_s=0.001, seconds=0.01)
 
 
-def test_a_sweep_goes_from_the_least_load_and_ends_when_it_is_enough() -> None:
-    asked: list[float] = []
-
-    def run(point: float) -> Run:
-        asked.append(point)
-        return Run((), int(point), 1, "none", {}, 0.0)
-
-    assert [point for point, _ in loops.sweep((8, 1, 4, 2), run)] == [1, 2, 4, 8]
-    assert [point for point, _ in loops.sweep((8, 1, 4, 2), run, enough=lambda r: r.users >= 2)] == [1, 2]
-    assert asked == [1, 2, 4, 8, 1, 2]
-
-
 class Slow(PromptSet):
     """Prompts that keep the event loop busy while they are made, as a tokenizer does."""
 
@@ -158,14 +145,16 @@ def test_what_makes_a_client_the_bottleneck() -> None:
     assert bottleneck(run(0.9, 1), 100) == "the client kept a core 90 % busy"
 
 
-def test_goodput_counts_from_the_schedule_and_no_failed_request(engine: TruthEngine) -> None:
+def test_an_slo_counts_from_the_schedule_and_keeps_no_failed_request(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.05, gap_s=0.001, fault="reset", every=4)
     run = load.open_loop(
         engine, PROMPTS, rate_per_s=40, requests=40, poisson=False, max_tokens=5, seed=random.randint(0, 9)
     )
     good = [t for t in run.traces if t.error is None]
     assert 0 < len(good) < 40
-    wall = wall_s(run)
-    assert goodput_per_s(run, Slo()) == pytest.approx(len(good) / wall)
-    assert goodput_per_s(run, Slo(ttft_ms=40)) == 0
-    assert goodput_per_s(run, Slo(ttft_ms=5000, tpot_ms=5000, e2e_ms=5000)) == pytest.approx(len(good) / wall)
+    for slo, kept in (
+        (Slo(), len(good)),
+        (Slo(ttft_ms=40), 0),
+        (Slo(ttft_ms=5000, tpot_ms=5000, e2e_ms=5000), len(good)),
+    ):
+        assert sum(slo.kept(trace) for trace in run.traces) == kept

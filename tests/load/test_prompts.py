@@ -6,7 +6,7 @@ import pytest
 
 from shared import LabError
 from shared.load import prompts
-from shared.load.prompts import OPENING_TOKENS, PromptSet, counter, tokenizer
+from shared.load.prompts import OPENING_TOKENS, counter, tokenizer
 from shared.models import ModelChoice
 
 
@@ -29,9 +29,7 @@ def test_a_long_prompt_has_exactly_its_tokens(model: ModelChoice, tokens: int) -
     assert prompts.long(model, tokens).name == f"long-{tokens}"
 
 
-@pytest.mark.parametrize(
-    "make", [prompts.short, prompts.prose, prompts.repetitive_code, lambda m: prompts.long(m, 300)]
-)
+@pytest.mark.parametrize("make", [prompts.short, lambda m: prompts.long(m, 300)])
 def test_no_two_prompts_share_more_than_the_templates_opening(make: object, model: ModelChoice) -> None:
     some = [ids(model, messages) for messages in islice(make(model), 30)]  # type: ignore[operator]
     shared = [common(a, b) for i, a in enumerate(some) for b in some[:i]]
@@ -49,12 +47,6 @@ def test_a_shared_prefix_is_shared_and_the_rest_is_not(model: ModelChoice) -> No
     assert not prompts.short(model).about_cache
 
 
-def test_code_to_repeat_is_in_the_prompt(model: ModelChoice) -> None:
-    [messages] = islice(prompts.repetitive_code(model), 1)
-    assert messages[-1]["content"].count("limit") == 4
-    assert "def summarise(records, limit):" in messages[-1]["content"]
-
-
 def test_a_length_that_does_not_fit_is_refused(model: ModelChoice) -> None:
     for tokens in (20, model.context + 1):
         with pytest.raises(LabError, match=rf"of {tokens} tokens doesn't fit .*\nFix: choose from 100 to 8192"):
@@ -64,4 +56,3 @@ def test_a_length_that_does_not_fit_is_refused(model: ModelChoice) -> None:
 def test_the_count_is_the_models_own(model: ModelChoice) -> None:
     messages = prompts.chat(model, "What is gravity?")
     assert counter(model)(messages) == len(ids(model, messages))
-    assert isinstance(prompts.prose(model), PromptSet)

@@ -18,9 +18,7 @@ from shared.metrics.roofline import (
     fit,
     limit_tok_s,
     measure,
-    predict,
     prefill,
-    sanity,
 )
 from shared.models import ModelChoice, choice
 from shared.models.catalogue import LLAMA_8B, entry
@@ -56,14 +54,6 @@ def test_widened_weights_and_keys_are_twice_the_bytes_of_a_step(model: ModelChoi
     narrow, wide = (decode_step(model, "BF16", 4, 100, width) for width in (2, 4))
     assert wide.bytes == pytest.approx(2 * narrow.bytes)
     assert wide.operations == narrow.operations
-
-
-def test_what_passes_the_physical_limit_is_flagged() -> None:
-    work = decode_step(BIG, "BF16", 1, 0)
-    assert sanity(17, work, SPARK) is None
-    said = sanity(59, work, SPARK)
-    assert said
-    assert said.startswith("59.0 tok/s is 324 % of the physical limit of 18.2 (quoted: NVIDIA's data sheet")
 
 
 def points(planted: Fit, noise: float, works: list[Work]) -> list[tuple[Work, float]]:
@@ -102,18 +92,6 @@ def test_a_term_that_does_not_show_is_none_and_never_negative(model: ModelChoice
     assert found.overhead_ms == pytest.approx(0, abs=1e-6)
     assert found.bandwidth_gb_s == pytest.approx(15)
     assert found.peak_tflop_s is None
-
-
-def test_only_memory_and_arithmetic_carry_over(model: ModelChoice) -> None:
-    here, there = Ceilings(20, 0.5, "measured"), Ceilings(200, 50, "quoted: made up, today")
-    engine = Fit(6.0, 10.0, 0.25, 0.0)  # half of what is there, of both
-    work = decode_step(model, "BF16", 1, 100)
-    moved = engine.on(work, here, there)
-    assert moved.overhead_ms == 6
-    assert moved.bytes_ms == pytest.approx(work.bytes / 100e6)
-    assert moved.operations_ms == pytest.approx(work.operations / 25e9)
-    assert moved.carries_over < engine.predict(work).carries_over
-    assert predict(work, here).overhead_ms == 0
 
 
 def test_this_machine_is_measured(model: ModelChoice) -> None:

@@ -44,7 +44,7 @@ def test_an_engine_is_judged_by_the_reference_or_by_known_answers(model: ModelCh
                 engine, correctness.Reference(model, [])
             )  # of a model without a reference
             assert values == {"right": sum(a["right"] for a in answers), "texts": len(correctness.KNOWN)}
-            assert answers[0]["right"], answers[0]["said"]
+            assert answers[0]["right"], answers[0]["answer"]
             assert correctness.row(values)[2] == f"{values['right']} of 4 known answers"
     finally:
         stop_all()

@@ -34,8 +34,8 @@ def same_text(evidence: Evidence) -> tuple[bool, str]:
         seen.append(f"{batch} {max(gaps):.3f}")
     if not entry["values"]["preemptions"]:
         return False, "nothing was preempted in the squeezed batch: fewer blocks, in the cell `own-text`"
-    said = f"worst gap in nats, {', '.join(seen)}, over {len(gaps)} tokens each"
-    return True, f"{said}; {entry['values']['preemptions']} preemptions in the squeezed one"
+    text = f"worst gap in nats, {', '.join(seen)}, over {len(gaps)} tokens each"
+    return True, f"{text}; {entry['values']['preemptions']} preemptions in the squeezed one"
 
 
 def three_ways(evidence: Evidence) -> tuple[bool, str]:
@@ -44,9 +44,9 @@ def three_ways(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(missing)}: run the cell `three-ways`"
     ttft = {way: ways[f"own/schedule/{way}"]["values"]["ttft_ms"]["median"] for way in ("static", "continuous")}
     pause = {way: ways[f"own/schedule/{way}"]["values"]["itl_ms"]["high"] for way in ("continuous", "chunked")}
-    said = (f"median TTFT {ttft['static']:,.0f} ms static, {ttft['continuous']:,.0f} continuous; longest pause "
+    text = (f"median TTFT {ttft['static']:,.0f} ms static, {ttft['continuous']:,.0f} continuous; longest pause "
             f"{pause['continuous']:,.0f} ms with whole prompts, {pause['chunked']:,.0f} in chunks")  # fmt: skip
-    return ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], said
+    return ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], text
 
 
 def parity(evidence: Evidence) -> tuple[bool, str]:
@@ -57,11 +57,11 @@ def parity(evidence: Evidence) -> tuple[bool, str]:
     if ratios[0] is None or ratios[1] is None:
         return False, "no throughput is recorded: run the cell `run-load`"
     ratio = ratios[0].median / ratios[1].median
-    said = f"{ratio:.2f} of vLLM's at 16 users: {ratios[0]} and {ratios[1]} tok/s"
+    text = f"{ratio:.2f} of vLLM's at 16 users: {ratios[0]} and {ratios[1]} tok/s"
     models = {entry["provenance"]["model"] for entry in (*own.values(), *theirs.values())}
     if len(models) > 1:
-        return True, f"{said}, of different models ({', '.join(sorted(models))}): no comparison of engines"
-    return ratio >= PARITY, said
+        return True, f"{text}, of different models ({', '.join(sorted(models))}): no comparison of engines"
+    return ratio >= PARITY, text
 
 
 def seats(evidence: Evidence) -> tuple[bool, str]:
@@ -72,8 +72,8 @@ def seats(evidence: Evidence) -> tuple[bool, str]:
     if slow is None or fast is None:
         return False, "no throughput is recorded: run the cells `run-load` and `one-seat`"
     ratio = fast.median / slow.median
-    said = f"{ratio:.1f} times: {fast} tok/s with 32 seats, {slow} with one, at 32 users"
-    return ratio >= BATCHING_AT_LEAST, said
+    text = f"{ratio:.1f} times: {fast} tok/s with 32 seats, {slow} with one, at 32 users"
+    return ratio >= BATCHING_AT_LEAST, text
 
 
 def collapse(evidence: Evidence) -> tuple[bool, str]:
@@ -85,9 +85,9 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
     worst = max(points, key=lambda key: points[key]["provenance"]["load"]["rate_per_s"])
     best = max(value["values"]["output_tok_s"] for value in points.values())
     held = points[worst]["values"]["output_tok_s"] / best
-    said = (f"at the highest rate {100 * held:.0f} % of the best throughput, and {100 * kept[worst]:.0f} % of requests "
+    text = (f"at the highest rate {100 * held:.0f} % of the best throughput, and {100 * kept[worst]:.0f} % of requests "
             f"kept the SLO, against {100 * max(kept.values()):.0f} % at best")  # fmt: skip
-    return held >= HOLDS and kept[worst] <= COLLAPSES * max(kept.values()), said
+    return held >= HOLDS and kept[worst] <= COLLAPSES * max(kept.values()), text
 
 
 def shares(evidence: Evidence, key: str, slo: Slo) -> float:
@@ -104,9 +104,9 @@ def prefix(evidence: Evidence) -> tuple[bool, str]:
     longest = max(shared, key=lambda name: int(name.rpartition("-")[2]))
     on, off = (runs[f"prefix/{way}/{longest}"]["values"] for way in ("on", "off"))
     hits = {name: rate(runs[f"prefix/on/{name}"]["values"]) for name in (longest, "unique")}
-    said = (f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and TTFT {on['ttft_ms']['median']:.0f} ms, "
+    text = (f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and TTFT {on['ttft_ms']['median']:.0f} ms, "
             f"{off['ttft_ms']['median']:.0f} without it; unique prompts {100 * hits['unique']:.1f} %")  # fmt: skip
-    return hits[longest] > 0.5 and hits["unique"] < 0.05 and on["ttft_ms"]["median"] < off["ttft_ms"]["median"], said
+    return hits[longest] > 0.5 and hits["unique"] < 0.05 and on["ttft_ms"]["median"] < off["ttft_ms"]["median"], text
 
 
 def rate(values: dict[str, Any]) -> float:
@@ -120,9 +120,9 @@ def preempted(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(missing)}: run the cells `preempt-{missing[0]}`"
     counts = {name: runs[f"preempt/{name}"]["values"]["counted"]["preemptions"] for name in ("ample", "scarce")}
     speed = {name: runs[f"preempt/{name}"]["values"]["output_tok_s"] for name in ("ample", "scarce")}
-    said = (f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by its counter; "
+    text = (f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by its counter; "
             f"{speed['scarce']:.0f} and {speed['ample']:.0f} tok/s")  # fmt: skip
-    return counts["scarce"] > 0 == counts["ample"], said
+    return counts["scarce"] > 0 == counts["ample"], text
 
 
 def partial(evidence: Evidence) -> tuple[bool, str]:
@@ -131,8 +131,8 @@ def partial(evidence: Evidence) -> tuple[bool, str]:
         return False, "nothing recorded: run the cell `server-dies`"
     values = entry["values"]
     good = values["requests"] - values["failed"]
-    said = f"{good} of {values['requests']} requests answered before the server died, {values['failed']} marked failed"
-    return good > 0 and values["failed"] > 0, f"{said} ({values['first_error']})"
+    text = f"{good} of {values['requests']} requests answered before the server died, {values['failed']} marked failed"
+    return good > 0 and values["failed"] > 0, f"{text} ({values['first_error']})"
 
 
 CLAIMS = (

@@ -37,8 +37,8 @@ def takes_part(evidence: Evidence) -> list[str]:
 def without(evidence: Evidence) -> str:
     """For the end of a claim's evidence: who took no part, and why."""
     left = absent(evidence.entries)
-    said = [f"{ENGINES[name].title} ({left[name]})" for name in COMPARED if name in left]
-    return f"; without {', '.join(said)}" if said else ""
+    text = [f"{ENGINES[name].title} ({left[name]})" for name in COMPARED if name in left]
+    return f"; without {', '.join(text)}" if text else ""
 
 
 def same_model(evidence: Evidence) -> tuple[bool, str]:
@@ -78,10 +78,10 @@ def all_loads(evidence: Evidence) -> tuple[bool, str]:
     least = min(len(values) for values in (*found.values(), *prompts.values()))
     if least < 2:
         return False, "each load needs two rounds at least, or no spread can be given: run the cell `run-load`"
-    said = (
+    text = (
         f"{len(here)} engines at {', '.join(map(str, USERS))} users and with prompts of {', '.join(map(str, lengths))} "
     )
-    return True, f"{said}tokens, {least} rounds each or more{without(evidence)}"
+    return True, f"{text}tokens, {least} rounds each or more{without(evidence)}"
 
 
 def loads_of(evidence: Evidence) -> dict[str, Entry]:
@@ -94,10 +94,10 @@ def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
         return False, "nothing recorded: run the cell `run-load`"
     failed = sum(e["values"]["failed"] for e in loads.values())
     total = sum(e["values"]["requests"] for e in loads.values())
-    said = (
+    text = (
         f"{len(loads)} summaries computed again from their raw traces, all equal; {failed} of {total} requests failed"
     )
-    return not failed, said
+    return not failed, text
 
 
 def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
@@ -109,10 +109,10 @@ def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
     cached = sum(e["values"]["cached_tokens"] for e in loads)
     prompt = sum(prompt_tokens(e["values"]) for e in loads)
     opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
-    said = f"by the engines' own counters, {cached} of about {prompt:,.0f} prompt tokens"
+    text = f"by the engines' own counters, {cached} of about {prompt:,.0f} prompt tokens"
     if cached:
-        said += f"; the opening of the template, {OPENING_TOKENS} tokens a request, may account for {opening}"
-    return cached - opening < 0.01 * prompt, said
+        text += f"; the opening of the template, {OPENING_TOKENS} tokens a request, may account for {opening}"
+    return cached - opening < 0.01 * prompt, text
 
 
 def own_figures(evidence: Evidence) -> tuple[bool, str]:
@@ -140,7 +140,7 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
     """A step's parts follow from the loads, by the lab's own fit; the ceilings stood before."""
     if not evidence.of("predict/") and "predict/limits" not in ledger.load_results("3.3.1", "quoted"):
         return False, "nothing was predicted: run the cell `predict-limits`"
-    said = []
+    text = []
     for engine in takes_part(evidence):
         entry = evidence.of(f"fit/{engine}").get(f"fit/{engine}")
         if entry is None:
@@ -155,8 +155,8 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
             return False, f"{ENGINES[engine].title}: the recorded overhead doesn't follow from the loads"
         if any(abs(model / made(entry["values"], int(n)) - 1) > AGREES for n, (_, model) in steps_of(entry)):
             return False, f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts: run `fit-steps`"
-        said.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms overhead")
-    return bool(said), "; ".join(said) + without(evidence)
+        text.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms overhead")
+    return bool(text), "; ".join(text) + without(evidence)
 
 
 def steps_of(entry: Entry) -> Iterator[tuple[str, list[float]]]:
@@ -171,11 +171,11 @@ def made(values: Mapping[str, Any], users: int) -> float:
 def precisions(evidence: Evidence) -> tuple[bool, str]:
     left = missing(evidence.entries, "quality/") | missing(evidence.entries, "engine/llamacpp")
     loads = evidence.of("precision/")
-    said = []
+    text = []
     for form in PRECISIONS:
         quality = evidence.of(f"quality/{form}").get(f"quality/{form}")
         if why := left.get(f"quality/{form}") or left.get("engine/llamacpp"):
-            said.append(f"{form} not here ({why})")
+            text.append(f"{form} not here ({why})")
             continue
         speeds = [
             1e3 / figure_value(e["values"]["tpot_ms"])
@@ -185,8 +185,8 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
         if quality is None or len(speeds) < 2:
             return False, f"{form}: nothing recorded: run the cell `run-precisions`"
         text = quality["values"].get("perplexity")
-        said.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
-    return True, "; ".join(said)
+        text.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+    return True, "; ".join(text)
 
 
 def traps(evidence: Evidence) -> tuple[bool, str]:
@@ -228,5 +228,5 @@ CLAIMS = (
 
 
 def both(first: tuple[bool, str], second: tuple[bool, str]) -> tuple[bool, str]:
-    failed = [said for ok, said in (first, second) if not ok]
+    failed = [text for ok, text in (first, second) if not ok]
     return not failed, "; ".join(failed or (first[1], second[1]))

@@ -110,15 +110,15 @@ def doubts(entries: Entries, loads: Entries) -> list[str]:
     found = []
     for key, entry in loads.items():
         values = entry["values"]
-        said = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
+        reasons = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
         if values["failed"]:
             count = f"{values['failed']} of {values['requests']} requests failed, so it decides nothing above"
-            said.append(f"{count} (the first: {values['first_error']})")
+            reasons.append(f"{count} (the first: {values['first_error']})")
         limit = limits.get(str(values["users"]))
         if limit and values["output_tok_s"] > limit:
-            told = f"{number(values['output_tok_s'])} tok/s to {users_text(values['users'])}"
-            said.append(f"{told} is {100 * values['output_tok_s'] / limit:.0f} % of the physical limit")
-        found += [f"- **Doubtful:** {key}: {one}." for one in said if one]
+            speed = f"{number(values['output_tok_s'])} tok/s to {users_text(values['users'])}"
+            reasons.append(f"{speed} is {100 * values['output_tok_s'] / limit:.0f} % of the physical limit")
+        found += [f"- **Doubtful:** {key}: {one}." for one in reasons if one]
     if found:
         return found
     above = "No result is above the physical limit" if limits else "What the machine can do at best was not worked out"

@@ -69,8 +69,8 @@ def quotes() -> tuple[Quote, ...]:
     for row in _table()["quote"]:
         many = (row["users"], row["total_tok_s"]) if "users" in row else None
         rates = (row.get("prefill_tok_s"), row.get("decode_tok_s"), many)
-        told = (row["source"], row["date"], row.get("note", ""))
-        found.append(Quote(row["engine"], row["model"], row["precision"], *rates, *told))
+        origin = (row["source"], row["date"], row.get("note", ""))
+        found.append(Quote(row["engine"], row["model"], row["precision"], *rates, *origin))
     return tuple(found)
 
 
@@ -144,5 +144,5 @@ def confronted(entries: Entries, bits: Callable[[float, float, float], float], h
 
 def verdicts(entries: Entries) -> str:
     """What was published since says of each row of the outline, as a list in Markdown."""
-    said = (entry["values"] for entry in quoted(entries, "outline/"))
-    return "\n".join(f"- **{ENGINES[v['engine']].title}:** {v['verdict']}" for v in said)
+    rows = (entry["values"] for entry in quoted(entries, "outline/"))
+    return "\n".join(f"- **{ENGINES[v['engine']].title}:** {v['verdict']}" for v in rows)

@@ -45,7 +45,7 @@ def step_section(entries: Entries) -> Section | None:
         "users.\n\n"
         + Table("", header, rows).markdown()
         + "\n\n"
-        + "\n".join(f"- {said}" for said in differences(fits, few, many))
+        + "\n".join(f"- {sentences}" for sentences in differences(fits, few, many))
     )
     return Section("Why: what a step is made of", text, tuple(figures))
 
@@ -57,7 +57,7 @@ def parts_ms(values: Mapping[str, Any], users: int) -> tuple[float, float, float
 
 def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> list[str]:
     """For each engine behind the fastest one by measurement, in which part of the step its distance lies mostly."""
-    said = []
+    sentences = []
     for users in (few, many):
         steps_ms = {name: v["steps"][users] for name, v in fits.items() if users in v["steps"]}
         best = min(steps_ms, key=lambda name: steps_ms[name][0])
@@ -68,11 +68,11 @@ def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> l
             pair = f"{ENGINES[name].title} is {number(behind_ms)} ms behind {ENGINES[best].title}"
             where = f"At {users_text(int(users))} {pair}"
             if any(abs(modelled / ms - 1) > FITS for ms, modelled in (steps_ms[name], steps_ms[best])):
-                said.append(
+                sentences.append(
                     f"{where}; by what, the model can't say: it misses one of the two by more than {100 * FITS:.0f} %."
                 )
                 continue
             both = (parts_ms(fits[one], int(users)) for one in (name, best))
             apart = [own - theirs for own, theirs in zip(*both, strict=True)]
-            said.append(f"{where}, mostly by {PARTS[max(range(3), key=lambda i: apart[i])]}.")
-    return said
+            sentences.append(f"{where}, mostly by {PARTS[max(range(3), key=lambda i: apart[i])]}.")
+    return sentences

@@ -93,13 +93,13 @@ def same_raw_data(prints: Sequence[Prints], rows: Sequence[Sequence[Grade]]) -> 
     """The rows, with whose raw data is byte for byte another student's: nobody measures the same nanosecond."""
     for own, grades in zip(prints, rows, strict=True):
         for grade in grades:
-            said = []
+            copied = []
             for other, theirs in zip(prints, rows, strict=True):
                 alike = [own[key] for key in own.keys() & other.keys() if key[0] == grade.lab]
                 if other is not own and alike:
-                    said.append(f"raw data is byte for byte that of {theirs[0].student}: {len(alike)} loads, "
+                    copied.append(f"raw data is byte for byte that of {theirs[0].student}: {len(alike)} loads, "
                                 f"{printable(min(alike))} for one")  # fmt: skip
-            yield replace(grade, problems=(*grade.problems, *few(said)))
+            yield replace(grade, problems=(*grade.problems, *few(copied)))
 
 
 def grade(folder: Path, csv_file: Path) -> None:

@@ -54,7 +54,7 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
     notes: list[str] = []
     entries: dict[str, Any] = {}
     borne = 0
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # what is torn in a ledger is printed
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # what is torn in a ledger is printed
         try:
             entries = ledger.load_results(lab.number)
             found = milestones.check(lab.number, any_code=True).claims
@@ -67,7 +67,7 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
         notes.append(f"{other} of {len(entries)} results are of other code than this checkout's")
     ways = solved(lab)
     alone, hinted, revealed, left = (str(ways.count(way)) for way in ("alone", "hinted", "revealed", "open"))
-    problems = [*said.getvalue().splitlines(), *problems, *notebook_faults(lab, copy)]
+    problems = [*printed.getvalue().splitlines(), *problems, *notebook_faults(lab, copy)]
     here = f"{paths.show(copy)}/"
     told = tuple(one_line(one.replace(here, "")) for one in problems)
     claims = f"{borne} of {len(lab.claims)}"

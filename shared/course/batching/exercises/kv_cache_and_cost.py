@@ -1,0 +1,114 @@
+"""The arithmetic of the KV cache, and what a token costs."""
+
+import random
+
+from shared.course.exercise import Exercise, Function, expect
+
+HOURS_A_YEAR = 365 * 24
+CONFIGS = (
+    {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576},
+    {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096},
+    {
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_size": 2560,
+        "head_dim": 128,
+    },
+)  # SmolLM2-135M, Llama-3.1-8B, Qwen3-4B
+
+
+def kv_bytes(f: Function) -> None:
+    for config, size in ((CONFIGS[0], 4), (CONFIGS[1], 2), (CONFIGS[2], 2), (CONFIGS[1], 1)):
+        heads = config["num_attention_heads"]
+        kv_heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
+        dim = config.get("head_dim", config["hidden_size"] // heads)
+        derived = config["hidden_size"] // heads
+        right = 2 * layers * kv_heads * dim * size
+        expect(f, (config, size), right, {
+            "Only KV heads are cached: several query heads share one (grouped-query attention).":
+                2 * layers * heads * dim * size,
+            "Both keys and values are cached.": right // 2,
+            "Every layer has keys and values of its own.": right // layers,
+            "A head's size stands in `head_dim` where the config has it; only else is it hidden_size / heads.":
+                2 * layers * kv_heads * derived * size,
+            "Those are numbers, not bytes: each takes `bytes_per_value`.": right // size,
+            "Those are bits.": right * 8,
+            "hidden_size is all query heads together; the KV heads are fewer.":
+                2 * layers * config["hidden_size"] * size,
+            "hidden_size is all heads together: one head has hidden_size / heads.":
+                2 * layers * kv_heads * config["hidden_size"] * size,
+        })  # fmt: skip
+
+
+def users(f: Function) -> None:
+    source = random.Random()
+    for quarters in (1, 2, 3, 3):  # of one more user: three would be rounded up
+        each, context = source.randrange(20_000, 200_000), 8192
+        weights = each * context * source.randrange(3, 30) + source.randrange(each * context)
+        memory = weights + each * context * source.randrange(4, 40) + quarters * each * context // 4
+        right = (memory - weights) // (each * context)
+        expect(f, (memory, weights, each, context), right, {
+            "The weights lie in the same memory: subtract them first.": memory // (each * context),
+            "Half a user can't be served: round down.": (memory - weights) / (each * context),
+            "Rounded up, the last user doesn't fit.": right + 1,
+            "That is how many tokens fit. A user has `context_tokens` of them.": (memory - weights) // each,
+            "That is bytes a user needs, not how many users fit.": each * context,
+            "The weights are there once, however many users share them.": memory // (weights + each * context),
+        })  # fmt: skip
+    small = 10**9, 2 * 10**9, 50_000, 4096
+    expect(f, small, 0, {
+        "Where not even the weights fit, nobody can be served: 0, not a negative number.":
+            (10**9 - 2 * 10**9) // (50_000 * 4096),
+        "Where not even the weights fit, nobody can be served: 0, not minus something.":
+            int((10**9 - 2 * 10**9) / (50_000 * 4096)) or -4,
+    })  # fmt: skip
+
+
+def cost(f: Function) -> None:
+    source = random.Random()
+    for _ in range(4):
+        tok_s, price = source.uniform(40, 4000), source.uniform(500, 9000)
+        years, watts, kwh = source.uniform(2, 6), source.uniform(20, 400), source.uniform(0.08, 0.5)
+        buy, power = price / (years * HOURS_A_YEAR), watts / 1000 * kwh  # USD an hour
+        million = 1e6 / (tok_s * 3600)  # hours that a million tokens take
+        expect(f, (tok_s, price, years, watts, kwh), (buy + power) * million, {
+            "Watts are not kilowatts: 1000 W for an hour are one kWh.": (buy + watts * kwh) * million,
+            "That is the electricity alone: the machine was bought as well.": power * million,
+            "That is the machine alone: it draws power as well.": buy * million,
+            "That is for one token; a million were asked for.": (buy + power) * million / 1e6,
+            "That is for a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
+            "Those are USD an hour. How many hours do a million tokens take?": buy + power,
+            "More tokens a second must make each cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
+            "tok_s is per second and the costs are per hour: an hour has 3600 seconds.": (buy + power) * 1e6 / tok_s,
+            "The whole price was counted for each hour: spread it over the hours of its years.":
+                (price + power) * million,
+            "A year has 365 × 24 hours.": (price / (years * 365) + power) * million,
+        })  # fmt: skip
+
+
+EXERCISES = (
+    Exercise(
+        "kv_bytes_per_token", "ex-kv-bytes", 1, 3, 5,
+        "Times context, times users: this product, not the weights, decides how many can be served.",
+        ("What is kept for each token: of which heads, in which layers?",
+         "2 (K and V) × layers × KV heads × head size × bytes.",
+         "config.get('head_dim') or config['hidden_size'] // config['num_attention_heads'] is a head's size."),
+        kv_bytes,
+    ),
+    Exercise(
+        "max_users", "ex-max-users", 1, 2, 5,
+        "The same memory serves a hundred short conversations or three long ones.",
+        ("What is left when the weights are loaded?", "Divide it by what one user's whole context takes, round down.",
+         "max(0, (memory_bytes - weight_bytes) // (kv_bytes * context_tokens))."),
+        users,
+    ),
+    Exercise(
+        "usd_per_million_tokens", "ex-cost", 2, 2, 10,
+        "Cost per token is cost per hour over tokens per hour: only tokens delivered in time count as delivered.",
+        ("What does an hour cost? How many tokens does an hour bring?",
+         "price / (years × 365 × 24) + watts / 1000 × usd_per_kwh is an hour's cost.",
+         "Divide by tok_s × 3600, multiply by a million."),
+        cost,
+    ),
+)  # fmt: skip
