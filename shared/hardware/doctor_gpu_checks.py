@@ -28,8 +28,8 @@ UPDATE_WINDOWS = "update the NVIDIA driver in Windows, then in PowerShell: wsl -
 def check_image_disk(host: Host, machine: Machine) -> Check | None:
     if machine.runner == "native":
         return None
-    root = find_docker(host).root
-    free = host.free_bytes(Path(root or "/var/lib/docker"))
+    root = find_docker(host).root or "/var/lib/docker"
+    free = host.free_bytes(Path(root))
     observed = "unknown" if free is None else f"{free / GIB:.0f} GiB free in {root}"
     if free is not None and free >= CONTAINER_DISK_GIB * GIB:
         return ok("disk for images", observed)
