@@ -41,7 +41,8 @@ FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
 
 SPARK = Machine(
     profile="spark", runner="container", why="the file is for it", name="DGX Spark", processor="",
-    architecture="aarch64", cores=20, memory_gib=119.7, available_gib=110.0, swap_gib=0, container_limit_gib=None,
+    architecture="aarch64", cores=20, cpu_quota=None, memory_gib=119.7, available_gib=110.0, swap_gib=0,
+    container_limit_gib=None,
     gpu="NVIDIA GB10, 12.1", unified_memory=True, gpu_memory_gib=None, driver=None, cuda=None,
     compute_capability="12.1", size="full",
 )  # fmt: skip

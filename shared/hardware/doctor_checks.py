@@ -111,6 +111,15 @@ def check_memory(host: Host, machine: Machine) -> Check:
     return Check("memory", "failed", observed, why, fix)
 
 
+def check_cores(host: Host, machine: Machine) -> Check:
+    if machine.cpu_quota is None or machine.cores == host.cores():
+        return ok("cores", str(machine.cores))
+    seen = f"{machine.cores} of {host.cores()}: the quota is {machine.cpu_quota:g} CPUs"
+    why = "threads on all cores would be stopped most of the time, so engines use as many as the quota allows"
+    fix = f"for more, start the container with a larger quota: docker run --cpus {host.cores()} ..."
+    return Check("cores", "ok", seen, why, fix)
+
+
 def check_swap(host: Host, machine: Machine) -> Check | None:
     memory = meminfo(host)
     if not machine.unified_memory or not machine.swap_gib:

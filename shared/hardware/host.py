@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -88,7 +88,7 @@ class Host:
         return platform.machine()
 
     def cores(self) -> int:
-        """How many this process may use, not how many the box has."""
+        """On how many this process may run, not how many the box has; a quota may leave less (cpu_quota)."""
         return len(os.sched_getaffinity(0))
 
     def listeners(self) -> dict[int, str]:
@@ -134,24 +134,48 @@ def memory_limit(host: Host = HERE) -> Limit | None:
     """
     total = meminfo(host)["MemTotal"]
     found = []
+    for version, group in cgroups(host, "memory"):
+        files, cache = ("memory.max", "memory.current"), "inactive_file"
+        if version == 1:
+            files, cache = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"
+        limit, used = ((host.read(str(group / file)) or "").strip() for file in files)
+        if limit.isdigit() and used.isdigit() and int(limit) < total:
+            stat = re.search(rf"^{cache} (\d+)", host.read(str(group / "memory.stat")) or "", re.M)
+            kept = int(used) - min(int(used), int(stat[1]) if stat else 0)
+            found.append(Limit(int(limit), max(0, int(limit) - kept)))
+    return min(found, key=lambda one: one.left, default=None)
+
+
+def cpu_quota(host: Host = HERE) -> float | None:
+    """How many CPUs' time this process may use, if a cgroup limits it: docker's --cpus, a limit of Kubernetes.
+
+    The affinity still shows every core then. With a thread for each of 64 cores on the time of 2, all threads are
+    stopped together for most of each period.
+    """
+    found = []
+    for version, group in cgroups(host, "cpu"):
+        if version == 2:
+            quota, _, period = (host.read(str(group / "cpu.max")) or "").strip().partition(" ")
+        else:
+            quota, period = (
+                (host.read(str(group / f"cpu.cfs_{name}_us")) or "").strip() for name in ("quota", "period")
+            )
+        if quota.isdigit() and period.isdigit() and int(period):  # else "max", or -1
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def cgroups(host: Host, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
+    """(version, folder) of each cgroup that limits this process by this controller, up to the root of its tree."""
     for line in (host.read("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, files, cache = "/sys/fs/cgroup", ("memory.max", "memory.current"), "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, cache = "/sys/fs/cgroup/memory", "total_inactive_file"
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
+        if controllers and controller not in controllers.split(","):
             continue
+        version, root = (1, f"/sys/fs/cgroup/{controller}") if controllers else (2, "/sys/fs/cgroup")
         folder = PurePosixPath(root + path)
         for group in (folder, *folder.parents):
             if group.is_relative_to(root):
-                limit, used = ((host.read(str(group / file)) or "").strip() for file in files)
-                if limit.isdigit() and used.isdigit() and int(limit) < total:
-                    stat = re.search(rf"^{cache} (\d+)", host.read(str(group / "memory.stat")) or "", re.M)
-                    kept = int(used) - min(int(used), int(stat[1]) if stat else 0)
-                    found.append(Limit(int(limit), max(0, int(limit) - kept)))
-    return min(found, key=lambda one: one.left, default=None)
+                yield version, group
 
 
 def cpuinfo(*fields: str, host: Host = HERE) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from shared.errors import LabError
 from shared.hardware.gpu import DOCKER_TROUBLES, Gpu, dmi, find_docker, find_gpu, is_gb10, nvidia_smi, without_gpu
-from shared.hardware.host import GIB, HERE, MISSING, Host, meminfo, memory_limit
+from shared.hardware.host import GIB, HERE, MISSING, Host, cpu_quota, meminfo, memory_limit
 from shared.hardware.processor import processor_name
 
 PROFILES = ("cpu", "cuda", "spark")
@@ -25,7 +25,8 @@ class Machine:
     name: str  # "DGX Spark" | "GB10 of another maker (...)" | the GPU's name | "no NVIDIA GPU"
     processor: str
     architecture: str
-    cores: int  # that this process may use, not that the box has
+    cores: int  # that this process may use, by its affinity and its quota; not that the box has
+    cpu_quota: float | None  # the time of how many CPUs a container may use, if that is limited
     memory_gib: float
     available_gib: float  # what can be taken without swapping; in a container not more than its limit leaves
     swap_gib: float  # never counted as available
@@ -78,7 +79,7 @@ def detect(host: Host = HERE) -> Machine:
     sets the size. Raises LabError for values that neither has, and for a GPU's profile without a GPU.
     """
     gpu = find_gpu(host)
-    memory, limit = meminfo(host), memory_limit(host)
+    memory, limit, quota = meminfo(host), memory_limit(host), cpu_quota(host)
     available = memory["MemAvailable"]
     if limit:
         available = min(available, limit.left)
@@ -93,7 +94,8 @@ def detect(host: Host = HERE) -> Machine:
         name=machine_name(host, gpu),
         processor=processor_name(host),
         architecture=host.architecture(),
-        cores=host.cores(),
+        cores=min(host.cores(), max(1, int(quota))) if quota else host.cores(),
+        cpu_quota=quota,
         memory_gib=memory["MemTotal"] / GIB,
         available_gib=available / GIB,
         swap_gib=memory.get("SwapTotal", 0) / GIB,

@@ -34,7 +34,7 @@ from shared.hardware.machine import Machine, detect
 from shared.launch import containers, memory, reuse
 from shared.launch.diagnosis import failure
 from shared.launch.memory import Need
-from shared.launch.running import Engine, flag_environment, start_guarded
+from shared.launch.running import Engine, flag_environment, inherited_environment, start_guarded
 from shared.models import hub
 from shared.models.choice import ModelChoice
 from shared.processes import descendants, free_port, port_taken, start_time
@@ -92,6 +92,9 @@ def launch(
     port = port or free_port()
     if isinstance(way, Native):
         weights = str(model.weights(spec.weights_form(model, precision)))
+        if (ignored := inherited_environment()[1]) and not quiet:
+            print(f"Not passed on to {spec.title}: {', '.join(ignored)}. Engines are set by flags, so that a result "
+                  "shows its settings.")  # fmt: skip
         engine = start_native(spec, LaunchPlan(home, model, precision, port, cores, flags, weights), needed, machine)
     else:
         image = containers.images()[way.image]

@@ -29,8 +29,10 @@ class Guarded:
         afterwards: Sequence[str] = (),
         guard: Mapping[str, object] | None = None,
         owner: int | None = None,
+        inherited: Mapping[str, str] = os.environ,
     ) -> None:
-        """`afterwards` is run when all is over; `guard` holds the arguments of watchdog.Guard.
+        """`env` is added to what is `inherited`; `afterwards` is run when all is over; `guard` holds the arguments
+        of watchdog.Guard.
 
         With an `owner` it lives as long as that process, not as long as this one.
         """
@@ -50,7 +52,7 @@ class Guarded:
                 # -I -S: only the standard library; no module of shared/ can hide one of it, and it starts faster
                 [sys.executable, "-I", "-S", str(WATCHDOG), settings, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
-                env={**os.environ, **(env or {})}, pass_fds=[read_end], start_new_session=True,
+                env={**inherited, **(env or {})}, pass_fds=[read_end], start_new_session=True,
             )  # fmt: skip
         except BaseException:
             os.close(self._lifeline)

@@ -115,6 +115,12 @@ class Engine:
             "engine_version": self.version,
             "runner": "container" if self.container else "native",
             "flags": dict(self.flags),
+            # Not where it listens nor where its files are: these change nothing that is measured.
+            "environment": {
+                name: value
+                for name, value in self.environment().items()
+                if name not in self.flags and "/" not in value and str(self.port) not in value
+            },
             "cores": self.cores,
             "model": self.model.name,
             "model_origin": self.model.origin,
@@ -124,6 +130,13 @@ class Engine:
             "startup_s": round(self.startup_s, 2),
         }
 
+    def environment(self) -> dict[str, str]:
+        """What the labs set in the environment of the native process; a container's is in its command."""
+        if self.container or self.spec.native is None:
+            return {}
+        plan = LaunchPlan(Path(), self.model, self.precision, self.port, self.cores, self.flags)
+        return {**self.spec.native.env(plan), **flag_environment(self.spec, self.flags)}
+
     def command_line(self) -> str:
         """The start command as one could type it, one setting of the environment and one flag a line."""
 
@@ -131,12 +144,22 @@ class Engine:
             shown = paths.show(Path(word)) if word.startswith("/") else word
             return shown if shown.startswith("~") else shlex.quote(shown)  # quoted, a shell would not expand ~
 
-        settings: Mapping[str, str] = {}
-        if self.spec.native and not self.container:
-            what = LaunchPlan(Path(), self.model, self.precision, self.port, self.cores, self.flags)
-            settings = {**self.spec.native.env(what), **flag_environment(self.spec, self.flags)}
-        lines = [f"{name}={typed(value)} \\\n" for name, value in settings.items()]
+        lines = [f"{name}={typed(value)} \\\n" for name, value in self.environment().items()]
         return "".join(lines) + " ".join(map(typed, self.command)).replace(" --", " \\\n  --")
+
+
+# What engines, their allocators and their thread pools read. It comes from flags and from the engine's own file in
+# shared/engines, never from the user's shell: there it would change what is measured, and no result would show it.
+ENGINES_READ = re.compile(
+    r"(LLAMA|GGML|OLLAMA|VLLM|SGLANG|SGL|TRTLLM|TLLM|OMP|GOMP|KMP|MKL|TORCH|TORCHINDUCTOR|PYTORCH|ATEN|MALLOC|MIMALLOC"
+    r"|JEMALLOC|TCMALLOC)_\w+|OPENBLAS_NUM_THREADS|NUMEXPR_NUM_THREADS|LD_PRELOAD"
+)
+
+
+def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
+    """What an engine gets of the user's environment, and the names that it doesn't get."""
+    kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
+    return kept, sorted(environment.keys() - kept.keys())
 
 
 def flag_environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
@@ -165,7 +188,8 @@ def start_guarded(
     guard = memory.guard(machine, log.with_suffix(".memory"))
     afterwards = containers.removal(container) if container else []
     with log.open("wb") as out:
-        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard, owner=keeper())
+        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard, owner=keeper(),
+                          inherited=inherited_environment()[0])  # fmt: skip
     engine = Engine(
         spec, what.model, what.precision, what.flags, what.cores, version, command, port, log, process, needed,
         container,

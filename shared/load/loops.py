@@ -194,7 +194,8 @@ def _measure(
             cpu_s, others_s, took_s = (now - then for now, then in zip(_clocks_s(engine), begin, strict=True))
             after = counters(engine)
         others_share = max(others_s, 0.0) / took_s / (os.cpu_count() or 1)
-        traces = tuple(replace(e.trace(), scheduled_ns=due) for e, due in sent)
+        exact = max_tokens if engine.spec.exact_length else None
+        traces = tuple(of_length(replace(e.trace(), scheduled_ns=due), exact) for e, due in sent)
         return Run(
             traces=traces,
             users=most_at_once(traces) if users is None else users,
@@ -217,6 +218,21 @@ def _measure(
         raise LabError(f"No request of {title} succeeded; the first failed with: {run.traces[0].error}.",
                        "read the engine's log: print(engine.tail())")  # fmt: skip
     return run
+
+
+def of_length(trace: Trace, exact: int | None) -> Trace:
+    """The trace, as failed if it was broken off, or has not exactly the tokens that were asked for.
+
+    An engine that answers 3 of 64 tokens, or none, is not fast: it did less.
+    """
+    if trace.error is not None:
+        return trace
+    if trace.finish_reason == "abort":
+        return replace(trace, error="the engine broke it off (finish_reason abort)")
+    if exact is not None and trace.output_tokens is not None and trace.output_tokens != exact:
+        why = f" (finish_reason {trace.finish_reason})" if trace.finish_reason else ""
+        return replace(trace, error=f"answered {trace.output_tokens} of {exact} tokens{why}")
+    return trace
 
 
 def died(engine: Engine, traces: list[Trace]) -> bool:

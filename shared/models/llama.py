@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shared.errors import LabError
+from shared.hardware.machine import detect
 
 Message = Mapping[str, str]
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -89,6 +90,7 @@ class Llama:
         """From a Hugging Face folder: config.json, model.safetensors, tokenizer.json with its template."""
         from transformers import AutoTokenizer
 
+        torch.set_num_threads(min(torch.get_num_threads(), detect().cores))  # torch knows no quota
         weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
         config = json.loads((folder / "config.json").read_text())
         config |= json.loads((folder / "generation_config.json").read_text())  # knows all tokens that end an answer

@@ -216,6 +216,15 @@ def test_a_foreign_package_named_shared_is_noticed(monkeypatch: pytest.MonkeyPat
     assert checks(machine("h100"))["import shared"].state == "failed"
 
 
+def test_a_quota_of_cpus_is_explained() -> None:
+    recorded = facts("no-gpu")
+    files = {**recorded["files"], "/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}
+    row = checks(RecordedHost({**recorded, "cores": 64, "files": files}))["cores"]
+    assert (row.state, row.observed) == ("ok", "2 of 64: the quota is 2 CPUs")
+    assert row.fix.endswith("docker run --cpus 64 ...")
+    assert checks(machine("no-gpu"))["cores"].observed == "4"
+
+
 def test_a_full_disk_is_noticed() -> None:
     recorded = {**facts("no-gpu"), "disk_gib": 3}
     row = checks(RecordedHost(recorded))["disk"]

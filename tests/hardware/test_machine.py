@@ -17,7 +17,7 @@ import pytest
 from shared import LabError, hardware
 from shared.hardware import detect
 from shared.hardware.gpu import docker_gpu_arguments, gpu_holders
-from shared.hardware.host import GIB, MISSING, TIMED_OUT, Host, browser, memory_limit
+from shared.hardware.host import GIB, MISSING, TIMED_OUT, Host, browser, cpu_quota, memory_limit
 from tests.machines import NAMES, RecordedHost, facts, machine
 
 GB10 = {"gpu": "NVIDIA GB10, 12.1", "unified_memory": True, "gpu_memory_gib": None, "compute_capability": "12.1"}
@@ -87,6 +87,32 @@ def test_in_a_container_its_own_limit_counts() -> None:
     # 8 GiB, 4 in use, of which 1 is file cache that the kernel would give back
     assert found.available_gib == 5.0
     assert found.memory_gib > 60
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "quota"),
+    [
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2, 2.0),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1, 0.5),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, 64, None),
+        ({"/proc/self/cgroup": "0::/pod/one\n", "/sys/fs/cgroup/pod/cpu.max": "250000 100000\n",
+          "/sys/fs/cgroup/pod/one/cpu.max": "max 100000\n"}, 2, 2.5),  # of the group above
+        ({"/proc/self/cgroup": "4:cpu,cpuacct:/docker/a\n0::/\n",
+          "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_quota_us": "300000\n",
+          "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_period_us": "100000\n"}, 3, 3.0),
+        ({"/proc/self/cgroup": "4:cpu,cpuacct:/\n", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 64, None),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "100000000 100000\n"}, 64, 1000.0),
+    ],
+    ids=["v2", "half a core", "v2 unlimited", "a group above", "v1", "v1 unlimited", "more than there are"],
+)  # fmt: skip
+def test_a_quota_leaves_fewer_cores_than_the_affinity(files: dict[str, str], cores: int, quota: float | None) -> None:
+    """docker --cpus=2 on 64 cores: with 64 threads everything collapses."""
+    recorded = facts("no-gpu")
+    host = RecordedHost({**recorded, "cores": 64, "files": {**recorded["files"], **files}})
+    assert cpu_quota(host) == quota
+    found = hardware.detect(host)
+    assert (found.cores, found.cpu_quota) == (cores, quota)
 
 
 def test_the_older_cgroups_are_read_too() -> None:

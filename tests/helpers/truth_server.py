@@ -46,6 +46,7 @@ class Plan:
     reasoning_field: str = "reasoning_content"  # OpenAI dialect; vLLM calls it "reasoning"
     usage: bool = True
     timings: bool = False  # llama.cpp's, in the last chunk
+    finish_reason: str = "length"
     framing: str = "chunked"  # "chunked" | "close" | "exact" | "long" | "short": the last three by Content-Length
     fault: str = ""  # see `answer` and `schedule`
     at: int = 3  # the chunk before which a fault strikes
@@ -112,10 +113,10 @@ def closing(plan: Plan, path: str, tokens: int) -> list[bytes]:
     if path.startswith("/api"):
         counted = {"prompt_eval_count": 11, "eval_count": tokens} if plan.usage else {}
         durations = {"total_duration": 90_000_000, "prompt_eval_duration": 20_000_000, "eval_duration": 60_000_000}
-        last = {**chunk(path, content=""), "done": True, "done_reason": "length", **durations, **counted}
+        last = {**chunk(path, content=""), "done": True, "done_reason": plan.finish_reason, **durations, **counted}
         return [line(last) for _ in ended]
     last = chunk(path)
-    last["choices"][0]["finish_reason"] = "length"
+    last["choices"][0]["finish_reason"] = plan.finish_reason
     usage = {"prompt_tokens": 11, "completion_tokens": tokens, "prompt_tokens_details": {"cached_tokens": 3}}
     timings = {"prompt_n": 8, "prompt_ms": 20.0, "cache_n": 3, "predicted_n": tokens, "predicted_ms": 60.0}
     counts = {**({"usage": usage} if plan.usage else {}), **({"timings": timings} if plan.timings else {})}

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -70,10 +71,46 @@ def test_throughput_is_the_engines_own_count(engine: Engine, model: ModelChoice)
     assert re.fullmatch("[0-9a-f]{64}", summary.run.engine["model_sha256"])
 
 
+SHELL = {
+    "LLAMA_ARG_CACHE_TYPE_K": "q4_0", "LLAMA_ARG_CTX_SIZE": "512", "LLAMA_API_KEY": "forgotten",
+    "OLLAMA_KV_CACHE_TYPE": "q4_0", "OLLAMA_NUM_PARALLEL": "2", "OMP_NUM_THREADS": "1", "LABS_MARK": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "set_by_us"),
+    [
+        ("llamacpp", SMALL, {"LLAMA_ARG_OFFLINE": "1"}),
+        ("ollama", {"OLLAMA_CONTEXT_LENGTH": 2048},
+         {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NO_CLOUD": "1", "LLAMA_ARG_ENDPOINT_METRICS": "1"}),
+    ],
+)  # fmt: skip
+def test_what_a_users_shell_sets_reaches_no_engine(
+    name: str, flags: dict[str, object], set_by_us: dict[str, str], model: ModelChoice,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It would change what is measured, or make the engine answer 401, and no result would show why."""
+    for variable, value in SHELL.items():
+        monkeypatch.setenv(variable, value)
+    with launch(name, model, flags) as engine:
+        for pid in descendants(engine.process.pid):
+            seen = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+            assert "LABS_MARK=1" in seen  # what is no engine's is passed on
+            assert not {f"{variable}={value}" for variable, value in SHELL.items()} & set(seen) - {"LABS_MARK=1"}
+        recorded = engine.provenance()["environment"]
+        assert set_by_us.items() <= recorded.items()
+        assert str(engine.port) not in json.dumps(recorded)
+        if name == "llamacpp":
+            slots = json.loads(urllib.request.urlopen(engine.url + "/slots", timeout=5).read())
+            assert {slot["n_ctx"] for slot in slots} == {8192 // 4}
+    told = [line for line in capsys.readouterr().out.splitlines() if "Not passed on" in line]
+    assert len(told) == 1
+    assert f"Not passed on to {engine.spec.title}: LLAMA_API_KEY, LLAMA_ARG_CACHE_TYPE_K, " in told[0]
+    assert "LABS_MARK" not in told[0]
+
+
 def generated(engine: Engine) -> int:
     """Tokens generated so far, by the engine's Prometheus counter."""
-    import urllib.request
-
     text = urllib.request.urlopen(engine.url + engine.spec.metrics, timeout=5).read().decode()
     found = re.search(r"^llamacpp:tokens_predicted_total (\d+)", text, re.M)
     assert found

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,33 @@ def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
     assert summary.ttft_ms is not None
     assert (summary.ttft_ms.n, summary.output_tokens) == (6, 24)
     assert summary.ttft_ms.low >= 50
+
+
+@pytest.mark.parametrize(
+    ("plan", "why"),
+    [
+        ({"tokens": 3, "finish_reason": "stop"}, r"answered 3 of 8 tokens \(finish_reason stop\)"),
+        ({"tokens": 0, "finish_reason": "stop"}, r"answered 0 of 8 tokens"),
+        ({"tokens": 9}, r"answered 9 of 8 tokens"),
+        ({"finish_reason": "abort"}, r"the engine broke it off \(finish_reason abort\)"),
+    ],
+    ids=["too short", "empty", "too long", "aborted"],
+)
+def test_an_answer_of_another_length_than_asked_for_is_a_failed_request(
+    engine: TruthEngine, plan: dict[str, object], why: str
+) -> None:
+    """Three tokens of 64 look like a fast engine, and a report that promises exactly 64 would be wrong."""
+    engine.plan(**plan)
+    with pytest.raises(LabError, match=why):
+        load.closed(engine, PROMPTS, users=2, requests=4, max_tokens=8, warmup=False)
+
+
+def test_an_engine_that_cannot_be_held_to_a_length_may_stop_earlier(engine: TruthEngine) -> None:
+    """Ollama has no way to suppress the end of text."""
+    engine.plan(tokens=3, finish_reason="stop")
+    engine.spec = replace(engine.spec, exact_length={})
+    run = load.closed(engine, PROMPTS, users=1, requests=2, max_tokens=8, warmup=False)
+    assert [trace.error for trace in run.traces] == [None, None]
 
 
 def test_a_hanging_answer_fails_and_the_others_go_on(engine: TruthEngine) -> None:
