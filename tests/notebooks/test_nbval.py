@@ -37,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     for name, sources in NOTEBOOKS.items():
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "labs" / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.notebooks", "-p", "no:cacheprovider", "--nbval-lax",
+    command = [sys.executable, "-m", "pytest", "-p", "tests.helpers.nbval_plugin", "-p", "no:cacheprovider", "--nbval-lax",
                "--nbval-current-env", "--nbval-cell-timeout", "120", "-rA", str(folder / "labs")]  # fmt: skip
     env = {**os.environ, "LABS_RESULTS": str(folder / "results")}
     done = subprocess.run(command, cwd=paths.REPO, env=env, capture_output=True, text=True)

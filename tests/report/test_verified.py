@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from environment import compose, verify_spark
-from shared import LabError, launch, paths
-from shared.hardware import Machine, machine
+from shared import LabError, launch, models, paths
+from shared.hardware import Machine
 from shared.launch import containers
-from shared.models import ModelChoice, choice
+from shared.models import ModelChoice
 from shared.report import verified
 from tests.helpers.standin_docker import Docker
 
@@ -102,8 +102,8 @@ def real_inside(
     server = (CACHE / "engines" / "llamacpp" / "bin" / "llama-server").resolve()
     inside = [str(server), "--model", str(model.weights("BF16")), "--port", "{port}", "--metrics", "-c", "8192"]
     on_a_spark.says(inside=inside)
-    monkeypatch.setattr(machine, "detect", lambda: spark)
-    monkeypatch.setattr(choice, "choose", lambda _: replace(spark_model, drafts={}, system=model.system))
+    monkeypatch.setattr(verify_spark, "detect", lambda: spark)
+    monkeypatch.setattr(models, "choose", lambda _: replace(spark_model, drafts={}, system=model.system))
     monkeypatch.setattr(verify_spark, "KNOWN", (("What is gravity?", "fundamental"), ("What is a rainbow?", "light")))
     yield on_a_spark
     launch.stop_all()
