@@ -37,8 +37,8 @@ def takes_part(evidence: Evidence) -> list[str]:
 def without(evidence: Evidence) -> str:
     """For the end of a claim's evidence: who took no part, and why."""
     left = absent(evidence.entries)
-    text = [f"{ENGINES[name].title} ({left[name]})" for name in COMPARED if name in left]
-    return f"; without {', '.join(text)}" if text else ""
+    parts = [f"{ENGINES[name].title} ({left[name]})" for name in COMPARED if name in left]
+    return f"; without {', '.join(parts)}" if parts else ""
 
 
 def same_model(evidence: Evidence) -> tuple[bool, str]:
@@ -140,7 +140,7 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
     """A step's parts follow from the loads, by the lab's own fit; the ceilings stood before."""
     if not evidence.of("predict/") and "predict/limits" not in ledger.load_results("3.3.1", "quoted"):
         return False, "nothing was predicted: run the cell `predict-limits`"
-    text = []
+    parts = []
     for engine in takes_part(evidence):
         entry = evidence.of(f"fit/{engine}").get(f"fit/{engine}")
         if entry is None:
@@ -155,8 +155,8 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
             return False, f"{ENGINES[engine].title}: the recorded overhead doesn't follow from the loads"
         if any(abs(model / made(entry["values"], int(n)) - 1) > AGREES for n, (_, model) in steps_of(entry)):
             return False, f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts: run `fit-steps`"
-        text.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms overhead")
-    return bool(text), "; ".join(text) + without(evidence)
+        parts.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms overhead")
+    return bool(parts), "; ".join(parts) + without(evidence)
 
 
 def steps_of(entry: Entry) -> Iterator[tuple[str, list[float]]]:
@@ -171,11 +171,11 @@ def made(values: Mapping[str, Any], users: int) -> float:
 def precisions(evidence: Evidence) -> tuple[bool, str]:
     left = missing(evidence.entries, "quality/") | missing(evidence.entries, "engine/llamacpp")
     loads = evidence.of("precision/")
-    text = []
+    parts = []
     for form in PRECISIONS:
         quality = evidence.of(f"quality/{form}").get(f"quality/{form}")
         if why := left.get(f"quality/{form}") or left.get("engine/llamacpp"):
-            text.append(f"{form} not here ({why})")
+            parts.append(f"{form} not here ({why})")
             continue
         speeds = [
             1e3 / figure_value(e["values"]["tpot_ms"])
@@ -185,8 +185,8 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
         if quality is None or len(speeds) < 2:
             return False, f"{form}: nothing recorded: run the cell `run-precisions`"
         text = quality["values"].get("perplexity")
-        text.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
-    return True, "; ".join(text)
+        parts.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+    return True, "; ".join(parts)
 
 
 def traps(evidence: Evidence) -> tuple[bool, str]:
