@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from shared import paths
-from shared.course import labs
+from shared.course import registry
 
 NOTEBOOKS = sorted((paths.REPO / "solutions").glob("*.ipynb"))
 
@@ -109,7 +109,7 @@ def test_a_solution_is_fit_to_be_published(file: Path) -> None:
     assert all("image/png" in o["data"] for o in figures), "GitHub shows only static pictures: run it with Chromium"
     assert all(o["metadata"]["image/png"]["alt"] for o in figures)
     milestone = json.dumps([c.outputs for c in code if c.id == "milestone"])
-    [lab] = [lab for lab in labs.LABS.values() if lab.notebook == file.name]
+    [lab] = [lab for lab in registry.LABS.values() if lab.notebook == file.name]
     assert f"{len(lab.claims)} of {len(lab.claims)} claims borne out" in milestone
     for cell in code:
         said = "".join(o.get("text", "") for o in cell.outputs)

@@ -94,6 +94,6 @@ def test_an_upward_import_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_only_what_computes_with_torch_loads_it() -> None:
-    faces = "from shared import hardware, load, metrics, models, results; import shared.course.labs"
+    faces = "from shared import hardware, load, metrics, models, results; import shared.course.registry"
     code = f"{faces}; import sys; print('torch' in sys.modules, 'plotly' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=paths.REPO, text=True) == "False False\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import files, paths
-from shared.course import checks, labs
+from shared.course import checks, registry
 from shared.errors import LabError
 from shared.hardware.machine import detect
 
@@ -61,7 +61,7 @@ def announcement(number: str, source: str) -> str:
 @functools.cache
 def solution_took(number: str) -> dict[str, tuple[float, str]]:
     """What each cell took when the solution was run, and on what; empty for another size than now's."""
-    lab = labs.find_lab(number)
+    lab = registry.find_lab(number)
     where: Mapping[str, Any] = checks.notebook(lab).metadata.get("run_on", {})
     if where.get("size") != detect().size:
         return {}

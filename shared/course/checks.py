@@ -11,6 +11,7 @@
 
 import functools
 import html
+import linecache
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ from typing import Any
 import nbformat
 
 from shared import paths
-from shared.course import attempts, labs
+from shared.course import attempts, registry
 from shared.course.exercise import Exercise, Function, judge
-from shared.course.labs import Lab
+from shared.course.registry import Lab
 from shared.errors import LabError
 
 SIGNS = {"correct": "✔", "incorrect": "✘", "not attempted": "○", "hint": "→", "solution": "→"}
@@ -99,7 +100,7 @@ class Checker:
 
 
 def of(number: str) -> Checker:
-    return Checker(labs.find_lab(number))
+    return Checker(registry.find_lab(number))
 
 
 @functools.cache
@@ -114,7 +115,9 @@ def solution(lab: Lab, exercise: Exercise) -> str:
 def reference(lab: Lab, exercise: Exercise) -> Function:
     """The solution's function: its cell, run by itself."""
     names: dict[str, Any] = {}
-    exec(compile(solution(lab, exercise), f"<solution {exercise.cell}>", "exec"), names)
+    source, file = solution(lab, exercise), f"<solution {exercise.cell}>"
+    exec(compile(source, file, "exec"), names)
+    linecache.cache[file] = len(source), None, source.splitlines(True), file  # so that its source can be read
     function: Function = names[exercise.function]
     return function
 

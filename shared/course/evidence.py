@@ -16,8 +16,6 @@ from typing import Any
 
 from shared.course import attempts
 from shared.errors import LabError
-from shared.load.client import Trace
-from shared.load.run import Run
 from shared.metrics.summary import summarise
 from shared.results import ledger, provenance
 from shared.results.reading import Entry
@@ -111,28 +109,17 @@ def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
         return "its raw data is missing or torn"
     if beside != entry:
         return "it differs from the copy beside its raw data"
-    if not any_code and source["code_sha256"] != provenance.code_sha256():
+    if not any_code and source["code_sha256"] != provenance.code_sha256(lab):
         return "the code that measured it has changed since"
     try:
         raw = ledger.load_raw(lab, entry["key"])
         if "output_tok_s" not in entry["values"] or "requests" not in entry["values"]:
             return ""
-        again = summarise(run_of(entry, raw)).values()
+        again = summarise(ledger.run_of(entry, raw)).values()
     except NONSENSE as e:
         return f"its figures can't be computed again from its raw traces ({error_line(e)})"
     wrong = [name for name in again if again[name] != entry["values"].get(name)]
     return f"{', '.join(wrong)} doesn't follow from the raw traces" if wrong else ""
-
-
-def run_of(entry: Entry, raw: Any) -> Run:
-    """The run as it was, from its raw traces."""
-    traces = tuple(Trace.restore(t) for t in raw)
-    source, values = entry["provenance"], entry["values"]
-    return Run(
-        traces, values["users"], source["max_tokens"], source["prompts"], {}, values["client_cpu_share"],
-        values["counted"], source.get("load", {}), values["client_lag_ms"],
-        values["others_cpu_share"],
-    )  # fmt: skip
 
 
 def origin(entries: list[Entry]) -> str:

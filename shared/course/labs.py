@@ -1,62 +1,142 @@
-"""The registry of the six labs. A lab's exercises and claims are loaded from its room when they are asked for."""
+"""A lab as its notebook uses it: its check, its results, and what is measured once.
+
+lab = labs.open("3.3.2")        # in a lab's first cell
+lab.measure("load/users-16/vllm/round-1", Load(vllm, prompts.short(model), Closed(users=16, requests=32)))
+"""
 
 import functools
-import importlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, overload
 
-from shared import paths
-from shared.course.evidence import Claim
-from shared.course.exercise import Exercise
-from shared.errors import LabError
+from shared.course import cell_times, checks, registry
+from shared.launch.launcher import alone
+from shared.launch.running import Engine
+from shared.load import loops
+from shared.load.client import Trace
+from shared.load.loads import Load, Run
+from shared.metrics.summary import Summary, summarise
+from shared.results import ledger
+from shared.results.provenance import functions_sha256
+from shared.results.reading import Entry
+
+Values = dict[str, Any]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Lab:
-    """One of the six."""
+class OpenLab:
+    """One lab, from inside its notebook."""
 
     number: str
-    notebook: str
-    milestone: str  # its line of the module's checklist
-    outline_hours: float  # in the published outline: module 3.3 of the public DGX Spark AI curriculum, read 2026-11-24
-    room: str = ""  # the package below shared.course that holds its exercises and claims; "": not written yet
-
-    @property
-    def solution(self) -> Path:
-        return paths.REPO / "solutions" / self.notebook
+    _told: set[str] = field(default_factory=set, repr=False)  # series of which reuse has been announced
 
     @functools.cached_property
-    def exercises(self) -> tuple[Exercise, ...]:
-        return self._of_room("exercises", "EXERCISES")
+    def check(self) -> checks.Checker:
+        """`check(f)`, `check.hint(f)`, `check.reveal(f)`, `check.use(f)` for this lab's exercises."""
+        return checks.of(self.number)
 
-    @functools.cached_property
-    def claims(self) -> tuple[Claim, ...]:
-        """What its milestone claims; none of a lab that is not written yet."""
-        return self._of_room("claims", "CLAIMS")
+    @overload
+    def measure(self, key: str, one: Load, *, uses: tuple[Function, ...] = ()) -> Summary: ...
 
-    def _of_room(self, module: str, name: str) -> tuple[Any, ...]:
-        if not self.room:
-            return ()
-        found: tuple[Any, ...] = getattr(importlib.import_module(f"shared.course.{self.room}.{module}"), name)
+    @overload
+    def measure(
+        self, key: str, one: Function, *, engine: Any = None, uses: tuple[Function, ...] = (), **settings: object
+    ) -> Any: ...
+
+    def measure(
+        self,
+        key: str,
+        one: Load | Function,
+        *,
+        engine: Engine | Any = None,
+        uses: tuple[Function, ...] = (),
+        **settings: object,
+    ) -> Any:
+        """Measure once: the result under `key` if it still stands, else `one` is run, recorded and returned.
+
+        `one` is a Load, or a function for what is no load; it may be `async`. It returns a Run, or the values for the
+        ledger, or (values, raw data). Returned is the Summary of a load, and the values of everything else;
+        `lab.raw(key)` has the raw data. The other engines of this notebook are paused meanwhile.
+
+        A result stands if nothing that makes the number has changed: the machine, the engine with its flags, the
+        model, the load, the lab's code, and the notebook's functions: `one` itself and those in `uses`, with all that
+        they call. `engine` is the one that a function measures (for its provenance), and `settings` are what else
+        decides the number.
+        """
+        functions = functions_sha256(*uses, *([] if isinstance(one, Load) else [one]))
+        if isinstance(one, Load):
+            asked = {**one.engine.provenance(), **one.settings()}
+        else:
+            asked = {**(engine.provenance() if engine else {}), **settings}
+        if functions:
+            asked["uses"] = functions
+        if (entry := ledger.reusable(self.number, key, asked)) is not None:
+            self._announce(key, entry)
+            return self._stored(key, entry)
+        with alone(one.engine if isinstance(one, Load) else engine):
+            made = loops.run(one) if isinstance(one, Load) else _result(one)
+        return self._recorded(key, made, engine, functions, settings)
+
+    def _recorded(
+        self, key: str, made: Any, engine: Any, functions: Mapping[str, str], settings: Mapping[str, object]
+    ) -> Any:
+        if isinstance(made, Run):
+            summary = summarise(made)
+            ledger.record(self.number, key, summary, uses=functions, settings=settings)
+            return summary
+        values, raw = made if isinstance(made, tuple) else (made, None)
+        entry = ledger.record(self.number, key, values, engine=engine, raw=raw, uses=functions, settings=settings)
+        return self._stored(key, entry)
+
+    def _stored(self, key: str, entry: Entry) -> Any:
+        """The same for a result that was measured just now and for one of the ledger."""
+        if "output_tok_s" in entry["values"] and "requests" in entry["values"]:
+            return summarise(ledger.run_of(entry, self.raw(key)))
+        return entry["values"]
+
+    def _announce(self, key: str, entry: Entry) -> None:
+        series = key.partition("/")[0]
+        if series not in self._told:
+            self._told.add(series)
+            when = entry["provenance"]["time"][:16].replace("T", " ")
+            print(f'Reusing results of {series} (this one from {when}). To measure again: lab.set_aside("{series}")')
+
+    def record(self, key: str, values: Mapping[str, Any], **more: Any) -> Entry:
+        """Write a result that follows from others, or is quoted (see shared.results.ledger.record)."""
+        return ledger.record(self.number, key, values, **more)
+
+    def results(self, kind: str | None = "measured") -> dict[str, Entry]:
+        """The entries of this lab, by key."""
+        return ledger.load_results(self.number, kind)
+
+    def values(self, key: str) -> Values:
+        """The values of one result."""
+        found: Values = self.results(None)[key]["values"]
         return found
 
+    def raw(self, key: str) -> Any:
+        """The raw data of one result."""
+        return ledger.load_raw(self.number, key)
 
-LABS = {
-    lab.number: lab
-    for lab in (
-        Lab("3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report", 3, "benchmark"),
-        Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching", 2, "batching"),
-        Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3),
-        Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2),
-        Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2),
-        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2),
-    )
-}
+    def traces(self, key: str) -> list[Trace]:
+        """The requests of one load."""
+        return [Trace.restore(stored) for stored in self.raw(key)]
+
+    def set_aside(self, prefix: str) -> None:
+        """Make room for a new series: what is under `prefix` is kept in a folder beside."""
+        ledger.set_aside(self.number, prefix)
 
 
-def find_lab(number: str) -> Lab:
-    """The lab of this number. Raises LabError if there is none."""
-    if number not in LABS:
-        raise LabError(f"There is no lab {number!r}.", f"choose one of {', '.join(LABS)}")
-    return LABS[number]
+def _result(one: Function) -> Any:
+    made = one()
+    return loops.in_own_loop(made) if inspect.iscoroutine(made) else made
+
+
+def open(number: str) -> OpenLab:
+    """Open a lab in its notebook. From now on long cells announce how long they take. Raises LabError if there is
+    no such lab."""
+    registry.find_lab(number)
+    cell_times.announce_long_cells(number)
+    return OpenLab(number)

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from shared.course import attempts, labs
+from shared.course import attempts, registry
 from shared.course.evidence import ClaimResult, Evidence, test_claim
 from shared.errors import LabError
 from shared.report.table import Table
@@ -49,7 +49,7 @@ class Milestone:
 
 def check(number: str, any_code: bool = False) -> Milestone:
     """Test every claim of one lab against the ledger."""
-    lab = labs.find_lab(number)
+    lab = registry.find_lab(number)
     evidence = Evidence(number, any_code) if lab.claims else None
     return Milestone(number, lab.milestone, tuple(test_claim(c, evidence) for c in lab.claims if evidence))
 
@@ -57,7 +57,7 @@ def check(number: str, any_code: bool = False) -> Milestone:
 def progress() -> Table:
     """All six labs: claims borne out, exercises done, and what to do next."""
     rows = []
-    for lab in labs.LABS.values():
+    for lab in registry.LABS.values():
         if not lab.claims:
             rows.append((lab.number, lab.milestone, "not written yet", "", ""))
             continue

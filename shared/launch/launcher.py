@@ -201,8 +201,11 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
 
 
 @contextlib.contextmanager
-def alone(engine: Engine) -> Iterator[None]:
-    """All other engines of this process are paused inside this block, so that none takes time from this one."""
+def alone(engine: object) -> Iterator[None]:
+    """All other engines of this process are paused inside this block, so that none takes time from this one.
+
+    What is measured may also be no engine of `launch` (the mini engine, None): then all are paused.
+    """
     others = [other for other in _running.values() if other is not engine and other.alive]
     for other in others:
         other.pause()

@@ -1,7 +1,7 @@
 """Many users at once: prompts, the client that stamps their answers, and the loops that send them."""
 
 from shared.load.client import Trace, stream
-from shared.load.loops import closed, open_loop
-from shared.load.run import Died, Run, users_text
+from shared.load.loads import Closed, Died, Load, Poisson, Run, users_text
+from shared.load.loops import run
 
-__all__ = ["Died", "Run", "Trace", "closed", "open_loop", "stream", "users_text"]
+__all__ = ["Closed", "Died", "Load", "Poisson", "Run", "Trace", "run", "stream", "users_text"]

@@ -1,10 +1,10 @@
 """Trouble on purpose: an engine that stands still for a while, or dies, while a load runs on it.
 
 with faults.stall(engine, after_s=1, for_s=2):
-    run = load.open_loop(engine, ...)
+    run = load.run(Load(engine, ..., Poisson(...)))
 
 with faults.death(engine, after_tokens=100):
-    load.closed(engine, ...)                    # raises load.Died, whose `run` is what was answered until then
+    load.run(Load(engine, ..., Closed(...)))    # raises load.Died, whose `run` is what was answered until then
 """
 
 import contextlib

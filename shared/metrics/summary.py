@@ -22,7 +22,7 @@ from typing import Any
 
 from shared.errors import LabError
 from shared.load.client import Trace
-from shared.load.run import Run
+from shared.load.loads import Run
 from shared.metrics.spread import Spread, percentile
 from shared.metrics.validity import bottleneck, cache_fault, disturbance
 

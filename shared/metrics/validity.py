@@ -1,7 +1,7 @@
 """Why a run may not have measured the engine: a cache that helped, a client or other programs in its way."""
 
+from shared.load.loads import Run
 from shared.load.prompts import OPENING_TOKENS
-from shared.load.run import Run
 
 
 def cache_fault(cached: int | None, prompt: int, requests: int) -> str | None:

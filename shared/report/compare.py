@@ -3,7 +3,7 @@
     make compare A=results B=~/from-a-classmate/results
     python -m shared.report.compare A B --html FILE      # the same as a page
 
-Each is a folder of ledgers or one ledger file; neither is changed. What has the same key in both is compared,
+Each is a results folder, or one lab's folder in it; neither is changed. What has the same key in both is compared,
 its rounds together. Where two results differ in what they ran (model, precision, flags, length), their row says
 so: such a ratio compares more than two machines. Where the intervals of their medians overlap no difference is told.
 """
@@ -26,7 +26,7 @@ from shared.report.page import Section, as_html
 from shared.report.table import Table
 from shared.results.reading import Entries, Entry, read_ledger
 
-LEDGER = re.compile(r"\d+\.\d+\.\d+\.json")  # not what was set aside
+LAB = re.compile(r"\d+\.\d+\.\d+")  # the name of a folder of results; not of one that was set aside
 # What both must share for a row to compare machines and engines alone.
 ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
 
@@ -47,20 +47,21 @@ class Side:
 
 
 def side(name: str, place: Path) -> Side:
-    """Read one. Raises LabError if there is no ledger."""
+    """Read a results folder, or one lab's folder in it. Raises LabError if there are no results."""
     place = place.expanduser()
-    there = [f for f in sorted(place.glob("*.json")) if LEDGER.fullmatch(f.name)] if place.is_dir() else [place]
+    names = [place] if LAB.fullmatch(place.name) else sorted(place.glob("*")) if place.is_dir() else []
     labs: dict[str, Rounds] = {}
     faults: list[str] = []
-    for file in there:
-        if place.is_dir() or file.exists():
-            found = read_ledger(file)
+    # An older version's index, "3.3.1.json", stands for its folder too: it is named, and not read.
+    for folder in dict.fromkeys(one.with_name(one.name.removesuffix(".json")) for one in names):
+        if LAB.fullmatch(folder.name):
+            found = read_ledger(folder)
             faults += found.faults
             if found.entries:
-                labs[file.stem] = by_measurement(found.entries)
+                labs[folder.name] = by_measurement(found.entries)
     if not labs:
         raise LabError(f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",
-                       "name a ledger (3.3.1.json) or its folder: make compare A=results B=other/results")  # fmt: skip
+                       "name a results folder, or one lab's in it: make compare A=results B=other/results")  # fmt: skip
     return Side(name, place, labs, tuple(faults))
 
 
@@ -236,7 +237,7 @@ def aligned(table: Table) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m shared.report.compare", description="Two ledgers side by side.")
-    parser.add_argument("a", type=Path, help="a ledger, or a folder of them")
+    parser.add_argument("a", type=Path, help="a results folder, or one lab's folder in it")
     parser.add_argument("b", type=Path, help="the other one")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
     asked = parser.parse_args(arguments)

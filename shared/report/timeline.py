@@ -41,8 +41,8 @@ def timeline(lab: str, *keys: str) -> dict[str, Any]:
 
 
 def write(lab: str, key: str) -> Path:
-    """Write the timeline of one run beside its raw traces, and return the file."""
-    file = ledger.raw_file(lab, key).with_name(key.replace("/", "--") + ".trace.json")
+    """Write the timeline of one run into a folder beside its results, and return the file."""
+    file = ledger.folder_of(lab) / "timelines" / ledger.entry_file(lab, key).name
     files.write(file, json.dumps(timeline(lab, key)).encode())
     return file
 

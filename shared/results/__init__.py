@@ -1,5 +1,5 @@
 """The ledger: every result with its provenance, and its raw traces beside it."""
 
-from shared.results.ledger import load_raw, load_results, record, resume, set_aside
+from shared.results.ledger import load_raw, load_results, record, set_aside
 
-__all__ = ["load_raw", "load_results", "record", "resume", "set_aside"]
+__all__ = ["load_raw", "load_results", "record", "set_aside"]

@@ -1,11 +1,11 @@
 """The ledger: what was measured, where it came from, and the raw traces beside it.
 
-    done = results.resume("3.3.1", "load/", engines)            # what need not be measured again
     results.record("3.3.1", "load/users-4/vllm/round-1", metrics.summarise(run))
+    results.load_results("3.3.1")["load/users-4/vllm/round-1"]["values"]
 
-`results/3.3.1.json` holds one entry per key, `results/3.3.1/<key>.json.gz` the same entry with its raw data.
-Both are replaced as a whole (shared.files), so a killed kernel leaves the old ones. What is torn all the same
-(a machine that froze leaves files of zeros) is named and kept, and costs only itself (shared.results.reading).
+Each result is a small file of its own in `results/3.3.1/`, with its raw data in a second file beside it
+(shared.results.reading). Both are replaced as a whole (shared.files): a killed kernel leaves the old one or the new
+one, and what a freezing machine tears costs only itself.
 """
 
 import contextlib
@@ -13,17 +13,30 @@ import fcntl
 import functools
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from shared import files, paths
 from shared.errors import LabError
 from shared.launch.running import Engine
+from shared.load.client import Trace
+from shared.load.loads import Run
 from shared.metrics.summary import Summary
 from shared.results import packing
 from shared.results.provenance import VOLATILE, made_here, now
-from shared.results.reading import KEY, KINDS, SCHEMA, Entries, Entry, LedgerContents, raw_name, read_ledger, read_raw
+from shared.results.reading import (
+    KEY,
+    KINDS,
+    SCHEMA,
+    Entries,
+    Entry,
+    LedgerContents,
+    file_name,
+    older_index,
+    read_ledger,
+    read_raw,
+)
 
 
 def record(
@@ -34,11 +47,14 @@ def record(
     engine: Engine | None = None,
     raw: object = None,
     kind: str = "measured",
+    uses: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """Write one entry and return it. A Summary brings its engine and its traces; a mapping needs them named.
+    """Write one result and return its entry. A Summary brings its engine and its traces; a mapping needs them named.
 
-    `kind` is "measured", "simulated", or "quoted: <source>, <date>" (2026-11-24, 2026-11 or 2026). Raises
-    LabError if it can't be written: then nothing of it is there, and what was there before is whole.
+    `kind` is "measured", "simulated", or "quoted: <source>, <date>" (2026-11-24, 2026-11 or 2026). `uses`: the hashes
+    of a notebook's functions that it depends on, by name; `settings`: what else decides it. Raises LabError if it
+    can't be written: then what was there before is whole.
     """
     if not KINDS.fullmatch(kind):
         raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, or 'quoted: source, date'")
@@ -51,19 +67,18 @@ def record(
         source = {**run.engine, "prompts": run.prompts, "max_tokens": run.max_tokens, "load": dict(run.load)}
     else:
         values, data, source = dict(what), {"raw": raw}, engine.provenance() if engine else {}
+    source |= {**(settings or {}), **({"uses": dict(uses)} if uses else {})}
     # A quoted figure wasn't made on this machine: of here it has only the moment.
-    here = {"time": now()} if kind.startswith("quoted") else made_here()
+    here = {"time": now()} if kind.startswith("quoted") else made_here(lab)
     entry: Entry = {"schema": SCHEMA, "key": key, "kind": kind, "values": values, "provenance": {**here, **source}}
     packed = gzip.compress(json.dumps({"entry": entry, **data}).encode(), 6)
-    file = raw_file(lab, key)
-    with _locked(lab), files.writing(ledger_file(lab), f"The result {key}"):
-        there = _ours(lab)
-        file.parent.mkdir(exist_ok=True)
-        with files.staged(file, packed) as new, _ledger(lab, {**there.entries, key: entry}, there.torn) as commit:
-            if file.exists() and read_raw(file) is None:
-                _keep(file)
+    file, raw_data = entry_file(lab, key), raw_file(lab, key)
+    _contents(lab)  # what a newer version wrote is not touched
+    with files.writing(file, f"The result {key}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with files.staged(raw_data, packed) as new_raw, files.staged(file, _written(entry)) as new:
+            files.commit(new_raw, raw_data)  # first: an entry never stands without its raw data
             files.commit(new, file)
-            commit()
     return entry
 
 
@@ -73,43 +88,38 @@ def load_results(lab: str, kind: str | None = "measured") -> dict[str, Entry]:
     Only what was measured, so that no figure mixes it with the rest unmarked: ask for "simulated" or "quoted",
     or with None for all.
     """
-    found = read_ledger(ledger_file(lab))
+    found = read_ledger(folder_of(lab))
     _say(found)
     return {key: e for key, e in found.entries.items() if kind in (None, e["kind"].partition(":")[0])}
 
 
-def resume(lab: str, prefix: str, engines: Sequence[Engine] = (), **asked: object) -> set[str]:
-    """The keys under `prefix` that need not be measured again; the other results there are set aside.
+def reusable(lab: str, key: str, asked: Mapping[str, Any]) -> Entry | None:
+    """The result under this key, if it stands for one that would be measured now; else None.
 
-    A result stays if its raw data is whole, and if what its provenance says of the machine, of the code in
-    `shared`, of its engine and of what was `asked` (max_tokens=64) is so now. It may be of another day.
+    It does if its raw data is whole, and if the machine, the lab's code, and all that was `asked` (the engine's
+    provenance, the load's settings, the functions used) are as they were. It may be of another day. A result that
+    doesn't is set aside, together with all of its series (what its key has before the first "/") that were made on
+    another machine or by other code: rounds of two kinds must not be mixed in one figure.
     """
-    sources = [engine.provenance() for engine in engines] or [{}]
-    now = [json.loads(json.dumps({**made_here(), **source, **asked})) for source in sources]
-    with _locked(lab):
-        there = _ours(lab)
-        why = {key: _unlike(lab, entry, now) for key, entry in there.entries.items() if key.startswith(prefix)}
-        done = {key for key, reason in why.items() if not reason}
-        if done:
-            newest = max(there.entries[key]["provenance"]["time"] for key in done)
-            print(f"{len(done)} results of {prefix} stay, the newest of {newest[:16].replace('T', ' ')}. "
-                  f'To measure them again: results.set_aside("{lab}", "{prefix}")')  # fmt: skip
-        if len(done) < len(why):
-            aside = _set_aside(lab, there, {key: there.entries[key] for key in why.keys() - done}, "before")
-            reasons = "; ".join(sorted(set(why.values()) - {""}))
-            print(f"{len(why) - len(done)} were set aside ({reasons}): {paths.show(aside)}")
-    return done
+    there = _contents(lab).entries
+    entry = there.get(key)
+    if entry is None:
+        return None
+    here = made_here(lab)
+    wanted = json.loads(json.dumps({**here, **asked}))
+    if not (reason := _unlike(lab, entry, wanted)):
+        return entry
+    series = key.partition("/")[0]
+    moved = {k: e for k, e in there.items() if k == key or (k.partition("/")[0] == series and _unlike(lab, e, here))}
+    aside = _set_aside(lab, moved)
+    print(f"Set aside {len(moved)} earlier results of {series} ({reason}): {paths.show(aside)}")
+    return None
 
 
 def set_aside(lab: str, prefix: str) -> None:
-    """Make room for a new series under `prefix`: the old one moves, whole, to `<lab>.before-<time>`.
-
-    Rounds of two runs, perhaps of different length, must not be mixed in one figure.
-    """
-    with _locked(lab):
-        there = _ours(lab)
-        if old := {key: entry for key, entry in there.entries.items() if key.startswith(prefix)}:
-            _set_aside(lab, there, old, "before")
+    """Make room for a new series under `prefix`: the old one moves, whole, to `<lab>.before-<time>`."""
+    if old := {key: entry for key, entry in _contents(lab).entries.items() if key.startswith(prefix)}:
+        _set_aside(lab, old)
 
 
 def load_raw(lab: str, key: str) -> Any:
@@ -127,27 +137,44 @@ def load_raw(lab: str, key: str) -> Any:
     raise LabError(f"{paths.show(file)} {problem}.", "run the cell that measures it again")
 
 
+def run_of(entry: Entry, raw: Any) -> Run:
+    """The run as it was, from its entry and its raw traces."""
+    traces = tuple(Trace.restore(t) for t in raw)
+    source, values = entry["provenance"], entry["values"]
+    return Run(
+        traces, values["users"], source["max_tokens"], source["prompts"], {}, values["client_cpu_share"],
+        values["counted"], source.get("load", {}), values["client_lag_ms"],
+        values["others_cpu_share"],
+    )  # fmt: skip
+
+
 def stored_copy(lab: str, key: str) -> Entry | None:
     """The entry as its raw file holds it; None if that is missing, torn, or another entry's."""
     stored = read_raw(raw_file(lab, key))
     return stored["entry"] if stored and stored["entry"]["key"] == key else None
 
 
-def ledger_file(lab: str) -> Path:
-    return paths.results() / f"{lab}.json"
+def folder_of(lab: str) -> Path:
+    return paths.results() / lab
+
+
+def entry_file(lab: str, key: str) -> Path:
+    return folder_of(lab) / f"{file_name(key)}.json"
 
 
 def raw_file(lab: str, key: str) -> Path:
-    return paths.results() / lab / raw_name(key)
+    return folder_of(lab) / f"{file_name(key)}.json.gz"
 
 
-def _unlike(lab: str, entry: Entry, now: Sequence[Mapping[str, Any]]) -> str:
+def _unlike(lab: str, entry: Entry, wanted: Mapping[str, Any]) -> str:
     """Why this result can't stand for one measured now; "" if it can."""
     then = entry["provenance"]
-    same = [source for source in now if source.get("engine") == then.get("engine")]
-    if not same:
-        return f"{then.get('engine', 'no engine')} is not asked for now"
-    other = min(([n for n in s if n not in VOLATILE and s[n] != then.get(n)] for s in same), key=len)
+    other = [name for name in wanted if name not in VOLATILE and wanted[name] != then.get(name)]
+    if "uses" in other:
+        before, after = then.get("uses") or {}, wanted["uses"]
+        other[other.index("uses")] = ", ".join(
+            name for name in {**before, **after} if before.get(name) != after.get(name)
+        )
     if other:
         return f"other {', '.join(other)}"
     if entry["kind"] != "measured" or stored_copy(lab, entry["key"]) != entry:
@@ -155,50 +182,40 @@ def _unlike(lab: str, entry: Entry, now: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def _ours(lab: str) -> LedgerContents:
-    """What there is to add to. Results of an older schema make room first."""
-    found = read_ledger(ledger_file(lab))
+def _contents(lab: str) -> LedgerContents:
+    """What there is to add to. An index of an older version makes room first, with its raw files."""
+    found = read_ledger(folder_of(lab))
     _say(found)
-    if found.old:
-        _set_aside(lab, found, found.old, "older-schema")
-        found = read_ledger(ledger_file(lab))
+    if found.older:
+        with _locked(lab):
+            folder, index = folder_of(lab), older_index(folder_of(lab))
+            aside = files.unused(paths.results() / f"{lab}.older-version")
+            with files.writing(aside):
+                aside.mkdir()
+                for raw in folder.glob("*.json.gz") if folder.exists() else ():
+                    if not raw.with_suffix("").exists():
+                        raw.rename(aside / raw.name)
+                with contextlib.suppress(FileNotFoundError):  # another notebook was faster
+                    index.rename(aside / index.name)
+            print(f"It is kept in {paths.show(aside)}.")
     return found
 
 
-def _set_aside(lab: str, there: LedgerContents, moved: Entries, why: str) -> Path:
-    """Move these entries and their raw files to `<lab>.<why>-<time>`."""
-    aside = files.unused(paths.results() / f"{lab}.{why}")
-    index = aside.with_name(aside.name + ".json")
-    rest = {key: entry for key, entry in there.entries.items() if key not in moved}
-    with files.writing(index):
-        files.write(index, json.dumps(moved, indent=1).encode())
-        with _ledger(lab, rest, there.torn) as commit:
+def _set_aside(lab: str, moved: Entries) -> Path:
+    """Move these results, entries and raw data, to a folder beside."""
+    with _locked(lab):
+        aside = files.unused(paths.results() / f"{lab}.before")
+        with files.writing(aside):
             aside.mkdir()
             for key in moved:
-                with contextlib.suppress(FileNotFoundError):
-                    raw_file(lab, key).rename(aside / raw_name(key))
-            commit()
-    return index
+                for file in (raw_file(lab, key), entry_file(lab, key)):
+                    with contextlib.suppress(FileNotFoundError):
+                        file.rename(aside / file.name)
+    return aside
 
 
-@contextlib.contextmanager
-def _ledger(lab: str, entries: Entries, torn: bool) -> Iterator[Any]:
-    """A new ledger, on the disk already; it counts once the function that this gives is called."""
-    file = ledger_file(lab)
-    with files.staged(file, json.dumps(entries, indent=1).encode()) as new:
-
-        def commit() -> None:
-            if torn:
-                _keep(file)
-            files.commit(new, file)
-
-        yield commit
-
-
-def _keep(torn: Path) -> None:
-    aside = files.unused(torn.with_name(torn.name + ".torn"))
-    torn.rename(aside)
-    print(f"{paths.show(torn)} was torn or no result; it is kept as {aside.name}.")
+def _written(entry: Entry) -> bytes:
+    return json.dumps(entry, indent=1).encode()
 
 
 def _say(found: LedgerContents) -> None:
@@ -213,7 +230,7 @@ def _once(text: str) -> None:
 
 @contextlib.contextmanager
 def _locked(lab: str) -> Iterator[None]:
-    """Two notebooks may record at once: each sees the other's entries."""
+    """Two notebooks may set results aside at once: each moves what the other has left."""
     file = paths.results() / f".{lab}.lock"
     with contextlib.ExitStack() as held:
         with files.writing(file, paths.show(paths.results())):

@@ -1,9 +1,9 @@
-"""Reading a ledger, whoever wrote it and whatever became of it: nothing here changes a file.
+"""Reading a lab's results, even those that a crash has torn: nothing here changes a file.
 
-    found = read(Path("results/3.3.1.json"))      # found.entries, found.faults
+    found = read_ledger(Path("results/3.3.1"))      # found.entries, found.faults
 
-The raw files beside a ledger hold its entries as well. So whatever of it is torn costs only itself: it is
-named in `faults`, and the rest is read from them.
+Each result is two files: `load--users-4--vllm--round-1.json`, the entry, and the same name with `.gz` behind it, a
+copy of the entry with its raw data. So what is torn costs only itself. It is named in `faults`.
 """
 
 import gzip
@@ -18,71 +18,77 @@ from typing import Any
 from shared import paths
 from shared.errors import LabError
 
-SCHEMA = 2  # 1: raw traces were not packed, and the code that measured was not named by its hash
+SCHEMA = 3  # 2: all results of a lab in one index; 1: raw traces were not packed
 LARGEST = 256 * 2**20  # bytes of one result, unpacked: the labs' own have a few hundred thousand
 KINDS = re.compile(r"measured|simulated|quoted: .+, \d{4}(-\d\d){0,2}")
-KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of the raw file
+KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of a file
 Entry = dict[str, Any]
 Entries = Mapping[str, Entry]  # by key
 
 
 @dataclass(frozen=True)
 class LedgerContents:
-    """What a ledger and the raw files beside it hold."""
+    """What the folder of a lab's results holds."""
 
     entries: dict[str, Entry]
-    old: dict[str, Entry]  # of an older schema
-    torn: bool  # the ledger itself, or a part of it
-    faults: tuple[str, ...]  # what is not read as it should be, and what to do
+    faults: tuple[str, ...]  # what could not be read as it should be, and what to do
+    older: bool  # an index of an older version of the labs lies beside the folder
 
 
-def read_ledger(file: Path) -> LedgerContents:
-    """All that can be read of a ledger. Raises LabError if it can't be opened, or a newer version wrote it."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        data = b"{}"
-    except OSError as e:
-        raise LabError(f"{paths.show(file)} can't be read: {e.strerror}.", f"ls -l {paths.show(file)}") from None
-    ledger, name, faults = _parsed(data), paths.show(file), []
-    whole = isinstance(ledger, dict)
-    if not whole:
-        what = "is empty" if not data else "holds only zeros" if not data.strip(b"\0") else "is torn or no ledger"
-        faults.append(f"{name} {what}")
-    stored: dict[str, dict[str, Entry]] = {"old": {}, "today's": {}}
-
-    def take(entry: Entry, place: Path) -> None:
-        if entry["schema"] > SCHEMA:
-            raise LabError(f"{paths.show(place)} is of schema {entry['schema']}; these labs read {SCHEMA} at most.",
-                           "git pull; or keep what you measure elsewhere: export LABS_RESULTS=~/results")  # fmt: skip
-        stored["today's" if entry["schema"] == SCHEMA else "old"][entry["key"]] = entry
-
-    strange = []
-    for key, entry in ledger.items() if whole else ():
-        if _is_entry(entry) and entry["key"] == key:
-            take(entry, file)
-        else:
-            strange.append(key)
-    if strange:
-        faults.append(f"{name}: {len(strange)} of its entries are torn or no results ({', '.join(strange)[:60]!r})")
-    known = {raw_name(key) for key in stored["old"] | stored["today's"]}
-    rescued = 0
-    for raw in sorted(file.with_suffix("").glob("*.json.gz")):
-        if raw.name in known:
+def read_ledger(folder: Path) -> LedgerContents:
+    """All that can be read of one lab's results. Raises LabError if the folder can't be read, or a newer version of
+    the labs wrote one of them."""
+    entries, torn, old = {}, [], 0
+    for file in _listed(folder):
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:  # another notebook set it aside just now
             continue
-        beside = read_raw(raw)
-        if beside and raw_name(beside["entry"]["key"]) == raw.name:
-            take(beside["entry"], raw)
-            rescued += 1
-        elif raw.exists():  # else another notebook set it aside just now
-            faults.append(f"{paths.show(raw)} is torn or no result: run the cell that measures it again")
-    if rescued or strange or not whole:
-        faults.append(f"{rescued} results that {name} lacks were read from the raw files; run the cell of any that "
-                      "is missing")  # fmt: skip
-    if stored["old"]:
-        faults.append(f"{name}: {len(stored['old'])} results are of an older schema (today's is {SCHEMA}): "
-                      "measure again; they are kept")  # fmt: skip
-    return LedgerContents(stored["today's"], stored["old"], bool(strange) or not whole, tuple(faults))
+        except OSError as e:
+            raise LabError(f"{paths.show(file)} can't be read: {e.strerror}.", f"ls -l {paths.show(file)}") from None
+        entry = parsed(data)
+        if not is_entry(entry) or file_name(entry["key"]) != file.name.removesuffix(".json"):
+            torn.append(file)
+        elif entry["schema"] > SCHEMA:
+            raise LabError(f"{paths.show(file)} is of schema {entry['schema']}; these labs read {SCHEMA} at most.",
+                           "git pull; or keep what you measure elsewhere: export LABS_RESULTS=~/results")  # fmt: skip
+        elif entry["schema"] < SCHEMA:
+            old += 1
+        else:
+            entries[entry["key"]] = entry
+    entries = {entry["key"]: entry for entry in sorted(entries.values(), key=_order)}
+    faults = [f"{paths.show(file)} is torn or no result: run the cell that measures it again" for file in torn[:3]]
+    if len(torn) > 3:
+        faults.append(f"{paths.show(folder)}: {len(torn) - 3} more files are torn or no results")
+    index = older_index(folder)
+    if older := index.exists():
+        faults.append(f"{paths.show(index)} was written by an older version of these labs, which kept all results of a "
+                      "lab in one file. It is not used: measure again")  # fmt: skip
+    if old:
+        faults.append(
+            f"{paths.show(folder)}: {old} results are of an older schema (today's is {SCHEMA}): measure again"
+        )
+    return LedgerContents(entries, tuple(faults), older)
+
+
+def _order(entry: Entry) -> tuple[str, list[tuple[int, str]]]:
+    """As they were recorded; of one second, by key, with numbers as numbers."""
+    words = re.split(r"(\d+)", entry["key"])
+    return entry["provenance"]["time"], [(int(word), "") if word.isdigit() else (-1, word) for word in words]
+
+
+def older_index(folder: Path) -> Path:
+    """Where versions of the labs before schema 3 kept all results of this lab."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.name.endswith(".json") and file.name[0] != ".")
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise LabError(f"{paths.show(folder)} can't be read: {e.strerror}.", f"ls -ld {paths.show(folder)}") from None
 
 
 def read_raw(file: Path) -> dict[str, Any] | None:
@@ -92,23 +98,25 @@ def read_raw(file: Path) -> dict[str, Any] | None:
             data = packed.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error):
         return None
-    stored = _parsed(data) if len(data) <= LARGEST else None
-    return stored if isinstance(stored, dict) and _is_entry(stored.get("entry")) else None
+    stored = parsed(data) if len(data) <= LARGEST else None
+    return stored if isinstance(stored, dict) and is_entry(stored.get("entry")) else None
 
 
-def raw_name(key: str) -> str:
-    return key.replace("/", "--") + ".json.gz"
+def file_name(key: str) -> str:
+    """The name of a result's files, without what stands behind the dot."""
+    return key.replace("/", "--")
 
 
-def _parsed(data: bytes) -> Any:
-    """What the JSON says; None if it is none, or more than a result can hold: too deep, a number too long."""
+def parsed(data: bytes) -> Any:
+    """The value of this JSON; None if it is none, or more than a result can hold: too deep, a number too long."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
 
 
-def _is_entry(entry: Any) -> bool:
+def is_entry(entry: Any) -> bool:
+    """Whether it has the form of an entry."""
     if not isinstance(entry, dict) or type(entry.get("schema")) is not int:
         return False
     if not all(isinstance(entry.get(name), dict) for name in ("values", "provenance")):

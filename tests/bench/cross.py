@@ -19,7 +19,7 @@ from typing import Any
 
 from shared import load, models, paths
 from shared.hardware import detect
-from shared.load import Trace, prompts
+from shared.load import Closed, Load, Trace, prompts
 from shared.metrics import summarise
 from shared.metrics.conventions import vllm_tpot_ms, vllm_ttft_ms
 from tests.helpers.truth import MODEL, TruthEngine
@@ -70,7 +70,9 @@ def main() -> None:
     for users, requests in ((1, 8), (16, 64)):
         with tempfile.TemporaryDirectory() as folder, TruthEngine.start(Path(folder) / "log") as engine:
             engine.plan(**PLAN)
-            run = load.closed(engine, prompts.short(MODEL), users=users, requests=requests, max_tokens=TOKENS)
+            run = load.run(
+                Load(engine, prompts.short(MODEL), Closed(users=users, requests=requests), max_tokens=TOKENS)
+            )
             ttft, tpot = truths(engine.records(), requests)
             ours = summarise(run)
             before = len(engine.records())

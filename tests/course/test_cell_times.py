@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from shared import paths
-from shared.course import cell_times, checks, labs
+from shared.course import cell_times, checks, registry
 from shared.hardware import detect
 
 
@@ -67,8 +67,8 @@ def test_outside_of_a_notebook_nothing_happens() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.REPO, env={**os.environ})
 
 
-@pytest.mark.parametrize("lab", [lab for lab in labs.LABS.values() if lab.claims], ids=lambda lab: lab.number)
-def test_the_long_cells_of_a_solution_carry_what_they_took(lab: labs.Lab) -> None:
+@pytest.mark.parametrize("lab", [lab for lab in registry.LABS.values() if lab.claims], ids=lambda lab: lab.number)
+def test_the_long_cells_of_a_solution_carry_what_they_took(lab: registry.Lab) -> None:
     notebook = checks.notebook(lab)
     assert notebook.metadata["run_on"]["size"] == "full"
     long = {cell.id for cell in notebook.cells if cell_times.TOOK in cell.metadata}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.course import checks, exercise, labs
+from shared.course import checks, exercise, registry
 from shared.course.exercise import Exercise, expect, judge
 from tests.wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
 
@@ -17,17 +17,17 @@ ANSWERS = {lab: {name: wrong for module in modules for name, wrong in module.ANS
 RIGHT = {lab: {name: f for module in modules for name, f in module.RIGHT.items()} for lab, modules in LABS.items()}
 TRIES = 20  # a test makes up its inputs: the hint must not depend on luck
 
-EXERCISES = [pytest.param(lab, e, id=e.function) for lab in labs.LABS.values() for e in lab.exercises]
+EXERCISES = [pytest.param(lab, e, id=e.function) for lab in registry.LABS.values() for e in lab.exercises]
 WRONG = [
     pytest.param(e, hint, answer, id=f"{e.function}-{answer.__name__}")
-    for lab in labs.LABS.values()
+    for lab in registry.LABS.values()
     for e in lab.exercises
     for hint, answer in ANSWERS[lab.number][e.function]
 ]
 
 
 def test_every_written_lab_has_exercises_enough() -> None:
-    for lab in labs.LABS.values():
+    for lab in registry.LABS.values():
         if lab.claims:
             assert len(lab.exercises) >= 4
             assert 4 <= len(lab.claims) <= 8
@@ -42,7 +42,7 @@ def test_a_wrong_answer_gets_the_hint_meant_for_it(asked: Exercise, hint: str, a
 
 
 @pytest.mark.parametrize(("lab", "asked"), EXERCISES)
-def test_right_answers_pass_however_they_are_written(lab: labs.Lab, asked: Exercise) -> None:
+def test_right_answers_pass_however_they_are_written(lab: registry.Lab, asked: Exercise) -> None:
     assert len(ANSWERS[lab.number][asked.function]) >= 3
     assert len(asked.hints) >= 2
     for _ in range(TRIES):
@@ -52,7 +52,7 @@ def test_right_answers_pass_however_they_are_written(lab: labs.Lab, asked: Exerc
 
 
 @pytest.mark.parametrize(("lab", "asked"), EXERCISES)
-def test_the_notebook_says_what_an_exercise_costs(lab: labs.Lab, asked: Exercise) -> None:
+def test_the_notebook_says_what_an_exercise_costs(lab: registry.Lab, asked: Exercise) -> None:
     cells = checks.notebook(lab).cells
     [place] = [i for i, cell in enumerate(cells) if cell.id == asked.cell]
     assert asked.header() in cells[place - 1].source

@@ -16,8 +16,8 @@ from shared.course import checks, milestones
 from shared.course.benchmark.comparison import build_report
 from shared.load import Run, Trace
 from shared.metrics import summarise
-from shared.results.ledger import ledger_file, raw_file
-from tests.helpers.ledger import fill, provenance, trace
+from shared.results.ledger import entry_file, raw_file
+from tests.helpers.ledger import change, fill, provenance, trace
 
 
 def failing() -> list[str]:
@@ -27,10 +27,7 @@ def failing() -> list[str]:
 
 def alter(key: str, **values: object) -> None:
     """Change figures in the ledger, as a hand would."""
-    file = ledger_file("3.3.1")
-    ledger = json.loads(file.read_text())
-    ledger[key]["values"].update(values)
-    file.write_text(json.dumps(ledger))
+    change(entry_file("3.3.1", key), lambda entry: entry["values"].update(values))
 
 
 def record(key: str, *traces: Trace) -> None:
@@ -131,9 +128,7 @@ def alter_both(key: str, change: Any) -> None:
     change(stored["entry"])
     raw.write_bytes(gzip.compress(json.dumps(stored).encode()))
     os.utime(raw, (1, 1))  # no newer than the report
-    ledger = json.loads(ledger_file("3.3.1").read_text())
-    ledger[key] = stored["entry"]
-    ledger_file("3.3.1").write_text(json.dumps(ledger))
+    entry_file("3.3.1", key).write_text(json.dumps(stored["entry"]))
 
 
 KEY = "load/users-4/vllm/round-1"

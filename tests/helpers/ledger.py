@@ -1,7 +1,9 @@
 """A small ledger made of real recording calls, for tests that read one. Its times are invented: test data."""
 
+import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,19 @@ while True:
     number += 1
     print(number, flush=True)
 """
+
+
+def change(file: Path, by: Callable[[dict[str, Any]], object]) -> None:
+    """Change an entry's file, as a hand would; the copy beside its raw data stays as it was."""
+    entry = json.loads(file.read_text())
+    by(entry)
+    file.write_text(json.dumps(entry))
+
+
+def change_all(folder: Path, by: Callable[[dict[str, Any]], object]) -> None:
+    """Change every entry of a lab's folder so."""
+    for file in folder.glob("*.json"):
+        change(file, by)
 
 
 def trace(

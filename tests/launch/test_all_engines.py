@@ -11,7 +11,7 @@ from shared.engines import ENGINES
 from shared.engines.http import counters, greedy_tokens
 from shared.launch import alone, launch, stop_all
 from shared.launch.running import Engine
-from shared.load import prompts
+from shared.load import Closed, Load, prompts
 from shared.load.prompts import CHECK_QUESTIONS, OPENING_TOKENS, chat
 from shared.models import ModelChoice
 from shared.processes import descendants, port_taken, start_time
@@ -67,7 +67,7 @@ def test_an_idle_engine_takes_no_processor(engines: dict[str, Engine], name: str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_load_is_counted_by_the_engine_too(engines: dict[str, Engine], model: ModelChoice, name: str) -> None:
-    run = load.closed(engines[name], prompts.short(model), users=2, requests=4, max_tokens=16)
+    run = load.run(Load(engines[name], prompts.short(model), Closed(users=2, requests=4), max_tokens=16))
     summary = metrics.summarise(run)
     assert (summary.requests, summary.failed) == (4, 0)
     assert summary.cached_tokens is not None

@@ -26,7 +26,7 @@ from shared.launch import down, launch, stop_all
 from shared.launch.launcher import start_native, wait_until_ready
 from shared.launch.memory import Need
 from shared.launch.running import Engine
-from shared.load import prompts, stream
+from shared.load import Closed, Load, prompts, stream
 from shared.load.prompts import CHECK_QUESTIONS, chat
 from shared.metrics.correctness import gap_fault
 from shared.models import ModelChoice
@@ -63,7 +63,7 @@ def test_a_first_token_is_measured_and_counted(engine: Engine, model: ModelChoic
 
 def test_throughput_is_the_engines_own_count(engine: Engine, model: ModelChoice) -> None:
     before = generated(engine)
-    run = load.closed(engine, prompts.short(model), users=4, requests=8, max_tokens=16, warmup=False)
+    run = load.run(Load(engine, prompts.short(model), Closed(users=4, requests=8), max_tokens=16, warmup=False))
     summary = metrics.summarise(run)
     assert (summary.requests, summary.failed, summary.cached_tokens) == (8, 0, 0)
     assert summary.output_tokens == 8 * 16 == generated(engine) - before
@@ -325,7 +325,7 @@ def test_ollama_waits_for_the_programs_and_weights_that_it_runs_on(
 def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:
     os.kill(descendants(engine.process.pid)[0], signal.SIGKILL)
     with pytest.raises(LabError, match=r"llama.cpp died under the load.*"):
-        load.closed(engine, prompts.short(model), users=2, requests=4, max_tokens=64)
+        load.run(Load(engine, prompts.short(model), Closed(users=2, requests=4), max_tokens=64))
     assert launch("llamacpp", model, SMALL, quiet=True).alive  # the same cell run again starts a new one
 
 

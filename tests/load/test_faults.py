@@ -10,7 +10,7 @@ from shared import load, metrics
 from shared.course.batching import mini_load
 from shared.launch import launch
 from shared.launch.running import Engine
-from shared.load import faults
+from shared.load import Closed, Load, faults
 from shared.load.prompts import long, short
 from shared.models import ModelChoice
 from shared.report import live_panel
@@ -54,7 +54,7 @@ def vllm(model: ModelChoice) -> Iterator[Engine]:
 @pytest.mark.engine
 def test_the_panel_sees_the_queue_of_a_real_engine(vllm: Engine, model: ModelChoice) -> None:
     with live_panel.watch(vllm, step_s=0.05) as seen:
-        run = load.closed(vllm, short(model), users=8, requests=8, max_tokens=16)
+        run = load.run(Load(vllm, short(model), Closed(users=8, requests=8), max_tokens=16))
     assert run.counted["generated_tokens"] == 8 * 16
     assert seen.most("running") == 4
     assert 4 <= (seen.most("waiting") or 0) < 8  # a seat is taken once its prompt is being computed
@@ -76,7 +76,7 @@ def test_a_long_prompt_arrives_while_streams_flow(vllm: Engine, model: ModelChoi
 @pytest.mark.engine
 def test_a_load_on_an_engine_that_dies_keeps_its_partial_result(vllm: Engine, model: ModelChoice) -> None:
     with faults.death(vllm, after_tokens=24), pytest.raises(load.Died, match="died under the load") as died:
-        load.closed(vllm, short(model), users=2, requests=100, max_tokens=8)
+        load.run(Load(vllm, short(model), Closed(users=2, requests=100), max_tokens=8))
     assert not vllm.alive
     found = metrics.summarise(died.value.run)
     assert 0 < found.failed < 20  # of 100: what was under way, and what a server without its engine still refused

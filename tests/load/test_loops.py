@@ -15,7 +15,7 @@ import pytest
 from tqdm import TMonitor
 
 from shared import LabError, load, metrics
-from shared.load import prompts
+from shared.load import Closed, Load, prompts
 from shared.load.client import Limits
 from tests.helpers.truth import MODEL, TruthEngine, judge
 
@@ -45,7 +45,7 @@ def threads() -> set[threading.Thread]:
 
 @pytest.mark.parametrize(("users", "requests"), [(1, 3), (4, 4), (4, 10), (16, 33)])
 def test_exactly_so_many_requests_by_so_many_users(engine: TruthEngine, users: int, requests: int) -> None:
-    run = load.closed(engine, PROMPTS, users=users, requests=requests, max_tokens=5, warmup=False)
+    run = load.run(Load(engine, PROMPTS, Closed(users=users, requests=requests), max_tokens=5, warmup=False))
     records = engine.records()
     assert len(run.traces) == len(records) == requests
     assert at_once(records) == users
@@ -55,7 +55,7 @@ def test_exactly_so_many_requests_by_so_many_users(engine: TruthEngine, users: i
 
 def test_traces_agree_with_the_server_under_load(engine: TruthEngine) -> None:
     engine.plan(gap_s=0.02)
-    run = load.closed(engine, PROMPTS, users=16, requests=32, max_tokens=10)
+    run = load.run(Load(engine, PROMPTS, Closed(users=16, requests=32), max_tokens=10))
     records = engine.records()
     late = sorted(ms for t in run.traces for ms in judge(t, records).arrivals_ms)
     assert late[0] >= 0
@@ -64,12 +64,12 @@ def test_traces_agree_with_the_server_under_load(engine: TruthEngine) -> None:
 
 
 def test_one_user_waits_for_the_answer(engine: TruthEngine) -> None:
-    run = load.closed(engine, PROMPTS, users=1, requests=4, max_tokens=4)
+    run = load.run(Load(engine, PROMPTS, Closed(users=1, requests=4), max_tokens=4))
     assert all(earlier.end_ns <= later.sent_ns for earlier, later in pairwise(run.traces))
 
 
 def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
-    run = load.closed(engine, PROMPTS, users=3, requests=6, max_tokens=8)
+    run = load.run(Load(engine, PROMPTS, Closed(users=3, requests=6), max_tokens=8))
     records = engine.records()
     assert (len(records), len(run.traces)) == (9, 6)
     assert max(r["closed_ns"] for r in records[:3]) <= min(t.sent_ns for t in run.traces)
@@ -78,7 +78,7 @@ def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
 def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
     """Each third answer is an error that comes at once: counted in, it would make the engine look fast."""
     engine.plan(fault="500", every=3, ttft_s=0.05)
-    run = load.closed(engine, PROMPTS, users=2, requests=9, max_tokens=4, warmup=False)
+    run = load.run(Load(engine, PROMPTS, Closed(users=2, requests=9), max_tokens=4, warmup=False))
     summary = metrics.summarise(run)
     assert (summary.requests, summary.failed) == (9, 3)
     assert summary.first_error is not None
@@ -104,33 +104,35 @@ def test_an_answer_of_another_length_than_asked_for_is_a_failed_request(
     """Three tokens of 64 look like a fast engine, and a report that promises exactly 64 would be wrong."""
     engine.plan(**plan)
     with pytest.raises(LabError, match=why):
-        load.closed(engine, PROMPTS, users=2, requests=4, max_tokens=8, warmup=False)
+        load.run(Load(engine, PROMPTS, Closed(users=2, requests=4), max_tokens=8, warmup=False))
 
 
 def test_an_engine_that_cannot_be_held_to_a_length_may_stop_earlier(engine: TruthEngine) -> None:
     """Ollama has no way to suppress the end of text."""
     engine.plan(tokens=3, finish_reason="stop")
     engine.spec = replace(engine.spec, exact_length={})
-    run = load.closed(engine, PROMPTS, users=1, requests=2, max_tokens=8, warmup=False)
+    run = load.run(Load(engine, PROMPTS, Closed(users=1, requests=2), max_tokens=8, warmup=False))
     assert [trace.error for trace in run.traces] == [None, None]
 
 
 def test_a_hanging_answer_fails_and_the_others_go_on(engine: TruthEngine) -> None:
     engine.plan(fault="hang", every=4)
-    run = load.closed(engine, PROMPTS, users=2, requests=8, max_tokens=6, warmup=False, limits=Limits(idle_s=0.3))
+    run = load.run(
+        Load(engine, PROMPTS, Closed(users=2, requests=8), max_tokens=6, warmup=False, limits=Limits(idle_s=0.3))
+    )
     assert sorted(t.error or "" for t in run.traces) == [""] * 6 + ["nothing came for 0.3 s"] * 2
 
 
 def test_nothing_but_failures_is_an_error(engine: TruthEngine) -> None:
     engine.plan(fault="429")
     with pytest.raises(LabError, match=r"No request of The truth server, 2 users succeeded.*HTTP 429"):
-        load.closed(engine, PROMPTS, users=2, requests=4)
+        load.run(Load(engine, PROMPTS, Closed(users=2, requests=4)))
 
 
 @pytest.mark.parametrize(("users", "requests"), [(5, 4), (0, 4), (-1, 4), (1, 0)])
 def test_users_without_a_request_are_refused(engine: TruthEngine, users: int, requests: int) -> None:
     with pytest.raises(LabError, match="can't come from"):
-        load.closed(engine, PROMPTS, users=users, requests=requests)
+        load.run(Load(engine, PROMPTS, Closed(users=users, requests=requests)))
     assert engine.records() == []
 
 
@@ -138,7 +140,7 @@ def test_users_without_a_request_are_refused(engine: TruthEngine, users: int, re
 def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: int) -> None:
     engine.plan(fault="die", every=every)
     with pytest.raises(load.Died, match=r"died under the load(.|\n)*fatal: the truth is out of memory") as found:
-        load.closed(engine, PROMPTS, users=4, requests=40, max_tokens=6)
+        load.run(Load(engine, PROMPTS, Closed(users=4, requests=40), max_tokens=6))
     assert not engine.alive
     assert found.value.run.users == 4
     failed = [trace.error for trace in found.value.run.traces if trace.error]
@@ -149,7 +151,7 @@ def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine)
     """Eight good answers don't hide it: then the connections break before the watchdog knows."""
     engine.plan(fault="die", every=10)
     with pytest.raises(load.Died, match="died under the load") as found:
-        load.closed(engine, PROMPTS, users=2, requests=10, max_tokens=6, warmup=False)
+        load.run(Load(engine, PROMPTS, Closed(users=2, requests=10), max_tokens=6, warmup=False))
     ended = [trace.error for trace in found.value.run.traces]
     assert 8 <= ended.count(None) < len(ended) <= 10
 
@@ -160,7 +162,7 @@ def test_the_stop_button_leaves_nothing_behind(engine: TruthEngine) -> None:
     stop = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
     stop.start()
     with pytest.raises(KeyboardInterrupt):
-        load.closed(engine, PROMPTS, users=4, requests=8, max_tokens=1000, warmup=False)
+        load.run(Load(engine, PROMPTS, Closed(users=4, requests=8), max_tokens=1000, warmup=False))
     stop.join()
     assert threads() == before
     deadline = time.monotonic() + 5
@@ -169,17 +171,17 @@ def test_the_stop_button_leaves_nothing_behind(engine: TruthEngine) -> None:
         time.sleep(0.02)
     assert len(engine.records()) == 4
     engine.plan()
-    assert len(load.closed(engine, PROMPTS, users=2, requests=2, max_tokens=4).traces) == 2
+    assert len(load.run(Load(engine, PROMPTS, Closed(users=2, requests=2), max_tokens=4)).traces) == 2
 
 
 def failing(engine: TruthEngine) -> None:
     engine.plan(fault="500")
     with pytest.raises(LabError):
-        load.closed(engine, PROMPTS, users=2, requests=2)
+        load.run(Load(engine, PROMPTS, Closed(users=2, requests=2)))
 
 
 def succeeding(engine: TruthEngine) -> None:
-    load.closed(engine, PROMPTS, users=2, requests=2, max_tokens=4)
+    load.run(Load(engine, PROMPTS, Closed(users=2, requests=2), max_tokens=4))
 
 
 @pytest.mark.parametrize("work", [failing, succeeding])
@@ -194,7 +196,7 @@ def test_it_works_inside_a_running_loop(engine: TruthEngine) -> None:
     """As in a notebook, whose cells run on an event loop."""
 
     async def cell() -> load.Run:
-        return load.closed(engine, PROMPTS, users=2, requests=4, max_tokens=4)
+        return load.run(Load(engine, PROMPTS, Closed(users=2, requests=4), max_tokens=4))
 
     run = asyncio.run(cell())
     assert [t.output_tokens for t in run.traces] == [4] * 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import LabError, load
-from shared.load import Run, prompts
+from shared.load import Closed, Load, Poisson, Run, prompts
 from shared.load.loops import schedule_s
 from shared.load.prompts import PromptSet
 from shared.metrics import Slo, late_ms, summarise
@@ -38,7 +38,7 @@ def test_a_schedule_is_drawn_once_and_has_its_rate() -> None:
 
 def test_requests_are_sent_on_schedule_however_slow_the_answers(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.4)  # at 40 a second 16 are under way at any time
-    run = load.open_loop(engine, PROMPTS, rate_per_s=40, requests=40, poisson=False, max_tokens=2)
+    run = load.run(Load(engine, PROMPTS, Poisson(rate_per_s=40, requests=40, even=True), max_tokens=2))
     assert len(run.traces) == 40
     assert statistics.median(abs(late_ms(t)) for t in run.traces) < 5
     assert 14 <= run.users <= 20
@@ -73,10 +73,10 @@ def test_a_stall_that_a_closed_loop_hides_shows_in_an_open_one(engine: TruthEngi
         return sum(t.e2e_ms + late_ms(t) > 150 for t in run.traces) / len(run.traces)
 
     thread = stalled(engine, 0.4, 0.6)
-    closed = load.closed(engine, PROMPTS, users=1, seconds=1.2, max_tokens=3)
+    closed = load.run(Load(engine, PROMPTS, Closed(users=1, seconds=1.2), max_tokens=3))
     thread.join()
     thread = stalled(engine, 0.4, 0.6)
-    opened = load.open_loop(engine, PROMPTS, rate_per_s=50, seconds=1.2, poisson=False, max_tokens=3)
+    opened = load.run(Load(engine, PROMPTS, Poisson(rate_per_s=50, seconds=1.2, even=True), max_tokens=3))
     thread.join()
     assert hurt(closed) < 0.1  # one request of many
     assert hurt(opened) > 0.25  # all that came in half of the time
@@ -85,7 +85,7 @@ def test_a_stall_that_a_closed_loop_hides_shows_in_an_open_one(engine: TruthEngi
 def test_a_load_by_time_stops_asking_and_waits_for_what_is_under_way(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.3)
     began = time.monotonic()
-    run = load.closed(engine, PROMPTS, users=2, seconds=0.5, max_tokens=2, warmup=False)
+    run = load.run(Load(engine, PROMPTS, Closed(users=2, seconds=0.5), max_tokens=2, warmup=False))
     assert 0.6 <= time.monotonic() - began < 3
     assert len(run.traces) == 4
     assert all(t.error is None for t in run.traces)
@@ -93,20 +93,20 @@ def test_a_load_by_time_stops_asking_and_waits_for_what_is_under_way(engine: Tru
 
 def test_a_user_who_thinks_asks_less(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.01, gap_s=0.001)
-    run = load.closed(engine, PROMPTS, users=1, requests=4, think_s=0.2, max_tokens=2)
+    run = load.run(Load(engine, PROMPTS, Closed(users=1, requests=4, think_s=0.2), max_tokens=2))
     gaps = [(b.sent_ns - a.end_ns) / 1e9 for a, b in zip(run.traces, run.traces[1:], strict=False)]
     assert all(gap >= 0.19 for gap in gaps)
 
 
 def test_a_load_needs_exactly_one_end(engine: TruthEngine) -> None:
     with pytest.raises(LabError, match="ends after a number of requests or after a time"):
-        load.closed(engine, PROMPTS, users=1)
+        load.run(Load(engine, PROMPTS, Closed(users=1)))
     with pytest.raises(LabError, match="ends after a number"):
-        load.open_loop(engine, PROMPTS, rate_per_s=1, requests=2, seconds=3)
+        load.run(Load(engine, PROMPTS, Poisson(rate_per_s=1, requests=2, seconds=3)))
     with pytest.raises(LabError, match="0 requests a second are no load"):
-        load.open_loop(engine, PROMPTS, rate_per_s=0, requests=2)
+        load.run(Load(engine, PROMPTS, Poisson(rate_per_s=0, requests=2)))
     with pytest.raises(LabError, match="none comes"):
-        load.open_loop(engine, PROMPTS, rate_per_s=0.001, seconds=0.01)
+        load.run(Load(engine, PROMPTS, Poisson(rate_per_s=0.001, seconds=0.01)))
 
 
 class Slow(PromptSet):
@@ -120,9 +120,9 @@ class Slow(PromptSet):
 
 def test_a_client_that_is_too_slow_says_so(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.01, gap_s=0.002)
-    clean = load.open_loop(engine, PROMPTS, rate_per_s=20, requests=20, max_tokens=4)
-    slow = load.open_loop(
-        engine, Slow("slow", MODEL, prompts.SHORT_QUESTIONS), rate_per_s=40, requests=60, max_tokens=4
+    clean = load.run(Load(engine, PROMPTS, Poisson(rate_per_s=20, requests=20), max_tokens=4))
+    slow = load.run(
+        Load(engine, Slow("slow", MODEL, prompts.SHORT_QUESTIONS), Poisson(rate_per_s=40, requests=60), max_tokens=4)
     )
     assert slow.client_lag_ms
     assert slow.client_lag_ms["p99"] > 25
@@ -147,8 +147,8 @@ def test_what_makes_a_client_the_bottleneck() -> None:
 
 def test_an_slo_counts_from_the_schedule_and_keeps_no_failed_request(engine: TruthEngine) -> None:
     engine.plan(ttft_s=0.05, gap_s=0.001, fault="reset", every=4)
-    run = load.open_loop(
-        engine, PROMPTS, rate_per_s=40, requests=40, poisson=False, max_tokens=5, seed=random.randint(0, 9)
+    run = load.run(
+        Load(engine, PROMPTS, Poisson(rate_per_s=40, requests=40, even=True, seed=random.randint(0, 9)), max_tokens=5)
     )
     good = [t for t in run.traces if t.error is None]
     assert 0 < len(good) < 40

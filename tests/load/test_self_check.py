@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import load
-from shared.load import Run, prompts
+from shared.load import Closed, Load, Run, prompts
 from shared.load.self_check import others_cpu_s
 from shared.metrics import summarise
 from shared.metrics.validity import OTHERS_SHARE_LIMIT, disturbance
@@ -32,7 +32,7 @@ def another(*program: str) -> Iterator[int]:
 
 def share_of_others(engine: TruthEngine) -> float:
     engine.plan(ttft_s=0.01, gap_s=0.005)
-    run = load.closed(engine, prompts.short(MODEL), users=2, seconds=SECONDS, max_tokens=20)
+    run = load.run(Load(engine, prompts.short(MODEL), Closed(users=2, seconds=SECONDS), max_tokens=20))
     assert run.others_cpu_share is not None
     assert summarise(run).disturbed == disturbance(run)
     return run.others_cpu_share
@@ -52,7 +52,7 @@ def test_the_engines_own_work_is_not_others(tmp_path: Path) -> None:
     with TruthEngine.start(tmp_path / "log") as engine, another("sleep", "60") as idle:
         engine.plan(ttft_s=0.001, gap_s=0.0)
         before_s = others_cpu_s(engine.process.pid), others_cpu_s(idle)
-        load.closed(engine, prompts.short(MODEL), users=16, seconds=SECONDS, max_tokens=400)
+        load.run(Load(engine, prompts.short(MODEL), Closed(users=16, seconds=SECONDS), max_tokens=400))
         others_s = others_cpu_s(engine.process.pid) - before_s[0]
         with_engine_s = others_cpu_s(idle) - before_s[1]
     assert with_engine_s - others_s > 0.2 * SECONDS  # the truth server was busy

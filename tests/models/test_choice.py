@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared import LabError, models
-from shared.course.labs import LABS
+from shared.course.registry import LABS
 from shared.hardware import Machine
 from shared.models import catalogue, choice
 from shared.models.catalogue import LLAMA_8B, QWEN_1B, Source, entries, entry

@@ -37,8 +37,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     for name, sources in NOTEBOOKS.items():
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "labs" / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.helpers.nbval_plugin", "-p", "no:cacheprovider", "--nbval-lax",
-               "--nbval-current-env", "--nbval-cell-timeout", "120", "-rA", str(folder / "labs")]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-p", "tests.helpers.nbval_plugin", "-p", "no:cacheprovider",
+               "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "120", "-rA",
+               str(folder / "labs")]  # fmt: skip
     env = {**os.environ, "LABS_RESULTS": str(folder / "results")}
     done = subprocess.run(command, cwd=paths.REPO, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout, folder

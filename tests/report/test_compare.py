@@ -1,6 +1,5 @@
 """Two ledgers side by side, as `make compare` shows them."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 from shared import LabError
 from shared.course.benchmark.claims import USERS
 from shared.report.compare import side, side_by_side
-from shared.results.ledger import SCHEMA
-from tests.helpers.ledger import LENGTHS, fill
+from tests.helpers.ledger import LENGTHS, change_all, fill
 
 
 def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: dict[str, float], b: dict[str, float]) -> list[Path]:
@@ -47,17 +45,14 @@ def test_what_only_one_side_has_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_other_flags_are_marked_and_not_silently_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = ledgers(tmp_path, monkeypatch, {"vllm": 40}, {"vllm": 20})
-    ledger = json.loads((b / "3.3.1.json").read_text())
-    for entry in ledger.values():
-        entry["provenance"]["precision"] = "Q4_0"
-    (b / "3.3.1.json").write_text(json.dumps(ledger))
+    change_all(b / "3.3.1", lambda entry: entry["provenance"].update(precision="Q4_0"))
     text = shown(a, b)
     assert "precision BF16 in A, Q4_0 in B" in text
     assert all("[1]" in line for line in text.splitlines() if line.startswith("| vLLM"))
 
 
 def test_a_folder_without_results_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"holds no results.*\nFix: name a ledger"):
+    with pytest.raises(LabError, match=r"holds no results.*\nFix: name a results folder"):
         side("A", tmp_path)
 
 
@@ -65,10 +60,7 @@ def test_the_command_prints_and_writes_a_page_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = ledgers(tmp_path, monkeypatch, {"vllm": 40}, {"vllm": 20})
-    ledger = json.loads((b / "3.3.1.json").read_text())
-    for entry in ledger.values():
-        entry["provenance"]["processor"] = "<script>alert(1)</script>"
-    (b / "3.3.1.json").write_text(json.dumps(ledger))
+    change_all(b / "3.3.1", lambda entry: entry["provenance"].update(processor="<script>alert(1)</script>"))
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.json*")}
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "shared.report.compare", str(a), str(b), "--html", str(page)]
@@ -80,4 +72,13 @@ def test_the_command_prints_and_writes_a_page_and_changes_nothing(
     wrong = subprocess.run([*command[:3], str(a), str(tmp_path / "none")], capture_output=True, text=True)
     assert wrong.returncode == 1
     assert "holds no results" in wrong.stderr
-    assert SCHEMA == 2
+
+
+def test_an_index_of_an_older_version_is_named_and_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = ledgers(tmp_path, monkeypatch, {"vllm": 40}, {"vllm": 20})
+    (b / "3.3.1").rename(b / "3.3.1.gone")
+    (b / "3.3.1.json").write_text("{}")
+    with pytest.raises(LabError, match=r"3\.3\.1\.json was written by an older version of these labs"):
+        shown(a, b)

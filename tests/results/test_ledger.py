@@ -16,7 +16,8 @@ import pytest
 from shared import LabError, metrics, results
 from shared.load import Run, Trace
 from shared.results import packing
-from shared.results.ledger import ledger_file, raw_file
+from shared.results.ledger import entry_file, raw_file, reusable
+from shared.results.reading import read_ledger
 from tests.helpers.ledger import WRITER, fill, provenance
 
 
@@ -35,30 +36,27 @@ def test_a_made_up_kind_is_refused() -> None:
     assert results.record("3.3.1", "a", {"x": 1}, kind="quoted: NVIDIA, 2026-07-01")["kind"].startswith("quoted")
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 4096, b'{"a/b": {"schema": 1, "key"', b"[]", b'{"a": 3}'])
-def test_a_torn_ledger_is_made_again_from_the_raw_files(
-    damage: bytes, own_results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = [results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")]
-    ledger_file("3.3.1").write_bytes(damage)
-    assert results.load_results("3.3.1") == {e["key"]: e for e in before}
-    assert "lacks were read from the raw files" in capsys.readouterr().out
-    assert ledger_file("3.3.1").read_bytes() == damage  # reading changes nothing
-    results.record("3.3.1", "d", {"x": "d"})
-    [aside] = own_results.glob("3.3.1.json.torn-*")
-    assert aside.read_bytes() == damage
-    assert set(results.load_results("3.3.1")) == {"a/b", "c", "d"}
+@pytest.mark.parametrize("damage", [b"", b"\0" * 4096, b'{"schema": 3, "key": "a', b"[]", b'{"a": 3}'])
+def test_a_torn_entry_costs_only_itself(damage: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    results.record("3.3.1", "a/b", {"x": 1})
+    other = results.record("3.3.1", "c", {"x": 2})
+    entry_file("3.3.1", "a/b").write_bytes(damage)
+    assert results.load_results("3.3.1") == {"c": other}
+    assert "3.3.1/a--b.json is torn or no result: run the cell" in capsys.readouterr().out
+    assert entry_file("3.3.1", "a/b").read_bytes() == damage  # reading changes nothing
+    again = results.record("3.3.1", "a/b", {"x": 3})
+    assert results.load_results("3.3.1") == {"a/b": again, "c": other}
 
 
 def test_a_torn_raw_file_costs_only_itself() -> None:
     for key in ("a", "b"):
         results.record("3.3.1", key, {"x": 1}, raw=[key])
     raw_file("3.3.1", "a").write_bytes(b"\0" * 100)
-    ledger_file("3.3.1").write_bytes(b"\0" * 100)
-    assert set(results.load_results("3.3.1")) == {"b"}
     assert results.load_raw("3.3.1", "b") == ["b"]
     with pytest.raises(LabError, match=r"missing or torn.*\nFix: run the cell"):
         results.load_raw("3.3.1", "a")
+    assert reusable("3.3.1", "a", {}) is None
+    assert set(results.load_results("3.3.1")) == {"b"}  # without its raw data it was set aside
 
 
 def test_one_results_raw_data_is_not_taken_for_anothers() -> None:
@@ -77,10 +75,9 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_ledger(own_results: Path) 
             writer.stdout.readline()
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-        ledger = json.loads(ledger_file("3.3.1").read_bytes())
-        assert ledger
-        assert {entry["key"] for entry in ledger.values()} == set(ledger)
-    assert not list(own_results.glob("*.torn-*"))
+        written = list((own_results / "3.3.1").glob("*.json"))
+        assert written
+        assert len(results.load_results("3.3.1")) == len(written)  # none is torn
 
 
 def _many(start: int) -> None:
@@ -104,113 +101,67 @@ def test_an_old_series_is_set_aside_whole(own_results: Path) -> None:
     assert 0 < len(loads) < len(all_keys)
     results.set_aside("3.3.1", "load/")
     assert set(results.load_results("3.3.1")) == all_keys - loads
-    [old] = own_results.glob("3.3.1.before-*.json")
-    kept = json.loads(old.read_text())
-    assert set(kept) == loads
-    assert len(list(old.with_suffix("").glob("*.json.gz"))) == len(kept)
+    [old] = own_results.glob("3.3.1.before-*")
+    assert set(read_ledger(old).entries) == loads
+    assert len(list(old.glob("*.json.gz"))) == len(loads)
     results.set_aside("3.3.1", "load/")  # nothing there: nothing to do
-    assert len(list(own_results.glob("3.3.1.before-*.json"))) == 1
+    assert len(list(own_results.glob("3.3.1.before-*"))) == 1
 
 
-def test_a_ledger_cut_off_anywhere_loses_nothing() -> None:
+def test_an_entry_cut_off_anywhere_is_torn_or_whole() -> None:
     before = {key: results.record("3.3.1", key, {"x": key}) for key in ("a/b", "c")}
-    whole = ledger_file("3.3.1").read_bytes()
-    for length in range(len(whole)):
-        ledger_file("3.3.1").write_bytes(whole[:length])
-        assert results.load_results("3.3.1") == before, length
+    whole = entry_file("3.3.1", "a/b").read_bytes()
+    for length in range(len(whole) + 1):
+        entry_file("3.3.1", "a/b").write_bytes(whole[:length])
+        expected = before if length == len(whole) else {"c": before["c"]}
+        assert results.load_results("3.3.1") == expected, length
 
 
-def test_what_a_hostile_ledger_holds_is_named_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_hostile_entry_holds_is_named_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     good = results.record("3.3.1", "a", {"x": 1})
-    file = ledger_file("3.3.1")
-    for poison in (
-        '{"deep": ' + "[" * 100_000 + "]" * 100_000 + "}",
-        '{"n": ' + "9" * 5000 + "}",
-        '{"a": {"schema": true}}',
+    for number, poison in enumerate(
+        (
+            '{"deep": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            '{"n": ' + "9" * 5000 + "}",
+            '{"schema": true}',
+            entry_file("3.3.1", "a").read_text(),  # of another key
+        )
     ):
-        file.write_text(poison)
-        assert results.load_results("3.3.1") == {"a": good}
-    assert "is torn or no ledger" in capsys.readouterr().out
+        entry_file("3.3.1", f"b{number}").write_text(poison)
+    assert results.load_results("3.3.1") == {"a": good}
+    out = capsys.readouterr().out
+    assert "b0.json is torn or no result" in out
+    assert "1 more files are torn or no results" in out
 
 
-def test_results_of_a_newer_version_are_not_touched(own_results: Path) -> None:
+def test_results_of_a_newer_version_are_not_touched() -> None:
     entry = results.record("3.3.1", "a", {"x": 1})
-    file = ledger_file("3.3.1")
-    file.write_text(json.dumps({"a": {**entry, "schema": 99}}))
+    file = entry_file("3.3.1", "a")
+    file.write_text(json.dumps({**entry, "schema": 99}))
     before = file.read_bytes()
     for act in (lambda: results.load_results("3.3.1"), lambda: results.record("3.3.1", "b", {"x": 2})):
-        with pytest.raises(LabError, match=r"is of schema 99; these labs read 2 at most.\nFix: git pull"):
+        with pytest.raises(LabError, match=r"is of schema 99; these labs read 3 at most.\nFix: git pull"):
             act()
     assert file.read_bytes() == before
 
 
-def test_results_of_an_older_version_make_room_and_are_kept(own_results: Path) -> None:
-    entry = results.record("3.3.1", "a", {"x": 1})
-    file = ledger_file("3.3.1")
-    file.write_text(json.dumps({"a": {**entry, "schema": 1}}))
-    raw_file("3.3.1", "a").unlink()
-    results.record("3.3.1", "b", {"x": 2})
-    assert set(results.load_results("3.3.1")) == {"b"}
-    [old] = own_results.glob("3.3.1.older-schema-*.json")
-    assert json.loads(old.read_text())["a"]["values"] == {"x": 1}
-
-
-SWEEP = """
-import sys, time
-from shared import results
-keys = [f"load/{n}" for n in range(6)]
-done = results.resume("3.3.1", "load/")
-for key in keys:
-    if key in done:
-        continue
-    results.record("3.3.1", key, {"x": 1}, raw=[key])
-    print("measured", key, flush=True)
-    time.sleep(float(sys.argv[1]))
-"""
-
-
-def sweep(pause_s: float) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", SWEEP, str(pause_s)], stdout=subprocess.PIPE, text=True)
-
-
-def test_a_measuring_cell_goes_on_where_a_killed_kernel_stopped() -> None:
-    killed = sweep(0.2)
-    assert killed.stdout
-    first = [killed.stdout.readline().strip() for _ in range(3)]
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    there = len(results.load_results("3.3.1"))
-    again, _ = sweep(0).communicate(timeout=60)
-    measured = [line for line in again.splitlines() if line.startswith("measured")]
-    assert first == ["measured load/0", "measured load/1", "measured load/2"]
-    assert len(measured) == 6 - there
-    assert set(results.load_results("3.3.1")) == {f"load/{n}" for n in range(6)}
-    assert f"{there} results of load/ stay" in again
-
-
-def test_what_was_measured_otherwise_is_set_aside_and_measured_again(
-    own_results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_index_of_an_older_version_makes_room_and_is_kept(
+    own_results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill({"vllm": 20}, rounds=2)
-    loads = {key for key in results.load_results("3.3.1") if key.startswith("load/")}
-
-    class Now:  # an engine as it would be asked now
-        def __init__(self, **changes: object) -> None:
-            self.changes = changes
-
-        def provenance(self) -> dict[str, object]:
-            return {**provenance("vllm"), **self.changes}
-
-    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads  # type: ignore[list-item]
-    assert results.resume("3.3.1", "load/", [Now(startup_s=9.9)], max_tokens=8) == loads  # type: ignore[list-item]
-    torn = sorted(loads)[0]
-    raw_file("3.3.1", torn).write_bytes(b"\0" * 100)
-    assert results.resume("3.3.1", "load/", [Now()], max_tokens=8) == loads - {torn}  # type: ignore[list-item]
-    assert results.resume("3.3.1", "load/", [Now(flags={"--slots": 4})], max_tokens=8) == set()  # type: ignore[list-item]
-    assert "set aside (other flags)" in capsys.readouterr().out
-    kept = [json.loads(file.read_text()) for file in own_results.glob("3.3.1.before-*.json")]
-    assert {key for ledger in kept for key in ledger} == loads
-    assert "greedy/vllm" in results.load_results("3.3.1")  # of another prefix: untouched
+    """Before schema 3 all results of a lab were in one file beside the folder."""
+    index, raw = own_results / "3.3.1.json", raw_file("3.3.1", "load/old")
+    raw.parent.mkdir(parents=True)
+    index.write_text('{"load/old": {"schema": 2}}')
+    raw.write_bytes(b"raw data of an older version")
+    assert results.load_results("3.3.1") == {}
+    assert "3.3.1.json was written by an older version of these labs" in capsys.readouterr().out
+    assert index.exists()  # reading changes nothing
+    new = results.record("3.3.1", "load/new", {"x": 2})
+    [aside] = own_results.glob("3.3.1.older-version-*")
+    assert {file.name for file in aside.iterdir()} == {"3.3.1.json", "load--old.json.gz"}
+    assert "It is kept in " in capsys.readouterr().out
+    assert results.load_results("3.3.1") == {"load/new": new}
+    assert results.load_raw("3.3.1", "load/new") is None
 
 
 def test_kinds_are_never_mixed_unasked() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from shared import results
 from shared.course.checks import reference
-from shared.course.labs import find_lab
+from shared.course.registry import find_lab
 from shared.models import ModelChoice
 from shared.results import step_time
 from tests.helpers.ledger import fill

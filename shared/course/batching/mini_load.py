@@ -26,13 +26,13 @@ from shared.hardware.machine import detect
 from shared.launch.running import Engine as Server
 from shared.load.client import Exchange, Trace, exchange
 from shared.load.connection import Connections
+from shared.load.loads import Run, most_at_once
 from shared.load.prompts import PromptSet
-from shared.load.run import Run, most_at_once
 from shared.load.self_check import others_cpu_s
 from shared.metrics import roofline
 from shared.metrics.roofline import Fit, Work
 from shared.models.llama import Llama
-from shared.results.provenance import code_sha256
+from shared.results.provenance import source_sha256
 
 NAME = "yours"  # in a provenance
 MADE_BY = ("models/llama", "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load")
@@ -165,7 +165,7 @@ def _trace(one: _Stamped, llama: Llama) -> Trace:
 
 @dataclass(frozen=True)
 class Own:
-    """An engine as results.resume wants one."""
+    """The mini engine as `lab.measure(…, engine=…)` wants one."""
 
     engine: MiniEngine
 
@@ -178,7 +178,7 @@ def provenance(engine: MiniEngine) -> dict[str, Any]:
     model, dtype = models.small(), engine.kv.pool.dtype
     return {
         "engine": NAME,
-        "engine_version": code_sha256(MADE_BY)[:12],
+        "engine_version": source_sha256(MADE_BY)[:12],
         "runner": "in this process",
         "flags": {"max_running": engine.max_running, "token_budget": engine.token_budget, "static": engine.static,
                   "blocks": engine.kv.blocks, "block_size": engine.kv.block_size},

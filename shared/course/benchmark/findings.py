@@ -11,7 +11,7 @@ from shared.course.benchmark.precision_findings import precision_section
 from shared.course.benchmark.ranking import absent, guide, of_each, sound, verdict
 from shared.course.benchmark.step_findings import step_section
 from shared.engines import ENGINES
-from shared.load.run import users_text
+from shared.load.loads import users_text
 from shared.metrics.roofline import SPARK, bits_per_weight
 from shared.metrics.spread import number
 from shared.metrics.summary import FIGURES

@@ -1,7 +1,7 @@
 """How the report of lab 3.3.1 was made: machine and model, method and what speaks against it, how to repeat it."""
 
 from shared.engines import ENGINES
-from shared.load.run import users_text
+from shared.load.loads import users_text
 from shared.metrics.spread import number
 from shared.metrics.summary import prompt_tokens
 from shared.report.page import Section

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.engines import ENGINES
-from shared.load.run import users_text
+from shared.load.loads import users_text
 from shared.metrics.spread import clear_ratio, number
 from shared.report.table import Table
 from shared.results.participants import missing
@@ -54,7 +54,8 @@ def sound(entries: Entries) -> dict[str, Entry]:
 def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict[str, float]]:
     """Engines from the best median on, and of those whose intervals don't overlap the best one's the ratio to it."""
     there = {engine: values for (engine, place), values in data.items() if place == at}
-    order = sorted(there, key=lambda e: statistics.median(there[e]), reverse=more_is_better)
+    sign = -1 if more_is_better else 1
+    order = sorted((e for e in ENGINES if e in there), key=lambda e: sign * statistics.median(there[e]))
     behind = {e: ratio for e in order if (ratio := clear_ratio(there[order[0]], there[e])) is not None}
     return order, {e: ratio if more_is_better else 1 / ratio for e, ratio in behind.items()}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.course.benchmark.ranking import of_each
 from shared.engines import ENGINES
-from shared.load.run import users_text
+from shared.load.loads import users_text
 from shared.metrics.spread import number
 from shared.report.page import Section
 from shared.report.plots import bars

@@ -29,10 +29,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared import files, paths
-from shared.course import labs
+from shared.course import registry
 from shared.course.grading.one_student import CPU_S, Grade
 from shared.course.grading.submissions import Prints, printable, students, take
-from shared.course.labs import Lab
+from shared.course.registry import Lab
 from shared.errors import LabError
 from shared.report.compare import aligned, one_line
 from shared.report.table import Table
@@ -67,7 +67,7 @@ def judge_student(copy: Path) -> list[Grade]:
 
 def graded(student: Path) -> tuple[list[Grade], Prints]:
     """All rows of one student, and the fingerprints of the raw data."""
-    written = [lab for lab in labs.LABS.values() if lab.claims]
+    written = [lab for lab in registry.LABS.values() if lab.claims]
     with tempfile.TemporaryDirectory(prefix="grade-") as scratch:
         handed = take(student, Path(scratch))
         problems = handed.problems

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from shared import paths
-from shared.course import attempts, labs, milestones
+from shared.course import attempts, milestones, registry
 from shared.course.evidence import ClaimResult
 from shared.course.exercise import Exercise
 from shared.course.grading.submissions import printable
-from shared.course.labs import Lab
+from shared.course.registry import Lab
 from shared.errors import LabError
 from shared.report.compare import one_line
 from shared.results import ledger, provenance
@@ -62,7 +62,9 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
             problems += refusals(found)
         except LabError as e:
             problems.append(str(e).splitlines()[0])
-    other = sum(entry["provenance"].get("code_sha256") != provenance.code_sha256() for entry in entries.values())
+    other = sum(
+        entry["provenance"].get("code_sha256") != provenance.code_sha256(lab.number) for entry in entries.values()
+    )
     if other:
         notes.append(f"{other} of {len(entries)} results are of other code than this checkout's")
     ways = solved(lab)
@@ -150,7 +152,7 @@ def limit() -> None:
 def main(copy: Path) -> None:
     limit()
     os.environ["LABS_RESULTS"] = str(copy / "results")
-    print(json.dumps([asdict(grade_lab(lab, copy)) for lab in labs.LABS.values() if lab.claims]))
+    print(json.dumps([asdict(grade_lab(lab, copy)) for lab in registry.LABS.values() if lab.claims]))
 
 
 if __name__ == "__main__":

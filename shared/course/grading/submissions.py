@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared import files, paths
-from shared.course import labs
+from shared.course import registry
 from shared.errors import LabError
 from shared.report.compare import one_line
 
 DEEP = 3  # folders below the student's own
 FOLDERS = 2000
-FILES = 1000  # raw files of one lab
+FILES = 2000  # of one lab: each result has two
 FILE_LIMIT = 64 * 2**20
 STUDENT_LIMIT = 512 * 2**20
 LEDGER = re.compile(r"\d+\.\d+\.\d+(\.exercises)?\.json")
@@ -108,7 +108,7 @@ def look_through(handed: Handed) -> None:
     results: list[os.DirEntry[str]] = []
     notebooks = 0
     for folder, entries in folders(handed):
-        if any(LEDGER.fullmatch(e.name) for e in entries):
+        if any(holds_results(e) for e in entries):
             if results:
                 handed.problems.append(f"more results are in {handed.name(folder)}: not looked at")
             results = results or entries
@@ -119,22 +119,41 @@ def look_through(handed: Handed) -> None:
                 notebooks += 1
                 handed.take(entry, handed.copy / "notebooks" / str(notebooks) / entry.name)
     if not results:
-        handed.problems.append(f"no results: no folder at most {DEEP} deep holds a 3.3.1.json")
-    for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):  # ledgers before raw data
+        handed.problems.append(f"no results: no folder at most {DEEP} deep holds a folder 3.3.1 with results")
+    for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):
         if LEDGER.fullmatch(entry.name) or entry.name in REPORTS:
             handed.take(entry, handed.copy / "results" / entry.name)
-        elif entry.name in labs.LABS and entry.is_dir(follow_symlinks=False):
-            take_raw(handed, entry)
+        elif entry.name in registry.LABS and entry.is_dir(follow_symlinks=False):
+            take_results(handed, entry)
 
 
-def take_raw(handed: Handed, folder: os.DirEntry[str]) -> None:
-    """The raw data of one lab, and the fingerprint of each load's."""
-    raw = [entry for entry in listed(handed, Path(folder.path)) if entry.name.endswith(".json.gz")]
+def holds_results(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder with this entry is a results folder: a lab's results, or its exercises.
+
+    A folder 3.3.1 may as well hold a notebook, or results/3.3.1.
+    """
+    if entry.name not in registry.LABS or not entry.is_dir(follow_symlinks=False):
+        return bool(LEDGER.fullmatch(entry.name))
+    try:
+        with os.scandir(entry.path) as there:
+            return any(is_result(one) for one in there)
+    except OSError:  # `take_results` names it
+        return True
+
+
+def is_result(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith((".json", ".json.gz"))
+
+
+def take_results(handed: Handed, folder: os.DirEntry[str]) -> None:
+    """The results of one lab, and the fingerprint of each load's raw data."""
+    raw = [entry for entry in listed(handed, Path(folder.path)) if is_result(entry)]
     if len(raw) > FILES:
         handed.problems.append(f"{handed.name(folder.path)} holds {len(raw):,} files: {FILES:,} are looked at")
     for entry in raw[:FILES]:
         new = handed.copy / "results" / folder.name / entry.name
-        if handed.take(entry, new) and entry.name.startswith("load--") and new.stat().st_size:
+        is_load = entry.name.startswith("load--") and entry.name.endswith(".gz")
+        if handed.take(entry, new) and is_load and new.stat().st_size:
             with new.open("rb") as data:
                 handed.prints[folder.name, hashlib.file_digest(data, "sha256").hexdigest()] = entry.name
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared import paths, results
-from shared.course import checks, labs, milestones
+from shared.course import checks, milestones, registry
 from shared.load import Run, Trace
 from shared.metrics import summarise
 from tests.helpers.ledger import provenance, trace
@@ -100,7 +100,7 @@ def test_each_claim_falls_with_what_it_rests_on(changed: dict[str, Any], said: s
 
 
 def test_an_empty_ledger_names_the_cells_to_run() -> None:
-    lab = labs.find_lab("3.3.2")
+    lab = registry.find_lab("3.3.2")
     cells = {cell.id for cell in checks.notebook(lab).cells}
     named = " ".join(failing())
     assert len(failing()) == len(lab.claims)

@@ -17,6 +17,7 @@ from shared.metrics.roofline import Work
 from shared.models import ModelChoice
 from shared.models.llama import Llama
 from shared.report import timeline
+from shared.results.ledger import reusable
 from tests.helpers.scheduler import reference
 
 
@@ -48,7 +49,7 @@ def test_a_closed_load_keeps_its_users_busy(llama: Llama) -> None:
     evidence = Evidence("3.3.2")
     assert evidence.refused == {}
     assert [Trace.restore(t) for t in evidence.raw("own/schedule/x")] == list(run.traces)
-    assert results.resume("3.3.2", "own/", [Own(engine(llama))], max_tokens=3) == {"own/schedule/x"}  # type: ignore[list-item]
+    assert reusable("3.3.2", "own/schedule/x", {**Own(engine(llama)).provenance(), "max_tokens": 3}) is not None
 
 
 def test_an_open_load_counts_from_the_schedule(llama: Llama) -> None:

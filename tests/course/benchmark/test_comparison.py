@@ -1,9 +1,9 @@
 """The report says what the ledger holds, and no more; and it can be read where its readers are."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -13,8 +13,8 @@ from shared.course.benchmark import step_findings
 from shared.course.benchmark.comparison import build_report
 from shared.hardware import host
 from shared.load import Run
-from shared.results.ledger import ledger_file
-from tests.helpers.ledger import fill, provenance, record_load, trace
+from shared.results.ledger import folder_of
+from tests.helpers.ledger import change_all, fill, provenance, record_load, trace
 
 FIGURES = 8  # three by users, one by prompt, two of steps, precision, memory
 
@@ -177,14 +177,14 @@ def test_what_was_not_measured_is_left_out_and_an_engine_says_why(own_results: P
 
 def test_engines_that_widened_the_weights_are_named_and_older_ledgers_name_none(own_results: Path) -> None:
     fill({"llamacpp": 10, "vllm": 20})
-    ledger = ledger_file("3.3.1")
-    entries = json.loads(ledger.read_text())
     for dtype in ("float32", None):
-        for entry in entries.values():
+
+        def widen(entry: dict[str, Any], dtype: str | None = dtype) -> None:
             entry["provenance"].pop("dtype", None)
             if dtype and entry["provenance"].get("engine") == "vllm":
                 entry["provenance"]["dtype"] = dtype
-        ledger.write_text(json.dumps(entries))
+
+        change_all(folder_of("3.3.1"), widen)
         build_report("3.3.1")
         text = (own_results / "report.md").read_text()
         assert ("so vLLM widened them to float32" in text) == bool(dtype)
@@ -193,7 +193,7 @@ def test_engines_that_widened_the_weights_are_named_and_older_ledgers_name_none(
 
 def test_a_report_from_a_spark_does_not_say_that_it_cannot_tell(own_results: Path) -> None:
     fill({"llamacpp": 10, "vllm": 20})
-    for file in (own_results / "3.3.1.json",):
+    for file in folder_of("3.3.1").glob("*.json"):
         file.write_text(file.read_text().replace('"profile": "cpu"', '"profile": "spark"'))
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from shared import LabError, paths, results
-from shared.course import attempts, labs, milestones
+from shared.course import attempts, milestones, registry
 from shared.course.benchmark.comparison import build_report
 from shared.course.grading import grade, one_student, submissions
 from shared.results import reading
-from tests.helpers.ledger import fill
+from tests.helpers.ledger import change, fill
 
-LAB = labs.find_lab("3.3.1")
+LAB = registry.find_lab("3.3.1")
 KEY = "load/users-4/vllm/round-1"
 Row = dict[str, str]
 
@@ -49,16 +49,29 @@ def noted(folder: Path, function: str, **changes: Any) -> None:
         attempts.add_attempt("3.3.1", function, **changes)
 
 
-def changed(folder: Path, key: str, change: Callable[[dict[str, Any]], None]) -> None:
+def entry_file(folder: Path, key: str) -> Path:
+    return folder / "3.3.1" / f"{reading.file_name(key)}.json"
+
+
+def changed(folder: Path, key: str, by: Callable[[dict[str, Any]], None]) -> None:
     """Change an entry with its raw data, in both places."""
-    raw = folder / "3.3.1" / reading.raw_name(key)
+    file = entry_file(folder, key)
+    raw = file.with_name(f"{file.name}.gz")
     stored = json.loads(gzip.decompress(raw.read_bytes()))
-    change(stored)
+    by(stored)
     raw.write_bytes(gzip.compress(json.dumps(stored).encode()))
     os.utime(raw, (1, 1))  # no newer than the report
-    ledger = json.loads((folder / "3.3.1.json").read_text())
-    ledger[key] = stored["entry"]
-    (folder / "3.3.1.json").write_text(json.dumps(ledger))
+    file.write_text(json.dumps(stored["entry"]))
+
+
+def put(folder: Path, key: str, **other: Any) -> Path:
+    """A result as the labs write it, without its raw data, or `other` than they do; the name of its file."""
+    file = entry_file(folder, key)
+    source = {"time": "2026-01-01T00:00:00", "host": "h", "processor": "p", "code_sha256": "0" * 64}
+    entry = {"schema": reading.SCHEMA, "key": key, "kind": "measured", "values": {}, "provenance": source}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(entry | other))
+    return file
 
 
 def notebook(file: Path, source: Path, last_cell: str = "") -> None:
@@ -80,9 +93,7 @@ def good_and_less_good(folder: Path) -> None:
     noted(there, "ahead", outcome="incorrect")
     changed(there, KEY, lambda s: s["entry"]["provenance"].update(code_sha256="0" * 64, host="b", processor="=1+1"))
     carla = student(folder / "carla", 0.2)
-    ledger = json.loads((carla / "results/3.3.1.json").read_text())
-    ledger[KEY]["values"]["output_tok_s"] = 9999.0
-    (carla / "results/3.3.1.json").write_text(json.dumps(ledger))
+    change(entry_file(carla / "results", KEY), lambda entry: entry["values"].update(output_tok_s=9999.0))
     dora = student(folder / "dora", 0.3)
     shutil.copytree(dora, folder / "emil")
     code = f"open({str(folder / 'was-run')!r}, 'w').close()"
@@ -94,15 +105,16 @@ def hostile(folder: Path) -> None:
     outside.write_text('{"secret": 1}')
     (folder / "fay").mkdir()  # empty
     gus = folder / "gus" / "results"
-    (gus / "3.3.1").mkdir(parents=True)
+    put(gus, "load/bomb")
     with gzip.open(gus / "3.3.1" / "load--bomb.json.gz", "wb", 9) as bomb:
         for _ in range(reading.LARGEST // 2**24 + 1):
             bomb.write(bytes(2**24))
-    with (gus / "3.3.1.json").open("wb") as huge:
+    with (gus / "3.3.1" / "x.json").open("wb") as huge:
         huge.truncate(submissions.FILE_LIMIT + 1)
     hal = folder / "hal"
-    hal.mkdir()
-    (hal / "3.3.1.json").write_text("[" * 10**6)
+    put(hal, "x").write_text("[" * 10**6)
+    put(hal, "own/figures").rename(hal / "3.3.1" / "other.json")
+    (hal / "3.3.1" / os.fsdecode(b"\xff\x1b[31m.json")).write_bytes(b"\0" * 100)
     (hal / "3.3.1.exercises.json").write_text('{"ttft_ms":' * 10**5)
     (hal / "lab-3.3.1-x.ipynb").write_text('{"cells": [1]}')
     (hal / "yours-lab-3.3.1-y.ipynb").write_bytes(b"\xff\x00")
@@ -111,28 +123,27 @@ def hostile(folder: Path) -> None:
     changed(ida, "greedy/vllm", lambda s: s.update(raw=[{"gaps": 10**4000}]))
     changed(ida, "own/figures", lambda s: s.update(raw=["no", "figures"]))
     jon = folder / "jon"
-    jon.mkdir()
+    put(jon, "own/figures")
     (jon / "results").symlink_to(folder / "anna" / "results")
+    (jon / "3.3.2").symlink_to(folder / "anna" / "results" / "3.3.1")
+    (jon / "3.3.1" / "x.json").symlink_to(outside)
     (jon / "3.3.1.json").symlink_to(outside)
     (jon / "lab-3.3.1-x.ipynb").symlink_to(outside)
     (folder / "kim").symlink_to(folder / "anna")
     lea = folder / "lea"
     (lea / "3.3.1").mkdir(parents=True)
-    os.mkfifo(lea / "3.3.1.json")
+    os.mkfifo(lea / "3.3.1" / "x.json")
     os.mkfifo(lea / "3.3.1" / "load--x.json.gz")
     with socket.socket(socket.AF_UNIX) as s, contextlib.chdir(lea):
         s.bind("report.md")
     evil = folder / "=cmd()|'\x1b[31m\n<b>ü"
-    evil.mkdir()
-    entry = {"schema": 2, "key": "greedy/vllm", "kind": "measured", "values": {}, "provenance": {
-        "time": "\x1b[2J", "processor": "@SUM(1)\n\x1b]0;x\x07<script>", "host": "\ud800"}}  # fmt: skip
-    (evil / "3.3.1.json").write_text(json.dumps({"greedy/vllm": entry}))
+    source = {"time": "\x1b[2J", "processor": "@SUM(1)\n\x1b]0;x\x07<script>", "host": "\ud800"}
+    put(evil, "greedy/vllm", provenance=source)
     strange = Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe"))
-    strange.mkdir()
-    (strange / "3.3.1.json").write_text(json.dumps({"x": {**entry, "key": "x", "schema": 10**9}}))
-    deep = folder / "max" / "1" / "2" / "3" / "4"
-    deep.mkdir(parents=True)
-    (deep / "3.3.1.json").write_text("{}")
+    put(strange, "x", provenance=source, schema=10**9)
+    put(folder / "max" / "1" / "2" / "3" / "4", "x")
+    old = put(folder / "pat", "x", schema=2)
+    (folder / "pat" / "3.3.1.json").write_text(json.dumps({"x": json.loads(old.read_text())}))
     (folder / "nina.zip").write_bytes(b"PK")
 
 
@@ -213,20 +224,28 @@ def test_no_cell_of_a_notebook_is_run(judged: Any) -> None:
 
 
 HOSTILE = {
-    "fay": ["no results: no folder at most 3 deep holds a 3.3.1.json"],
-    "gus": ["results/3.3.1.json is too large: 64 MiB, 64 at most", "load--bomb.json.gz is torn or no result"],
-    "hal": ["3.3.1.json is torn or no ledger", "3.3.1.exercises.json is torn, or holds what no check wrote",
+    "fay": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
+    "gus": ["results/3.3.1/x.json is too large: 64 MiB, 64 at most",
+            "refused: load/bomb: its raw data is missing or torn"],
+    "hal": ["; results/3.3.1/x.json is torn or no result: run the cell that measures it again",
+            "; results/3.3.1/other.json is torn or no result: run the cell that measures it again",
+            "; results/3.3.1/  [31m.json is torn or no result: run the cell that measures it again",
+            "3.3.1.exercises.json is torn, or holds what no check wrote",
             "; lab-3.3.1-x.ipynb is no notebook", "yours-lab-3.3.1-y.ipynb is no notebook"],
     "ida": [f"refused: {KEY}: its figures can't be computed again from its raw traces (OverflowError",
             "claim 1: refused: its results are not as the lab's cells write them (TypeError"],
     "jon": ["results is a link: not followed", "; 3.3.1.json is a link: not followed",
+            "; 3.3.1/x.json is a link: not followed", "; 3.3.2 is a link: not followed",
             "lab-3.3.1-x.ipynb is a link: not followed"],
     "kim": ["the folder is a link: not followed"],
-    "lea": ["3.3.1.json is no plain file: not opened", "3.3.1/load--x.json.gz is no plain file: not opened",
+    "lea": ["3.3.1/x.json is no plain file: not opened", "3.3.1/load--x.json.gz is no plain file: not opened",
             "report.md is no plain file: not opened"],
     "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't say its code_sha256"],
-    "\\xff\\xfe": ["3.3.1.json is of schema 1000000000; these labs read 2 at most"],
-    "max": ["no results: no folder at most 3 deep holds a 3.3.1.json"],
+    "\\xff\\xfe": ["results/3.3.1/x.json is of schema 1000000000; these labs read 3 at most"],
+    "max": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
+    "pat": ["results/3.3.1.json was written by an older version of these labs, which kept all results of a lab in one "
+            "file. It is not used: measure again",
+            "results/3.3.1: 1 results are of an older schema (today's is 3): measure again"],
 }  # fmt: skip
 
 
@@ -260,14 +279,13 @@ def test_names_that_a_spreadsheet_would_compute_are_quoted() -> None:
 def test_a_file_that_may_not_be_read_is_named() -> None:
     with tempfile.TemporaryDirectory() as scratch, anybody(Path(scratch)):
         here = Path(scratch) / "olga"
-        (here / "results" / "3.3.1").mkdir(parents=True)
-        (here / "results" / "3.3.1.json").write_text("{}")
-        for path in (here / "results" / "3.3.1.json", here / "results" / "3.3.1"):
+        (here / "results" / "3.3.2").mkdir(parents=True)
+        for path in (put(here / "results", "x"), here / "results" / "3.3.2"):
             path.chmod(0)
         handed = submissions.take(here, Path(scratch) / "copy")
-        (here / "results" / "3.3.1").chmod(0o700)
-    assert "results/3.3.1.json can't be read: Permission denied" in handed.problems
-    assert "results/3.3.1 can't be read: Permission denied" in handed.problems
+        (here / "results" / "3.3.2").chmod(0o700)
+    assert "results/3.3.1/x.json can't be read: Permission denied" in handed.problems
+    assert "results/3.3.2 can't be read: Permission denied" in handed.problems
 
 
 @contextlib.contextmanager
@@ -286,24 +304,21 @@ def anybody(folder: Path) -> Iterator[None]:
 
 def test_all_that_one_student_hands_in_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submissions, "STUDENT_LIMIT", 3 * 2**20)
-    monkeypatch.setattr(submissions, "FILES", 5)
+    monkeypatch.setattr(submissions, "FILES", 6)
     monkeypatch.setattr(submissions, "FOLDERS", 4)
-    raw = tmp_path / "pia" / "3.3.1"
-    raw.mkdir(parents=True)
-    (raw.parent / "3.3.1.json").write_text("{}")
+    raw = put(tmp_path / "pia", "load/0").parent
     for number in range(7):
         (raw / f"load--{number}.json.gz").write_bytes(bytes(2**20))
         (raw.parent / f"more-{number}").mkdir()
     handed = submissions.take(raw.parent, tmp_path / "copy")
-    assert "3.3.1 holds 7 files: 5 are looked at" in handed.problems
+    assert "3.3.1 holds 8 files: 6 are looked at" in handed.problems
     assert "more than 4 folders: the rest is not looked at" in handed.problems
     assert "3.3.1/load--4.json.gz is left out: all files together are above 3 MiB" in handed.problems
-    assert len(list((tmp_path / "copy").rglob("load--*"))) == 2
+    assert len(list((tmp_path / "copy").rglob("load--*.gz"))) == 2
 
 
 def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quinn").mkdir()
-    (tmp_path / "quinn" / "3.3.1.json").write_text("{}")
+    put(tmp_path / "quinn", "x")
     monkeypatch.setattr(grade, "WALL_S", 0.01)
     [row, *_], _ = grade.graded(tmp_path / "quinn")  # one for each lab
     assert (row.student, row.claims, row.problems) == ("quinn", "not judged", ("it took more than 0 s to judge",))
@@ -311,8 +326,7 @@ def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: 
 
 def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp_path: Path) -> None:
     for name in ("tim", "uma"):
-        (tmp_path / name / "3.3.1").mkdir(parents=True)
-        (tmp_path / name / "3.3.1.json").write_text("{}")
+        put(tmp_path / name, "x")
     with gzip.open(tmp_path / "tim" / "3.3.1" / "x.json.gz", "wb", 1) as many:
         many.write('"😀'.encode() + b"a" * 80 * 2**20 + b'"')  # read as text, each character takes 4 bytes
     command = f"ulimit -v 500000; {sys.executable} -m shared.course.grading.grade {tmp_path}"
@@ -324,11 +338,26 @@ def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp
 
 def test_two_places_with_results_are_told_and_the_least_deep_counts(tmp_path: Path) -> None:
     for place in ("a/b", "z"):
-        (tmp_path / "rob" / place).mkdir(parents=True)
-        (tmp_path / "rob" / place / "3.3.1.json").write_text(json.dumps(place))
+        put(tmp_path / "rob" / place, "x", values=place)
     handed = submissions.take(tmp_path / "rob", tmp_path / "copy")
-    assert json.loads((tmp_path / "copy/results/3.3.1.json").read_text()) == "z"
+    assert json.loads((tmp_path / "copy/results/3.3.1/x.json").read_text())["values"] == "z"
     assert handed.problems == ["more results are in a/b: not looked at"]
+
+
+@pytest.mark.parametrize("place", ["results", "3.3.1/results"])
+def test_a_folder_named_as_a_lab_that_holds_no_result_hides_no_results(tmp_path: Path, place: str) -> None:
+    notebook(tmp_path / "vic" / "3.3.1" / LAB.notebook, paths.REPO / "labs")
+    put(tmp_path / "vic" / place, "x")
+    handed = submissions.take(tmp_path / "vic", tmp_path / "copy")
+    assert handed.problems == []
+    assert (tmp_path / "copy/results/3.3.1/x.json").exists()
+
+
+def test_exercises_without_any_result_are_taken(tmp_path: Path) -> None:
+    noted(tmp_path / "wim" / "a", "ttft_ms", hints=1)
+    handed = submissions.take(tmp_path / "wim", tmp_path / "copy")
+    assert handed.problems == []
+    assert json.loads((tmp_path / "copy/results/3.3.1.exercises.json").read_text())["ttft_ms"]["hints"] == 1
 
 
 @pytest.mark.parametrize("arguments", [[""], ["nowhere"], ["empty"], ["file"]])

@@ -1,0 +1,62 @@
+"""The registry of the six labs. A lab's exercises and claims are loaded from its room when they are asked for."""
+
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import paths
+from shared.course.evidence import Claim
+from shared.course.exercise import Exercise
+from shared.errors import LabError
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One of the six."""
+
+    number: str
+    notebook: str
+    milestone: str  # its line of the module's checklist
+    outline_hours: float  # in the published outline: module 3.3 of the public DGX Spark AI curriculum, read 2026-11-24
+    room: str = ""  # the package below shared.course that holds its exercises and claims; "": not written yet
+
+    @property
+    def solution(self) -> Path:
+        return paths.REPO / "solutions" / self.notebook
+
+    @functools.cached_property
+    def exercises(self) -> tuple[Exercise, ...]:
+        return self._of_room("exercises", "EXERCISES")
+
+    @functools.cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """What its milestone claims; none of a lab that is not written yet."""
+        return self._of_room("claims", "CLAIMS")
+
+    def _of_room(self, module: str, name: str) -> tuple[Any, ...]:
+        if not self.room:
+            return ()
+        found: tuple[Any, ...] = getattr(importlib.import_module(f"shared.course.{self.room}.{module}"), name)
+        return found
+
+
+LABS = {
+    lab.number: lab
+    for lab in (
+        Lab("3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report", 3, "benchmark"),
+        Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching", 2, "batching"),
+        Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3),
+        Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2),
+        Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2),
+        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2),
+    )
+}
+
+
+def find_lab(number: str) -> Lab:
+    """The lab of this number. Raises LabError if there is none."""
+    if number not in LABS:
+        raise LabError(f"There is no lab {number!r}.", f"choose one of {', '.join(LABS)}")
+    return LABS[number]
