@@ -37,15 +37,24 @@ report: engines ## the main job without a browser: run lab 3.3.1, write results/
 # The engines of the tests run natively, on a Spark as well: `make verify-spark` is what tries its containers.
 test check drill: export LABS_PROFILE := cpu
 
-# Both trees of notebooks run, at the quick size; the second goes on with the engines of the first.
-test: engines lint ## everything: lint, types, unit tests, real engines, notebooks
+# Tests that start no engine and compare no times run first, on all cores; the others have the machine to themselves.
+# Both trees of notebooks run, at the quick size; the second goes on with the engines and the results of the first.
+PYTEST := $(PY) -m pytest
+UNIT := not engine and not browser and not drill
+TESTS := $(if $(LAB),tests/course,tests)
+NOTEBOOKS := $(if $(LAB),$(wildcard labs/lab-$(LAB)-*.ipynb solutions/lab-$(LAB)-*.ipynb),labs solutions)
+
+test: engines lint ## everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: only what is of this lab)
+	@$(if $(NOTEBOOKS),,echo "There is no lab $(LAB) yet."; exit 2)
 	@$(PY) -m environment.browser
+	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" $(TESTS)
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
-	LABS_SIZE=quick LABS_RESULTS=$$results $(PY) -m pytest -m "not drill" \
-	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 tests labs solutions
+	LABS_SIZE=quick LABS_RESULTS=$$results $(PYTEST) -m "not drill and (not ($(UNIT)) or alone)" --durations=50 \
+	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 $(TESTS) $(NOTEBOOKS)
 
 check: model lint ## lint, types, unit tests: a few minutes, starts no engine
-	@$(PY) -m pytest -q -m "not engine and not browser and not drill" tests
+	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" tests
+	@$(PYTEST) -q -m "$(UNIT) and alone" tests
 
 drill: engines ## long fault runs: kernels, engines and writers killed at random moments, again and again
 	@LABS_SIZE=quick $(PY) -m pytest -m drill tests

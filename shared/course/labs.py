@@ -6,6 +6,7 @@ lab.measure("load/users-16/vllm/round-1", Load(vllm, prompts.short(model), Close
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -30,7 +31,7 @@ class OpenLab:
     """One lab, from inside its notebook."""
 
     number: str
-    _told: set[str] = field(default_factory=set, repr=False)  # series of which reuse has been announced
+    _announced: set[str] = field(default_factory=set, repr=False)  # series of which reuse has been announced
 
     @functools.cached_property
     def check(self) -> checks.Checker:
@@ -88,7 +89,7 @@ class OpenLab:
             return summary
         values, raw = made if isinstance(made, tuple) else (made, None)
         entry = ledger.record(self.number, key, values, engine=engine, raw=raw, uses=functions, settings=settings)
-        return self._stored(key, entry)
+        return self._stored(key, json.loads(json.dumps(entry)))  # keys are texts, as in the ledger
 
     def _stored(self, key: str, entry: Entry) -> Any:
         """The same for a result that was measured just now and for one of the ledger."""
@@ -98,8 +99,8 @@ class OpenLab:
 
     def _announce(self, key: str, entry: Entry) -> None:
         series = key.partition("/")[0]
-        if series not in self._told:
-            self._told.add(series)
+        if series not in self._announced:
+            self._announced.add(series)
             when = entry["provenance"]["time"][:16].replace("T", " ")
             print(f'Reusing results of {series} (this one from {when}). To measure again: lab.set_aside("{series}")')
 

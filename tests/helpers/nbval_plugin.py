@@ -1,7 +1,7 @@
-"""How nbval runs the course's notebooks here: `pytest -p tests.notebooks --nbval-lax labs solutions`.
+"""How nbval runs the course's notebooks here: `pytest -p tests.helpers.nbval_plugin --nbval-lax labs solutions`.
 
 Engines belong to pytest, not to a notebook's kernel: the next notebook goes on with those whose flags are equal.
-When a cell fails, the logs of the engines stand below its error.
+When a cell fails, the logs of the engines stand below its error. The run ends with the time of each notebook.
 """
 
 import json
@@ -56,8 +56,26 @@ def pytest_sessionfinish() -> None:
     launch.down(parent=os.getpid())
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    took_s: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if not isinstance(report, pytest.TestReport):
+                continue  # what was left out has no duration
+            notebook, _, cell = report.nodeid.partition("::")
+            if notebook.endswith(".ipynb") and cell:
+                took_s[notebook] = took_s.get(notebook, 0) + report.duration
+    if took_s:
+        terminalreporter.section("notebooks")
+        for notebook, seconds in took_s.items():
+            terminalreporter.write_line(f"{seconds:7.1f}s {notebook}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A lab and its solution run one after the other, on the same engines, and JupyterLab on those of its lab."""
+    for item in filter(is_cell, items):
+        item.add_marker("engine")
     items.sort(key=turn)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.processes import start_time
+from shared.processes import descendants, port_taken, start_time
 
 Run = Callable[..., "subprocess.Popen[str]"]
 LIMIT_S = 5.0  # after which nothing that was to end may still run
@@ -65,3 +65,20 @@ def start_student(name: str, flags: dict[str, object]) -> tuple[subprocess.Popen
     assert student.stdout
     pid, port = map(int, student.stdout.readline().split())
     return student, pid, port
+
+
+def left_by_a_killed_program(name: str, flags: dict[str, object]) -> list[int | str]:
+    """Kill a program while its engine answers: what of the engine lives five seconds later, ids and its port."""
+    student, pid, port = start_student(name, flags)
+    processes = {p: start_time(p) for p in [pid, *descendants(pid)]}
+    assert len(processes) >= 2
+    time.sleep(0.3)
+    student.kill()
+    student.wait()
+
+    def left() -> list[int | str]:
+        alive: list[int | str] = [p for p, began in processes.items() if start_time(p) == began]
+        return alive + [f"port {port}"] * port_taken(port)
+
+    eventually(lambda: not left(), 5)
+    return left()

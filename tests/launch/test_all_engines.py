@@ -1,5 +1,6 @@
 """All native engines side by side: the same prompt, still when idle, still when paused, gone when their program is."""
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared import load, metrics
+from shared.course.batching import mini_load
 from shared.engines import ENGINES
 from shared.engines.http import counters, greedy_tokens
 from shared.launch import alone, launch, stop_all
@@ -14,8 +16,9 @@ from shared.launch.running import Engine
 from shared.load import Closed, Load, prompts
 from shared.load.prompts import CHECK_QUESTIONS, OPENING_TOKENS, chat
 from shared.models import ModelChoice
-from shared.processes import descendants, port_taken, start_time
-from tests.helpers.processes import start_student
+from shared.processes import descendants
+from shared.report import live_panel
+from tests.helpers.processes import left_by_a_killed_program
 
 pytestmark = pytest.mark.engine
 
@@ -43,10 +46,11 @@ def cpu_s(engine: Engine) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_share(engine: Engine, seconds: float) -> float:
-    before = cpu_s(engine)
+def cpu_shares(engines: dict[str, Engine], seconds: float) -> dict[str, float]:
+    """What each engine took of one core, all in the same window."""
+    before = {name: cpu_s(engine) for name, engine in engines.items()}
     time.sleep(seconds)
-    return (cpu_s(engine) - before) / seconds
+    return {name: (cpu_s(engine) - before[name]) / seconds for name, engine in engines.items()}
 
 
 def test_every_native_engine_is_here() -> None:
@@ -59,10 +63,11 @@ def test_all_see_the_same_prompt(engines: dict[str, Engine], model: ModelChoice)
         assert len({tuple(ids) for ids in seen.values()}) == 1, seen
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_idle_engine_takes_no_processor(engines: dict[str, Engine], name: str) -> None:
-    # The best of three: SGLang tidies up now and then. Of the cores that it was given, all together.
-    assert min(cpu_share(engines[name], 5) for _ in range(3)) / engines[name].cores < 0.02
+def test_idle_engines_take_no_processor(engines: dict[str, Engine]) -> None:
+    # The best of three: SGLang tidies up now and then. Of the cores that each was given, all together.
+    shares = [cpu_shares(engines, 5) for _ in range(3)]
+    best = {name: min(share[name] for share in shares) / engines[name].cores for name in NAMES}
+    assert all(share < 0.02 for share in best.values()), best
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,16 +103,28 @@ def stat(pid: int) -> str:
         return f.read().rsplit(")", 1)[1].split()[0]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *("ollama", "llamacpp") * 3])
+def test_the_panel_sees_the_queue_of_a_real_engine(engines: dict[str, Engine], model: ModelChoice) -> None:
+    with live_panel.watch(engines["vllm"], step_s=0.05) as seen:
+        run = load.run(Load(engines["vllm"], prompts.short(model), Closed(users=8, requests=8), max_tokens=16))
+    assert run.counted["generated_tokens"] == 8 * 16
+    assert seen.most("running") == 4
+    assert 4 <= (seen.most("waiting") or 0) < 8  # a seat is taken once its prompt is being computed
+    assert 0 < (seen.most("kv_use") or 0) <= 1
+    assert seen.most("preemptions") == 0
+    assert run.counted["prefills"] == 8
+    assert run.counted["cache_queries"] > 0
+
+
+def test_a_long_prompt_arrives_while_streams_flow(engines: dict[str, Engine], model: ModelChoice) -> None:
+    work = mini_load.book_among_streams(
+        engines["vllm"], prompts.short(model), prompts.long(model, 200), streams=2, max_tokens=32
+    )
+    streams, book = asyncio.run(work)
+    assert [trace.output_tokens for trace in (*streams, book)] == [32, 32, 4]
+    assert book.input_tokens == 200
+    assert all(trace.arrivals_ns[0] < book.sent_ns < trace.end_ns for trace in streams)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_engine_outlives_its_program_killed_in_mid_stream(name: str) -> None:
-    student, pid, port = start_student(name, FLAGS[name])
-    processes = {p: start_time(p) for p in [pid, *descendants(pid)]}
-    assert len(processes) >= 2
-    time.sleep(0.3)
-    student.kill()
-    student.wait()
-    deadline = time.monotonic() + 5
-    while any(start_time(p) == began for p, began in processes.items()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [p for p, began in processes.items() if start_time(p) == began] == []
-    assert not port_taken(port)
+    assert left_by_a_killed_program(name, FLAGS[name]) == []

@@ -9,15 +9,21 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from shared import hardware, load, metrics, models, paths, results
+from shared.engines.http import greedy_tokens
 from shared.errors import LabError
 from shared.launch import launch
 from shared.load import Closed, Load, prompts
+from shared.load.prompts import CHECK_QUESTIONS, chat
+from shared.metrics.correctness import gap_fault
+from shared.models import ModelChoice
+from shared.models.llama import Llama, greedy_gap
 from shared.processes import descendants, start_time
 from shared.results.ledger import folder_of
 from tests.helpers.ledger import WRITER
-from tests.helpers.processes import eventually
+from tests.helpers.processes import eventually, left_by_a_killed_program
 
 pytestmark = pytest.mark.drill
 
@@ -89,3 +95,22 @@ def test_an_engine_killed_in_mid_load_is_said_and_the_next_one_starts(own_result
     )
     assert metrics.summarise(run).failed == 0
     assert os.environ["LABS_RESULTS"] == str(own_results)
+
+
+@pytest.mark.parametrize("name", ["ollama", "llamacpp"] * 3)
+def test_no_engine_outlives_its_program_however_often_it_is_killed(name: str) -> None:
+    assert left_by_a_killed_program(name, {} if name == "ollama" else {"-np": 4, "-c": 4096}) == []
+
+
+def test_vllm_on_three_ranks_computes_the_same(model: ModelChoice) -> None:
+    llama = Llama.load(model.weights("hf"), torch.float32)
+    flags = {"--tensor-parallel-size": 3, "--max-model-len": 1024, "--enforce-eager": True}
+    engine = launch("vllm", model, flags, quiet=True)  # three: the model's 9 heads and 3 KV heads divide by it
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(engine.process.pid)]
+    assert sum(name.startswith("VLLM::Worker") for name in names) == 3
+    gaps: list[float] = []
+    for question in CHECK_QUESTIONS[:4]:
+        prompt_ids, tokens = greedy_tokens(engine, chat(model, question), 24)
+        assert prompt_ids == llama.prompt_ids(chat(model, question))
+        gaps += greedy_gap(llama, chat(model, question), tokens)
+    assert gap_fault(gaps) is None

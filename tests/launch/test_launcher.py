@@ -133,24 +133,6 @@ def test_the_reference_tells_the_right_weights_from_wrong_ones(model: ModelChoic
     assert (gap_fault(gaps) is None) == (precision == "BF16"), max(gaps)
 
 
-def test_vllm_on_three_ranks_computes_the_same(model: ModelChoice) -> None:
-    import torch
-
-    from shared.models.llama import Llama, greedy_gap
-
-    llama = Llama.load(model.weights("hf"), torch.float32)
-    flags = {"--tensor-parallel-size": 3, "--max-model-len": 1024, "--enforce-eager": True}
-    engine = launch("vllm", model, flags, quiet=True)  # three: the model's 9 heads and 3 KV heads divide by it
-    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(engine.process.pid)]
-    assert sum(name.startswith("VLLM::Worker") for name in names) == 3
-    gaps: list[float] = []
-    for question in CHECK_QUESTIONS[:4]:
-        prompt_ids, tokens = greedy_tokens(engine, chat(model, question), 24)
-        assert prompt_ids == llama.prompt_ids(chat(model, question))
-        gaps += greedy_gap(llama, chat(model, question), tokens)
-    assert gap_fault(gaps) is None
-
-
 def test_the_same_launch_twice_is_one_engine_and_another_replaces_it(engine: Engine, model: ModelChoice) -> None:
     assert launch("llamacpp", model, SMALL, quiet=True) is engine
     other = launch("llamacpp", model, {"-np": 2, "-c": 4096}, quiet=True)

@@ -22,6 +22,8 @@ from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine, judge
 from tests.helpers.truth_server import Plan, schedule
 
+pytestmark = pytest.mark.alone  # it holds measured times against true ones
+
 MS = 1_000_000
 
 

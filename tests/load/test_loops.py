@@ -19,6 +19,8 @@ from shared.load import Closed, Load, prompts
 from shared.load.client import Limits
 from tests.helpers.truth import MODEL, TruthEngine, judge
 
+pytestmark = pytest.mark.alone  # it holds measured times against true ones
+
 PROMPTS = prompts.short(MODEL)
 
 

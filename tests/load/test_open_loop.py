@@ -17,6 +17,8 @@ from shared.metrics import Slo, late_ms, summarise
 from shared.metrics.validity import bottleneck
 from tests.helpers.truth import MODEL, TruthEngine
 
+pytestmark = pytest.mark.alone  # it holds measured times against true ones
+
 PROMPTS = prompts.short(MODEL)
 
 

@@ -16,6 +16,8 @@ from shared.metrics import summarise
 from shared.metrics.validity import OTHERS_SHARE_LIMIT, disturbance
 from tests.helpers.truth import MODEL, TruthEngine
 
+pytestmark = pytest.mark.alone  # it holds measured times against true ones
+
 SECONDS = 2.0
 
 

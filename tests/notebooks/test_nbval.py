@@ -62,6 +62,12 @@ def test_the_next_notebook_goes_on_with_the_engine_of_the_one_before(ran: tuple[
     assert outcome(said, "a") == outcome(said, "c") == ["PASSED", "PASSED"]
 
 
+def test_the_run_ends_with_the_time_of_each_notebook(ran: tuple[int, str, Path]) -> None:
+    _, said, _ = ran
+    times = re.findall(r"^ +\d+\.\ds \S*/labs/([a-d])\.ipynb$", said.partition("= notebooks =")[2], re.M)
+    assert sorted(times) == ["a", "b", "c", "d"]
+
+
 def test_the_logs_of_the_engines_stand_below_the_error(ran: tuple[int, str, Path]) -> None:
     _, said, _ = ran
     failed = said[said.index("ZeroDivisionError") :]
