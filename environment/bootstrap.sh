@@ -6,6 +6,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${LABS_CACHE:-$HOME/.cache/inference-labs}
 stamp=$root/.venv/.ready
 cd "$root"
+# An activated .venv is no place to take Python and uv from: it may be removed below.
+case $PATH in "$root/.venv/bin:"*) PATH=${PATH#"$root/.venv/bin:"} ;; esac
 export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
 fail() { printf '%s\nFix: %s\n' "$1" "$2" >&2; exit 1; }

@@ -34,6 +34,7 @@ from shared.hardware.machine import Machine, detect
 from shared.launch import containers, memory, reuse
 from shared.launch.diagnosis import failure
 from shared.launch.memory import Need
+from shared.launch.process import keeper
 from shared.launch.running import Engine, flag_environment, inherited_environment, start_guarded
 from shared.models import hub
 from shared.models.choice import ModelChoice
@@ -76,7 +77,8 @@ def launch(
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
-        old.end()
+        if not old.alive or keeper() is None:  # else it is parked below
+            old.end()
     if isinstance(way, Native):
         home = wait_until_installed(spec, model, precision, quiet)
     needed = memory.need(spec, model, precision, flags, machine)

@@ -2,7 +2,8 @@
 
 Where LABS_ENGINES_OF names a process (shared.launch.process.keeper), engines belong to it and end with it; a notebook's
 `stop` leaves them running, and the next launch of the same engine with the same model, flags and cores takes the
-running one over. With other flags it is ended first, as ever.
+running one over. One with other flags is held still meanwhile (parked), for a later launch that wants it. Where less
+than KEEP_FREE_GIB would stay available, parked engines are ended, the least recently used first.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any
 
 from shared import paths
 from shared.engines import EngineSpec, Flags
+from shared.hardware.machine import detect
 from shared.launch.memory import Need
 from shared.launch.process import Adopted, keeper
 from shared.launch.running import Engine, record_file
@@ -20,6 +22,7 @@ from shared.models.choice import ModelChoice
 from shared.processes import start_time
 
 Record = dict[str, Any]
+KEEP_FREE_GIB = 6  # beside a newly started engine
 
 
 def keep(engine: Engine) -> None:
@@ -34,40 +37,59 @@ def keep(engine: Engine) -> None:
         "container": engine.container,
         "startup_s": engine.startup_s,
     }
-    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    _write(file, {**json.loads(file.read_text()), **more})
 
 
 def take_over(
     spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, port: int | None, needed: Need
 ) -> Engine | None:
-    """The engine that an earlier notebook left, if it is the one that is wanted; any other of its kind is ended."""
+    """The engine that an earlier launch left, if it is the one that is wanted; any other of its kind is parked."""
     if keeper() is None:
         return None
     wanted = identity(spec, model, precision, flags, cores)
-    for file, record in records(spec.name):
+    found = None
+    for file, record in records():
         process = Adopted(record["pid"], record["started"])
-        if record["same"] != wanted or port not in (None, record["port"]):
-            process.end()
-            file.unlink(missing_ok=True)
+        if record["engine"] != spec.name:
             continue
         engine = Engine(
             spec, model, precision, flags, cores, record["version"], record["command"], record["port"],
             Path(record["log"]), process, needed, record["container"], record["startup_s"],
         )  # fmt: skip
-        engine.resume()  # a notebook that was killed while it measured another one left it paused
-        return engine
-    return None
+        if record["same"] == wanted and port in (None, record["port"]):
+            engine.resume()  # parked, or left paused by a notebook that was killed while it measured another one
+            found = engine
+        else:
+            engine.pause()
+        _write(file, {**record, "parked": engine is not found})
+    if found is None:
+        make_room(needed)
+    return found
 
 
-def records(name: str) -> Iterator[tuple[Path, Record]]:
-    """The running engines of this kind that belong to the keeper."""
+def make_room(needed: Need) -> None:
+    """End parked engines, the least recently used first, until `needed` leaves KEEP_FREE_GIB available."""
+    parked = [(file, record) for file, record in records() if record.get("parked")]
+    for file, record in sorted(parked, key=lambda one: one[0].stat().st_mtime):
+        if detect().available_gib - needed.total >= KEEP_FREE_GIB:
+            return
+        Adopted(record["pid"], record["started"]).end()
+        file.unlink(missing_ok=True)
+
+
+def records() -> Iterator[tuple[Path, Record]]:
+    """The running engines that belong to the keeper."""
     owner = keeper()
     for file in sorted((paths.cache() / "run").glob("*.json")) if owner else ():
         with contextlib.suppress(OSError, ValueError):
             record = json.loads(file.read_text())
-            own = record.get("parent") == owner and record.get("engine") == name and "same" in record
+            own = record.get("parent") == owner and "same" in record
             if own and start_time(record["pid"]) == record["started"]:
                 yield file, record
+
+
+def _write(file: Path, record: Record) -> None:
+    file.write_text(json.dumps(record))
 
 
 def identity(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int) -> list[Any]:

@@ -166,3 +166,13 @@ def test_whole_environment_is_left_alone_until_it_is_no_longer_right(project: Pr
     (project.root / ".venv" / "bin" / "uv").unlink()  # as when the cache that it lies in was deleted
     assert project.bootstrap().returncode == 0
     assert (project.root / ".venv" / "bin" / "uv").exists()
+
+
+def test_an_activated_environment_is_made_again_too(project: Project) -> None:
+    project.program("uv", UV)
+    assert project.bootstrap().returncode == 0
+    (project.root / "environment" / "requirements.lock").write_text("# another\n")
+    activated = f"{project.root}/.venv/bin:{project.bin}"
+    result = project.bootstrap(PATH=activated, VIRTUAL_ENV=str(project.root / ".venv"))
+    assert result.returncode == 0, result.stderr
+    assert (project.root / ".venv" / "bin" / "uv").resolve() == project.bin / "uv"
