@@ -56,7 +56,7 @@ check: model lint ## lint, types, unit tests: a few minutes, starts no engine
 	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" tests
 	@$(PYTEST) -q -m "$(UNIT) and alone" tests
 
-drill: engines ## long fault runs: kernels, engines and writers killed at random moments, again and again
+drill: engines ## long fault runs: kernels, engines and writers killed at random moments, again and again; vLLM on three ranks
 	@LABS_SIZE=quick $(PY) -m pytest -m drill tests
 
 lint: setup

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,10 +62,11 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No engine of this machine is in it."""
-    monkeypatch.setenv("LABS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No engine of this machine is in it. Its path is short, as a real one's: the table cuts no word."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("LABS_CACHE", f"{folder}/cache")
+        yield Path(folder) / "cache"
 
 
 def checks(host: RecordedHost) -> dict[str, Check]:
