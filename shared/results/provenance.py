@@ -1,6 +1,7 @@
 """What a result must say of where it came from: machine, code, time."""
 
 import ast
+import dis
 import functools
 import hashlib
 import inspect
@@ -9,6 +10,7 @@ import subprocess
 import textwrap
 import time
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from shared import paths
@@ -82,16 +84,27 @@ def _defined(function: Any, seen: set[int]) -> str:
 
 
 def _source(function: Any) -> tuple[str, set[str]]:
-    """A function's syntax, and the names that it reads; of one without a source of its own, its compiled code."""
+    """A function's syntax, and the names that it takes from outside; of one without a source of its own, its code."""
+    code = function.__code__
+    names = {*_globals(code), *code.co_freevars}
     try:
         if function.__name__ == "<lambda>":
             raise OSError("its lines hold more than it")
-        source = textwrap.dedent(inspect.getsource(function))
-        names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-        return _syntax(source), names
+        return _syntax(textwrap.dedent(inspect.getsource(function))), names
     except (OSError, SyntaxError):
-        code = function.__code__
-        return repr((code.co_code.hex(), code.co_consts, code.co_varnames)), {*code.co_names, *code.co_freevars}
+        return _compiled(code), names
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The global names that this code reads, its inner functions included; a local of the same name is none."""
+    own = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+def _compiled(code: CodeType) -> str:
+    """The code as text that stays the same from one process to the next."""
+    values = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return repr((code.co_code.hex(), values, code.co_names, code.co_varnames))
 
 
 def _of_notebook(function: Any) -> bool:

@@ -190,6 +190,25 @@ def test_numbers_from_outside_count_and_the_solutions_function_is_the_students(t
     assert functions_sha256(names["g"])["g"]
 
 
+def test_a_local_that_is_named_as_a_variable_of_the_notebook_does_not_count(tmp_path: Path) -> None:
+    cell = tmp_path / "cell.py"
+    source = "def f(tokens):\n    return [users for users in range(tokens)]\n"
+    alone: dict[str, Any] = {"__name__": "__main__"}
+    beside: dict[str, Any] = {"__name__": "__main__", "tokens": 512, "users": 16}
+    cell.write_text(source)
+    for names in (alone, beside):
+        exec(compile(source, str(cell), "exec"), names)
+    assert functions_sha256(alone["f"]) == functions_sha256(beside["f"])
+
+
+def test_a_function_without_a_source_has_the_same_hash_in_every_process() -> None:
+    made = "from shared.results.provenance import functions_sha256; f = lambda n: [m for m in (lambda: range(n))()]; "
+    seen = {subprocess.run([sys.executable, "-c", made + "print(functions_sha256(f))"], capture_output=True, text=True,
+                           check=True, cwd=paths.REPO).stdout for _ in range(2)}  # fmt: skip
+    assert len(seen) == 1
+    assert "<lambda>" in seen.pop()
+
+
 def test_the_hash_of_the_code_leaves_docstrings_and_comments_aside(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
