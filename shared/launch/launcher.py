@@ -77,12 +77,14 @@ def launch(
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
-        if not old.alive or keeper() is None:  # else it is parked below
+        if not old.alive or keeper() is None:  # else it is held still below
             old.end()
+        del _running[name]
     if isinstance(way, Native):
         home = wait_until_installed(spec, model, precision, quiet)
     needed = memory.need(spec, model, precision, flags, machine)
-    if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed):
+    in_use = {other.process.pid for other in _running.values()}
+    if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed, in_use):
         _running[name] = engine
         if not quiet:
             print(f"{spec.title} {engine.version} answers on {engine.url}, started for an earlier notebook")

@@ -2,13 +2,13 @@
 
 Where LABS_ENGINES_OF names a process (shared.launch.process.keeper), engines belong to it and end with it; a notebook's
 `stop` leaves them running, and the next launch of the same engine with the same model, flags and cores takes the
-running one over. One with other flags is held still meanwhile (parked), for a later launch that wants it. Where less
-than KEEP_FREE_GIB would stay available, parked engines are ended, the least recently used first.
+running one over. One with other flags is held still meanwhile, for a later launch that wants it. Where less than
+KEEP_FREE_GIB would stay available, engines that this notebook doesn't use are ended, the least recently used first.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,17 @@ def keep(engine: Engine) -> None:
         "container": engine.container,
         "startup_s": engine.startup_s,
     }
-    _write(file, {**json.loads(file.read_text()), **more})
+    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
 
 
 def take_over(
-    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, port: int | None, needed: Need
-) -> Engine | None:
-    """The engine that an earlier launch left, if it is the one that is wanted; any other of its kind is parked."""
+    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, port: int | None, needed: Need,
+    in_use: Collection[int],
+) -> Engine | None:  # fmt: skip
+    """The engine that an earlier launch left, if it is the one that is wanted; any other of its kind is held still.
+
+    If there is none, room is made for it, but the engines with the process ids `in_use` stay.
+    """
     if keeper() is None:
         return None
     wanted = identity(spec, model, precision, flags, cores)
@@ -57,24 +61,24 @@ def take_over(
             Path(record["log"]), process, needed, record["container"], record["startup_s"],
         )  # fmt: skip
         if record["same"] == wanted and port in (None, record["port"]):
-            engine.resume()  # parked, or left paused by a notebook that was killed while it measured another one
+            engine.resume()  # held still here, or left so by a notebook that was killed while it measured another one
+            file.touch()  # used last
             found = engine
         else:
             engine.pause()
-        _write(file, {**record, "parked": engine is not found})
     if found is None:
-        make_room(needed)
+        make_room(needed, in_use)
     return found
 
 
-def make_room(needed: Need) -> None:
-    """End parked engines, the least recently used first, until `needed` leaves KEEP_FREE_GIB available."""
-    parked = [(file, record) for file, record in records() if record.get("parked")]
-    for file, record in sorted(parked, key=lambda one: one[0].stat().st_mtime):
+def make_room(needed: Need, in_use: Collection[int]) -> None:
+    """End engines that are not in use, the least recently used first, until `needed` leaves KEEP_FREE_GIB available."""
+    for file, record in sorted(records(), key=lambda one: one[0].stat().st_mtime):
         if detect().available_gib - needed.total >= KEEP_FREE_GIB:
             return
-        Adopted(record["pid"], record["started"]).end()
-        file.unlink(missing_ok=True)
+        if record["pid"] not in in_use:
+            Adopted(record["pid"], record["started"]).end()
+            file.unlink(missing_ok=True)
 
 
 def records() -> Iterator[tuple[Path, Record]]:
@@ -86,10 +90,6 @@ def records() -> Iterator[tuple[Path, Record]]:
             own = record.get("parent") == owner and "same" in record
             if own and start_time(record["pid"]) == record["started"]:
                 yield file, record
-
-
-def _write(file: Path, record: Record) -> None:
-    file.write_text(json.dumps(record))
 
 
 def identity(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int) -> list[Any]:

@@ -11,7 +11,6 @@ import pytest
 
 from shared import LabError, load
 from shared.load import Closed, Load, Poisson, Run, prompts
-from shared.load.loops import schedule_s
 from shared.load.prompts import PromptSet
 from shared.metrics import Slo, late_ms, summarise
 from shared.metrics.validity import bottleneck
@@ -29,12 +28,13 @@ def engine(tmp_path: Path) -> Iterator[TruthEngine]:
 
 
 def test_a_schedule_is_drawn_once_and_has_its_rate() -> None:
-    moments = schedule_s(50, None, 100, poisson=True, seed=3)
-    assert moments == schedule_s(50, None, 100, poisson=True, seed=3) != schedule_s(50, None, 100, True, seed=4)
+    moments = Poisson(rate_per_s=50, seconds=100, seed=3).moments_s()
+    assert moments == Poisson(rate_per_s=50, seconds=100, seed=3).moments_s()
+    assert moments != Poisson(rate_per_s=50, seconds=100, seed=4).moments_s()
     assert len(moments) == pytest.approx(5000, rel=0.06)  # 4 standard deviations of a Poisson count
     gaps = [b - a for a, b in zip([0.0, *moments], moments, strict=False)]
     assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.1)  # exponential: as wide as its mean
-    assert schedule_s(4, 3, None, poisson=False, seed=0) == [0.25, 0.5, 0.75]
+    assert Poisson(rate_per_s=4, requests=3, even=True).moments_s() == [0.25, 0.5, 0.75]
     assert max(moments) < 100
 
 
@@ -51,7 +51,8 @@ def test_requests_are_sent_on_schedule_however_slow_the_answers(engine: TruthEng
     assert summary.e2e_ms
     assert summary.scheduled_e2e_ms.median >= summary.e2e_ms.median > 400
     assert summary.run.load == {
-        "about_cache": False, "kind": "open", "rate_per_s": 40, "poisson": False, "seed": 0, "seconds": None,
+        "about_cache": False, "kind": "open", "rate_per_s": 40, "requests": 40, "seconds": None, "seed": 0,
+        "even": True,
     }  # fmt: skip
 
 
