@@ -3,7 +3,7 @@
 Data flows one way, and a notebook touches each room once, in this order:
 
     hardware.detect() -> models.choose() -> launch.launch() -> Engine
-    prompts.*() -> load.closed() -> client.stream() -> Trace
+    lab.measure(key, Load(engine, prompts.*(), Closed(...))) -> load.run() -> client.stream() -> Trace
     metrics.summarise() -> results.record() -> milestones / report / plots
 
 Nothing here imports torch but `shared.models.llama`, and nothing works at import time.

@@ -1,7 +1,7 @@
 """Watch an engine while a load runs: running, waiting, KV cache, preemptions, cache hits, from its own /metrics.
 
     with live_panel.watch(engine) as seen:
-        run = load.closed(engine, ...)
+        run = load.run(Load(engine, ...))
     seen.rows()        # what was seen, for a plot
 
 In JupyterLab the panel is a widget that changes twice a second. Where widgets don't work it is a table, as text and

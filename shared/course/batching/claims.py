@@ -46,7 +46,7 @@ def three_ways(evidence: Evidence) -> tuple[bool, str]:
     pause = {way: ways[f"own/schedule/{way}"]["values"]["itl_ms"]["high"] for way in ("continuous", "chunked")}
     text = (f"median TTFT {ttft['static']:,.0f} ms static, {ttft['continuous']:,.0f} continuous; longest pause "
             f"{pause['continuous']:,.0f} ms with whole prompts, {pause['chunked']:,.0f} in chunks")  # fmt: skip
-    return ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], text
+    return evidence.judged(ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], text)
 
 
 def parity(evidence: Evidence) -> tuple[bool, str]:
@@ -61,7 +61,7 @@ def parity(evidence: Evidence) -> tuple[bool, str]:
     models = {entry["provenance"]["model"] for entry in (*own.values(), *theirs.values())}
     if len(models) > 1:
         return True, f"{text}, of different models ({', '.join(sorted(models))}): no comparison of engines"
-    return ratio >= PARITY, text
+    return evidence.judged(ratio >= PARITY, text)
 
 
 def seats(evidence: Evidence) -> tuple[bool, str]:
@@ -73,7 +73,7 @@ def seats(evidence: Evidence) -> tuple[bool, str]:
         return False, "no throughput is recorded: run the cells `run-load` and `one-seat`"
     ratio = fast.median / slow.median
     text = f"{ratio:.1f} times: {fast} tok/s with 32 seats, {slow} with one, at 32 users"
-    return ratio >= BATCHING_AT_LEAST, text
+    return evidence.judged(ratio >= BATCHING_AT_LEAST, text)
 
 
 def collapse(evidence: Evidence) -> tuple[bool, str]:
@@ -87,7 +87,7 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
     held = points[worst]["values"]["output_tok_s"] / best
     text = (f"at the highest rate {100 * held:.0f} % of the best throughput, and {100 * kept[worst]:.0f} % of requests "
             f"kept the SLO, against {100 * max(kept.values()):.0f} % at best")  # fmt: skip
-    return held >= HOLDS and kept[worst] <= COLLAPSES * max(kept.values()), text
+    return evidence.judged(held >= HOLDS and kept[worst] <= COLLAPSES * max(kept.values()), text)
 
 
 def shares(evidence: Evidence, key: str, slo: Slo) -> float:
@@ -106,7 +106,9 @@ def prefix(evidence: Evidence) -> tuple[bool, str]:
     hits = {name: rate(runs[f"prefix/on/{name}"]["values"]) for name in (longest, "unique")}
     text = (f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and TTFT {on['ttft_ms']['median']:.0f} ms, "
             f"{off['ttft_ms']['median']:.0f} without it; unique prompts {100 * hits['unique']:.1f} %")  # fmt: skip
-    return hits[longest] > 0.5 and hits["unique"] < 0.05 and on["ttft_ms"]["median"] < off["ttft_ms"]["median"], text
+    if hits[longest] <= 0.5 or hits["unique"] >= 0.05:
+        return False, text
+    return evidence.judged(on["ttft_ms"]["median"] < off["ttft_ms"]["median"], text)
 
 
 def rate(values: dict[str, Any]) -> float:

@@ -12,6 +12,11 @@ from shared.metrics import summarise
 from tests.helpers.ledger import provenance, trace
 
 
+@pytest.fixture(autouse=True)
+def full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_SIZE", "full")
+
+
 def record(key: str, *traces: Trace, engine: str = "vllm", **more: Any) -> None:
     counted = {"preemptions": 0.0, "cached_tokens": 0.0, "cache_queries": 100.0, **more.pop("counted", {})}
     source = {**provenance(engine), **more.pop("source", {})}
@@ -118,3 +123,19 @@ def test_two_models_are_no_comparison_of_engines() -> None:
     [claim] = [c for c in milestones.check("3.3.2").claims if "vLLM's throughput" in c.text]
     assert claim.ok
     assert "of different models (another, small): no comparison" in claim.evidence
+
+
+@pytest.mark.parametrize("changed", [{"chunk_gap": 95}, {"own_gap": 40}, {"apart_ms": 0}, {"later": 0}])
+def test_speeds_of_the_quick_size_are_recorded_and_not_judged(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABS_SIZE", "quick")
+    fill(**changed)
+    assert failing() == []
+    assert repr(milestones.check("3.3.2")).count("not judged at the quick size: ") == 5
+
+
+def test_what_is_no_speed_is_judged_at_the_quick_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_SIZE", "quick")
+    fill(hits=30.0, scarce=0.0, squeezed=0.9)
+    assert len(failing()) == 3
