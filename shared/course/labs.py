@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 from shared.course import cell_times, checks, registry
+from shared.errors import LabError
 from shared.launch.launcher import alone
 from shared.launch.running import Engine
 from shared.load import loops
@@ -64,8 +65,12 @@ class OpenLab:
         A result stands if nothing that makes the number has changed: the machine, the engine with its flags, the
         model, the load, the lab's code, and the notebook's functions: `one` itself and those in `uses`, with all that
         they call. `engine` is the one that a function measures (for its provenance), and `settings` are what else
-        decides the number.
+        decides the number. Raises LabError for a key that can't be one, and for what is neither Load nor function.
         """
+        ledger.check_key(key)  # before, not after a minute of measuring
+        if not isinstance(one, Load) and not callable(one):
+            raise LabError(f"{key}: a {type(one).__name__} can't be measured.",
+                           "give a Load, or the function itself: lab.measure(key, measure), not measure()")  # fmt: skip
         functions = functions_sha256(*uses, *([] if isinstance(one, Load) else [one]))
         if isinstance(one, Load):
             asked = {**one.engine.provenance(), **one.settings()}

@@ -58,8 +58,7 @@ def record(
     """
     if not KINDS.fullmatch(kind):
         raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, or 'quoted: source, date'")
-    if not KEY.fullmatch(key):
-        raise LabError(f"{key!r} can't be the key of a result.", "words of letters and digits, parted by / - or .")
+    check_key(key)
     data: dict[str, Any]
     if isinstance(what, Summary):
         values, data = what.values(), {"traces": packing.pack(what.run.traces)}
@@ -80,6 +79,12 @@ def record(
             files.commit(new_raw, raw_data)  # first: an entry never stands without its raw data
             files.commit(new, file)
     return entry
+
+
+def check_key(key: str) -> None:
+    """Raise LabError unless a result can have this key."""
+    if not KEY.fullmatch(key):
+        raise LabError(f"{key!r} can't be the key of a result.", "words of letters and digits, parted by / - or .")
 
 
 def load_results(lab: str, kind: str | None = "measured") -> dict[str, Entry]:

@@ -246,6 +246,16 @@ def test_the_modules_of_the_hash_exist_and_each_lab_has_its_own() -> None:
     assert provenance.code_sha256("3.3.1") != provenance.code_sha256("3.3.2")
 
 
+def test_what_is_typed_wrong_is_refused_before_it_is_measured(lab: OpenLab) -> None:
+    measured = []
+    with pytest.raises(LabError, match="'load users' can't be the key"):
+        lab.measure("load users", lambda: measured.append(1))
+    with pytest.raises(LabError, match=r"a dict can't be measured.*\nFix: give a Load, or the function itself"):
+        lab.measure("load/users", {"tok_s": 3})  # type: ignore[call-overload]
+    assert measured == []
+    assert lab.results() == {}
+
+
 def test_a_lab_that_is_none_is_told() -> None:
     with pytest.raises(LabError, match=r"There is no lab '3\.3\.9'"):
         labs.open("3.3.9")
