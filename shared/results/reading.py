@@ -65,9 +65,7 @@ def read_ledger(folder: Path) -> LedgerContents:
         faults.append(f"{paths.show(index)} was written by an older version of these labs, which kept all results of a "
                       "lab in one file. It is not used: measure again")  # fmt: skip
     if old:
-        faults.append(
-            f"{paths.show(folder)}: {old} results are of an older schema (today's is {SCHEMA}): measure again"
-        )
+        faults.append(f"{paths.show(folder)}: results of a schema before {SCHEMA}, to be measured again: {old}")
     return LedgerContents(entries, tuple(faults), older)
 
 
