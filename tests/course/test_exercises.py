@@ -1,6 +1,7 @@
 """Each exercise catches the mistakes that people make with the hint for it, and passes what is right in other words."""
 
 import contextlib
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from shared.course import checks, exercise, registry
+from shared.course.benchmark.exercises import figures
 from shared.course.exercise import Exercise, expect, judge
 from tests.wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
 
@@ -137,3 +139,13 @@ def test_a_function_that_changes_its_inputs_harms_nobody(asked: Exercise) -> Non
 )  # fmt: skip
 def test_what_counts_as_the_same_answer(got: object, right: object, same: bool) -> None:
     assert exercise.same(got, right) is same
+
+
+def test_the_loads_of_an_exercise_tell_its_mistakes_apart() -> None:
+    """The mean of the requests' speeds is never all tokens over all durations: each mistake has its own hint."""
+    for seed in range(3000):
+        traces = figures.load(random.Random(seed), 1)
+        took_s = [(t.end_ns - t.sent_ns) / 1e9 for t in traces]
+        tokens = [t.output_tokens or 0 for t in traces]
+        speeds = [n / s for n, s in zip(tokens, took_s, strict=True)]
+        assert sum(speeds) / 3 != pytest.approx(sum(tokens) / sum(took_s), rel=1e-6), seed

@@ -106,9 +106,9 @@ def load(source: random.Random, users: int) -> list[Trace]:
     begin = source.randrange(10**12, 10**13)
     for user in range(users):
         now = begin + user * source.randrange(1, 5) * MS
-        for _ in range(3):
+        for token_ms in source.sample(range(8, 40), 3):  # no two alike: else means and sums of speeds can agree
             tokens = source.randrange(20, 90)
-            end = now + tokens * source.randrange(8, 40) * MS
+            end = now + tokens * token_ms * MS
             traces.append(Trace(now, (now + 5 * MS, end - MS), ("a", "b"), end, 40, tokens, 0, "length", None))
             now = end + source.randrange(1, 300) * MS
     source.shuffle(traces)
