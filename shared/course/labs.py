@@ -71,17 +71,17 @@ class OpenLab:
         if not isinstance(one, Load) and not callable(one):
             raise LabError(f"{key}: a {type(one).__name__} can't be measured.",
                            "give a Load, or the function itself: lab.measure(key, measure), not measure()")  # fmt: skip
-        functions = functions_sha256(*uses, *([] if isinstance(one, Load) else [one]))
         if isinstance(one, Load):
-            asked = {**one.engine.provenance(), **one.settings()}
+            engine, asked = one.engine, one.settings()
+            functions = functions_sha256(*uses)
         else:
-            asked = {**(engine.provenance() if engine else {}), **settings}
-        if functions:
-            asked["uses"] = functions
+            asked = settings
+            functions = functions_sha256(*uses, one)
+        asked = {**(engine.provenance() if engine else {}), **asked, **({"uses": functions} if functions else {})}
         if (entry := ledger.reusable(self.number, key, asked)) is not None:
             self._announce(key, entry)
             return self._stored(key, entry)
-        with alone(one.engine if isinstance(one, Load) else engine):
+        with alone(engine):
             made = loops.run(one) if isinstance(one, Load) else _result(one)
         return self._recorded(key, made, engine, functions, settings)
 

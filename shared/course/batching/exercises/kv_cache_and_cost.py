@@ -30,7 +30,7 @@ def kv_bytes(f: Function) -> None:
                 2 * layers * heads * dim * size,
             "Both keys and values are cached.": right // 2,
             "Every layer has keys and values of its own.": right // layers,
-            "A head's size stands in `head_dim` where the config has it; only else is it hidden_size / heads.":
+            "A head's size stands in `head_dim` where the config has it; otherwise it is hidden_size / heads.":
                 2 * layers * kv_heads * derived * size,
             "Those are numbers, not bytes: each takes `bytes_per_value`.": right // size,
             "Those are bits.": right * 8,
