@@ -27,12 +27,16 @@ def ensure() -> str:
         subprocess.run([sys.executable, "-m", "playwright", "install", "--no-shell", "chromium"], env=env)
     found = browser()
     if found is None:
-        raise LabError("The tests open pages in Chromium, and none is there or could be fetched (see above).",
-                       "sudo apt install chromium, then the same command again")  # fmt: skip
+        raise LabError(
+            "The tests open pages in Chromium, and none is there or could be fetched (see above).",
+            "sudo apt install chromium, then the same command again",
+        )
     version = subprocess.run([found, "--version"], capture_output=True, text=True)
     if version.returncode:
-        raise LabError(f"{found} does not start: {version.stderr.strip()[-300:]}",
-                       "sudo apt install chromium, then the same command again")  # fmt: skip
+        raise LabError(
+            f"{found} does not start: {version.stderr.strip()[-300:]}",
+            "sudo apt install chromium, then the same command again",
+        )
     return found
 
 

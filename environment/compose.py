@@ -40,12 +40,26 @@ FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
 
 
 SPARK = Machine(
-    profile="spark", runner="container", why="the file is for it", name="DGX Spark", processor="",
-    architecture="aarch64", cores=20, cpu_quota=None, memory_gib=119.7, available_gib=110.0, swap_gib=0,
+    profile="spark",
+    runner="container",
+    why="the file is for it",
+    name="DGX Spark",
+    processor="",
+    architecture="aarch64",
+    cores=20,
+    cpu_quota=None,
+    memory_gib=119.7,
+    available_gib=110.0,
+    swap_gib=0,
     container_limit_gib=None,
-    gpu="NVIDIA GB10, 12.1", unified_memory=True, gpu_memory_gib=None, driver=None, cuda=None,
-    compute_capability="12.1", size="full",
-)  # fmt: skip
+    gpu="NVIDIA GB10, 12.1",
+    unified_memory=True,
+    gpu_memory_gib=None,
+    driver=None,
+    cuda=None,
+    compute_capability="12.1",
+    size="full",
+)
 
 
 def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -56,8 +70,17 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     precision = way.precisions[0]
     needed = memory.need(spec, model, precision, flags, SPARK)
     source = model.source(spec.reads, precision)
-    start = LaunchPlan(Path(), model, precision, image.port, SPARK.cores, flags, source.repository,
-                  int(needed.kv * 2**30), memory.share(needed, SPARK))  # fmt: skip
+    start = LaunchPlan(
+        Path(),
+        model,
+        precision,
+        image.port,
+        SPARK.cores,
+        flags,
+        source.repository,
+        int(needed.kv * 2**30),
+        memory.share(needed, SPARK),
+    )
     arguments = spec.flags_in == "arguments"
     words = way.arguments(start) + (as_arguments(flags) if arguments else [])
     if source.file and words:  # llama.cpp's server fetches a GGUF by itself
@@ -130,8 +153,12 @@ def compose() -> str:
         configs |= read
     services |= pages()
     named = {v.split(":")[0] for s in services.values() for v in s["volumes"] if v[0] not in "$./"}
-    whole = {"name": "inference-engine-labs", "services": services, "configs": configs,
-             "volumes": {volume: {} for volume in sorted(named)}}  # fmt: skip
+    whole = {
+        "name": "inference-engine-labs",
+        "services": services,
+        "configs": configs,
+        "volumes": {volume: {} for volume in sorted(named)},
+    }
     banner = "\n".join(f"# {line}" for line in textwrap.wrap(verified.banner(), 116))
     return HEADER.format(banner=banner) + str(yaml.safe_dump(whole, sort_keys=False, width=118))
 

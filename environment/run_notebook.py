@@ -86,8 +86,10 @@ def main() -> int:
         print(f"\nThe notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
         return 1
     except DeadKernelError:
-        print("\nThe notebook's kernel died, perhaps for lack of memory. Fix: close other programs, try again.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "\nThe notebook's kernel died, perhaps for lack of memory. Fix: close other programs, try again.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("\nStopped. What was measured so far is in results/; the engines are ended.", file=sys.stderr)

@@ -33,11 +33,17 @@ def main() -> int:
             return setup.exit_code() or 1
         if engines:
             ready = ", ".join(step.title for step in engines if step.ready())
-            print(f"\nReady: {ready}. JupyterLab opens; the rest goes on beside it (log in {paths.show(log)}).\n"
-                  "A cell that needs an engine which is not there yet waits for it.\n", flush=True)  # fmt: skip
+            print(
+                f"\nReady: {ready}. JupyterLab opens; the rest goes on beside it (log in {paths.show(log)}).\n"
+                "A cell that needs an engine which is not there yet waits for it.\n",
+                flush=True,
+            )
         else:
-            print("\nA cell that starts an engine fetches its container and weights first, if they are not here yet;"
-                  " `make engines` fetches all of them at once.\n", flush=True)  # fmt: skip
+            print(
+                "\nA cell that starts an engine fetches its container and weights first, if they are not here yet;"
+                " `make engines` fetches all of them at once.\n",
+                flush=True,
+            )
         return jupyter()
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)

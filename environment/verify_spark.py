@@ -193,8 +193,10 @@ def main(names: list[str]) -> int:
     file = write(machine, model, reports)
     say_so()
     failed = sum(not check.ok for report in reports.values() for check in report.checks)
-    print(f"\n{paths.show(file)} is written: {failed} check{'s' if failed != 1 else ''} failed. Commit it, with "
-          f"README.md and compose.yaml, if an engine passed all of its own.\n{verified.banner()}")  # fmt: skip
+    print(
+        f"\n{paths.show(file)} is written: {failed} check{'s' if failed != 1 else ''} failed. Commit it, with "
+        f"README.md and compose.yaml, if an engine passed all of its own.\n{verified.banner()}"
+    )
     return 1 if failed else 0
 
 

@@ -123,8 +123,9 @@ CALLOUTS = {"Predict": "info", "Do": "success", "Measure": "success", "Explain":
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
 def test_callouts_are_of_one_style(file: Path) -> None:
     texts = [c.source for c in nbformat.read(file, as_version=4).cells if c.cell_type == "markdown"]
-    found = re.findall(r'^<div class="alert alert-(\w+)">\n\n\*\*([\w ]+)\.\*\* .+?\n\n</div>$', "\n".join(texts),
-                       re.M | re.S)  # fmt: skip
+    found = re.findall(
+        r'^<div class="alert alert-(\w+)">\n\n\*\*([\w ]+)\.\*\* .+?\n\n</div>$', "\n".join(texts), re.M | re.S
+    )
     assert {word for _, word in found} == set(CALLOUTS)
     assert all(CALLOUTS[word] == look for look, word in found)
     assert "\n".join(texts).count("<div") == len(found)

@@ -82,10 +82,12 @@ def download(source: Source, *patterns: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                source.repository, revision=source.revision, allow_patterns=list(patterns or WANTED),
+                source.repository,
+                revision=source.revision,
+                allow_patterns=list(patterns or WANTED),
                 ignore_patterns="*/*",
             )
-        )  # fmt: skip
+        )
     except errors.GatedRepoError:
         raise gated(source.repository) from None
     except Exception as e:  # its HTTP library's own errors among them

@@ -50,8 +50,9 @@ def build_gguf(job: Job, asked: str) -> None:
         )
     except LabError as e:
         if "pre-tokenizer was not recognized" in str(e):
-            raise LabError(f"llama.cpp doesn't know how {asked} splits text into tokens.",
-                           "choose another model") from None  # fmt: skip
+            raise LabError(
+                f"llama.cpp doesn't know how {asked} splits text into tokens.", "choose another model"
+            ) from None
         raise
     tool = paths.cache() / "engines" / "llamacpp" / "bin" / "llama-quantize"
     for precision in recipe.PRECISIONS[1:]:

@@ -40,17 +40,26 @@ class Turns:
             return escape(self.before.get((last, role), ""))
 
         user = (
-            '{{ if eq $last "system" }}' + text("system", "user")
-            + '{{ else if eq $last "assistant" }}' + text("assistant", "user")
-            + "{{ else }}" + text("", "user") + "{{ end }}"
-        )  # fmt: skip
+            '{{ if eq $last "system" }}'
+            + text("system", "user")
+            + '{{ else if eq $last "assistant" }}'
+            + text("assistant", "user")
+            + "{{ else }}"
+            + text("", "user")
+            + "{{ end }}"
+        )
         return (
             '{{ $last := "" }}{{ range .Messages }}'
-            + '{{ if eq .Role "system" }}' + text("", "system")
-            + '{{ else if eq .Role "user" }}' + user
-            + "{{ else }}" + text("user", "assistant") + "{{ end }}"
-            + "{{ .Content }}{{ $last = .Role }}{{ end }}" + escape(self.closing)
-        )  # fmt: skip
+            + '{{ if eq .Role "system" }}'
+            + text("", "system")
+            + '{{ else if eq .Role "user" }}'
+            + user
+            + "{{ else }}"
+            + text("user", "assistant")
+            + "{{ end }}"
+            + "{{ .Content }}{{ $last = .Role }}{{ end }}"
+            + escape(self.closing)
+        )
 
 
 def escape(text: str) -> str:
@@ -90,8 +99,13 @@ def take_apart(tokenizer: Any) -> Turns:
     ends = [token for token in tokenizer.all_special_tokens if token and ended.startswith(token)]
     system = own_system(before) or DEFAULT_SYSTEM if takes_system else ""
     turns = Turns(before, turns.closing, system, tuple(dict.fromkeys(filter(None, [*ends, tokenizer.eos_token]))))
-    talk = [("user", "What is it?"), ("assistant", "It is this."), ("user", "And that?"), ("assistant", "That."),
-            ("user", "Thanks.")]  # fmt: skip
+    talk = [
+        ("user", "What is it?"),
+        ("assistant", "It is this."),
+        ("user", "And that?"),
+        ("assistant", "That."),
+        ("user", "Thanks."),
+    ]
     talk = [("system", turns.system), *talk] if turns.system else talk
     if turns.render(talk) != render(talk):
         raise not_plain()

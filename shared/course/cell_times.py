@@ -62,12 +62,12 @@ def announcement(number: str, source: str) -> str:
 def solution_took(number: str) -> dict[str, tuple[float, str]]:
     """What each cell took when the solution was run, and on what; empty for another size than now's."""
     lab = registry.find_lab(number)
-    where: Mapping[str, Any] = checks.notebook(lab).metadata.get("run_on", {})
+    where: Mapping[str, Any] = checks.notebook(lab)["metadata"].get("run_on", {})
     if where.get("size") != detect().size:
         return {}
     on = f"on {where['cores']} cores ({where['processor']})"
-    cells = checks.notebook(lab).cells
-    return {name(c.source): (c.metadata[TOOK], on) for c in cells if TOOK in c.metadata}
+    cells = checks.notebook(lab)["cells"]
+    return {name(c["source"]): (c["metadata"][TOOK], on) for c in cells if TOOK in c["metadata"]}
 
 
 def name(source: str) -> str:

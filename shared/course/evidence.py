@@ -138,8 +138,10 @@ def origin(entries: list[Entry]) -> str:
     times = sorted(e["provenance"]["time"][:16].replace("T", " ") for e in entries)
     when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
     hosts = sorted({(e["provenance"]["host"], e["provenance"]["processor"]) for e in entries})
-    where = "; ".join("this machine" if host == platform.node() else f"ANOTHER MACHINE, {host} ({processor})"
-                      for host, processor in hosts)  # fmt: skip
+    where = "; ".join(
+        "this machine" if host == platform.node() else f"ANOTHER MACHINE, {host} ({processor})"
+        for host, processor in hosts
+    )
     return f" [{when}; {where}]"
 
 

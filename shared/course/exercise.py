@@ -73,8 +73,11 @@ def judge(exercise: Exercise, function: object) -> Judgement:
         still_open = traceback.extract_tb(e.__traceback__)[-1].name
         if still_open != exercise.function:
             return Judgement("incorrect", f"{exercise.function} calls {still_open}, which is still to be written.")
-        return Judgement("not attempted", f"Write the body of {exercise.function} in the cell `{exercise.cell}`, "
-                         "where it says TODO, run it, then run this cell again.")  # fmt: skip
+        return Judgement(
+            "not attempted",
+            f"Write the body of {exercise.function} in the cell `{exercise.cell}`, "
+            "where it says TODO, run it, then run this cell again.",
+        )
     except Wrong as hint:
         return Judgement("incorrect", str(hint))
     except TooSlow:

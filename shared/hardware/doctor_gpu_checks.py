@@ -33,9 +33,13 @@ def check_image_disk(host: Host, machine: Machine) -> Check | None:
     observed = "unknown" if free is None else f"{free / GIB:.0f} GiB free in {root}"
     if free is not None and free >= CONTAINER_DISK_GIB * GIB:
         return ok("disk for images", observed)
-    return Check("disk for images", "warning", observed,
-                 f"the images of three engines and an 8B model take about {CONTAINER_DISK_GIB} GiB (an estimate)",
-                 "docker system df   # then remove what you don't need: docker image prune -a")  # fmt: skip
+    return Check(
+        "disk for images",
+        "warning",
+        observed,
+        f"the images of three engines and an 8B model take about {CONTAINER_DISK_GIB} GiB (an estimate)",
+        "docker system df   # then remove what you don't need: docker image prune -a",
+    )
 
 
 def in_wsl(host: Host) -> bool:
@@ -76,8 +80,13 @@ def check_bfloat16(host: Host, machine: Machine) -> Check | None:
         capability = machine.compute_capability
         if capability and float(capability) >= 8:
             return ok("bfloat16", f"in hardware (compute capability {capability})")
-        return Check("bfloat16", "warning", f"compute capability {capability or 'unknown'}; it comes with 8.0",
-                     "the labs' weights are BF16", "LABS_PROFILE=cpu make lab")  # fmt: skip
+        return Check(
+            "bfloat16",
+            "warning",
+            f"compute capability {capability or 'unknown'}; it comes with 8.0",
+            "the labs' weights are BF16",
+            "LABS_PROFILE=cpu make lab",
+        )
     found = bf16_products(host)
     detail = f"fast ({', '.join(found)})" if found else "no fast products: vLLM and SGLang compute in float32"
     return ok("bfloat16", detail)
@@ -88,8 +97,13 @@ def check_architecture(host: Host, machine: Machine) -> Check | None:
         return None
     if machine.architecture == "aarch64":
         return ok("architecture", machine.architecture)
-    return Check("architecture", "failed", machine.architecture, "a GB10's processor is Arm: this Python is emulated",
-                 "make PYTHON=/usr/bin/python3 lab")  # fmt: skip
+    return Check(
+        "architecture",
+        "failed",
+        machine.architecture,
+        "a GB10's processor is Arm: this Python is emulated",
+        "make PYTHON=/usr/bin/python3 lab",
+    )
 
 
 def wants_docker(host: Host, machine: Machine) -> bool:
@@ -105,8 +119,13 @@ def check_docker(host: Host, machine: Machine) -> Check | None:
     if docker.trouble == "missing":
         return Check("docker", "failed", "not on the PATH", why, "sudo apt install docker.io")
     if docker.trouble == "permission":
-        return Check("docker", "failed", docker.message, why + ". A running Jupyter does not see a new group",
-                     "sudo usermod -aG docker $USER   # then log out and in, and start Jupyter again")  # fmt: skip
+        return Check(
+            "docker",
+            "failed",
+            docker.message,
+            why + ". A running Jupyter does not see a new group",
+            "sudo usermod -aG docker $USER   # then log out and in, and start Jupyter again",
+        )
     if docker.trouble in ("down", "hangs"):
         verb = "start" if docker.trouble == "down" else "restart"
         return Check("docker", "failed", docker.message, why, f"sudo systemctl {verb} docker")
@@ -138,10 +157,14 @@ def check_kernel(host: Host, machine: Machine) -> Check | None:
     if "kho=off" in (host.read("/proc/cmdline") or "").split() and not reserved:
         return ok("kernel", f"{kernel} with kho=off")
     seen = f"CmaFree {memory['CmaFree'] / GIB:.1f} GiB above CmaTotal" if reserved else "started without kho=off"
-    return Check("kernel", "warning", f"{kernel}, {seen}",
-                 "it reserves 9.3 GiB for Kexec HandOver, and pinning memory fails (NVIDIA/NV-Kernels#591): two Sparks "
-                 "can't be joined, and large models don't fit",
-                 "sudo apt update && sudo apt install nvidia-spark-grub-kho && sudo reboot")  # fmt: skip
+    return Check(
+        "kernel",
+        "warning",
+        f"{kernel}, {seen}",
+        "it reserves 9.3 GiB for Kexec HandOver, and pinning memory fails (NVIDIA/NV-Kernels#591): two Sparks "
+        "can't be joined, and large models don't fit",
+        "sudo apt update && sudo apt install nvidia-spark-grub-kho && sudo reboot",
+    )
 
 
 def check_holders(host: Host, machine: Machine) -> Check | None:
@@ -150,5 +173,10 @@ def check_holders(host: Host, machine: Machine) -> Check | None:
     holders = gpu_holders(host)
     if not holders:
         return ok("GPU in use", "by nobody that this user can see")
-    return Check("GPU in use", "warning", "; ".join(holders.values()), "it takes memory and time from what is measured",
-                 "end what you don't need (make down ends the labs' own engines)")  # fmt: skip
+    return Check(
+        "GPU in use",
+        "warning",
+        "; ".join(holders.values()),
+        "it takes memory and time from what is measured",
+        "end what you don't need (make down ends the labs' own engines)",
+    )

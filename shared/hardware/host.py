@@ -45,9 +45,15 @@ class Host:
         """What the command printed. Never raises, never waits much longer than `limit_s`."""
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, errors="replace", env={**self.env, "LC_ALL": "C"}, start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**self.env, "LC_ALL": "C"},
+                start_new_session=True,
+            )
         except OSError as e:
             return CommandOutput(err=str(e), failure=MISSING)
         try:

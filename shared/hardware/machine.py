@@ -114,11 +114,14 @@ def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
     """The profile and what it follows from."""
     asked = host.env.get("LABS_PROFILE", "")
     if asked not in ("", *PROFILES):
-        raise LabError(f"LABS_PROFILE is {asked!r}; it can be 'cpu', 'cuda' or 'spark'.",
-                       "unset it, or choose one of the three")  # fmt: skip
+        raise LabError(
+            f"LABS_PROFILE is {asked!r}; it can be 'cpu', 'cuda' or 'spark'.", "unset it, or choose one of the three"
+        )
     if asked in ("cuda", "spark") and gpu is None:
-        raise LabError(f"LABS_PROFILE is {asked!r}, which needs an NVIDIA GPU, but {without_gpu(host)}.",
-                       "unset LABS_PROFILE; make doctor says what is wrong with the GPU")  # fmt: skip
+        raise LabError(
+            f"LABS_PROFILE is {asked!r}, which needs an NVIDIA GPU, but {without_gpu(host)}.",
+            "unset LABS_PROFILE; make doctor says what is wrong with the GPU",
+        )
     if asked:
         return asked, f"LABS_PROFILE={asked}"
     if gpu is None:

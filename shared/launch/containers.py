@@ -87,8 +87,10 @@ def name_for(spec: EngineSpec, port: int) -> str:
 def present(image: Image) -> bool:
     """Whether the image is on this machine already."""
     try:
-        return subprocess.run(["docker", "image", "inspect", image.reference], capture_output=True,
-                              timeout=30).returncode == 0  # fmt: skip
+        return (
+            subprocess.run(["docker", "image", "inspect", image.reference], capture_output=True, timeout=30).returncode
+            == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -123,8 +125,10 @@ def check_manifest(image: Image, architecture: str) -> int:
         made_for[platform] = sum(layer["size"] for layer in manifest.get("layers", []))
     if wanted not in made_for:
         there = ", ".join(name for name in made_for if name != "unknown")
-        raise LabError(f"{image.reference} is made for {there or 'no named processor'}, and this is {wanted}.",
-                       "see images.toml for another image")  # fmt: skip
+        raise LabError(
+            f"{image.reference} is made for {there or 'no named processor'}, and this is {wanted}.",
+            "see images.toml for another image",
+        )
     return made_for[wanted]
 
 
@@ -132,12 +136,18 @@ def pull(image: Image, size: int, quiet: bool) -> None:
     """Fetch it, layer by layer, with a line of progress. Ctrl-C ends the pull; layers that are whole are kept."""
     title = f"pulling {image.image}:{image.tag} ({size / 2**30:.1f} GiB)"
     printed, layers, done = "", set(), set()
-    process = subprocess.Popen(["docker", "pull", image.reference], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               stdin=subprocess.DEVNULL, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        ["docker", "pull", image.reference],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
     assert process.stdout
     try:
-        with tqdm(total=0, desc=title, unit="layer", leave=False, file=sys.stdout, disable=quiet,
-                  mininterval=1, miniters=0) as line:  # fmt: skip
+        with tqdm(
+            total=0, desc=title, unit="layer", leave=False, file=sys.stdout, disable=quiet, mininterval=1, miniters=0
+        ) as line:
             for row in process.stdout:
                 printed = (printed + row)[-4000:]
                 layer, _, state = row.strip().partition(": ")
@@ -174,16 +184,34 @@ def run_command(
     if way.files(plan):
         mounts.append(f"{plan.home}:{FILES_INSIDE}:ro")
     return [
-        "docker", "run", "--rm", "--pull", "never",
-        "--name", name, "--label", f"{LABEL}={os.getpid()}",
-        *gpu, "--ipc=host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864",
-        "--publish", f"127.0.0.1:{port}:{image.port}",
+        "docker",
+        "run",
+        "--rm",
+        "--pull",
+        "never",
+        "--name",
+        name,
+        "--label",
+        f"{LABEL}={os.getpid()}",
+        *gpu,
+        "--ipc=host",
+        "--ulimit",
+        "memlock=-1",
+        "--ulimit",
+        "stack=67108864",
+        "--publish",
+        f"127.0.0.1:{port}:{image.port}",
         *(word for mount in mounts for word in ("--volume", mount)),
         # By name, without a value: the token is in no command line, log or result.
-        "--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}",
+        "--env",
+        "HF_TOKEN",
+        "--env",
+        f"HF_HOME={HUB_INSIDE}",
         *(word for key, value in settings.items() for word in ("--env", f"{key}={value}")),
-        image.reference, *way.arguments(plan), *flags,
-    ]  # fmt: skip
+        image.reference,
+        *way.arguments(plan),
+        *flags,
+    ]
 
 
 def write_files(way: Container, plan: LaunchPlan) -> None:
@@ -217,8 +245,9 @@ def pid(name: str) -> int | None:
 def left() -> list[str]:
     """Names of the labs' containers, running or not; none where there is no docker."""
     try:
-        return docker("ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}",
-                      what="list containers").split()  # fmt: skip
+        return docker(
+            "ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}", what="list containers"
+        ).split()
     except LabError:
         return []
 

@@ -91,14 +91,18 @@ def launch(
         return engine
     memory.require(spec, needed, flags, machine, own_container_pids())
     if port and port_taken(port):
-        raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.",
-                       f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it")  # fmt: skip
+        raise LabError(
+            f"Port {port} of 127.0.0.1 is taken by another program.",
+            f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it",
+        )
     port = port or free_port()
     if isinstance(way, Native):
         weights = str(model.weights(spec.weights_form(model, precision)))
         if (ignored := inherited_environment()[1]) and not quiet:
-            print(f"Not passed on to {spec.title}: {', '.join(ignored)}. Engines are set by flags, so that a result "
-                  "shows its settings.")  # fmt: skip
+            print(
+                f"Not passed on to {spec.title}: {', '.join(ignored)}. Engines are set by flags, so that a result "
+                "shows its settings."
+            )
         engine = start_native(spec, LaunchPlan(home, model, precision, port, cores, flags, weights), needed, machine)
     else:
         image = containers.images()[way.image]

@@ -51,9 +51,14 @@ class Guarded:
             self._process = subprocess.Popen(
                 # -I -S: only the standard library; no module of shared/ can hide one of it, and it starts faster
                 [sys.executable, "-I", "-S", str(WATCHDOG), settings, *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
-                env={**inherited, **(env or {})}, pass_fds=[read_end], start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=cwd,
+                env={**inherited, **(env or {})},
+                pass_fds=[read_end],
+                start_new_session=True,
+            )
         except BaseException:
             os.close(self._lifeline)
             raise

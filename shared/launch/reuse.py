@@ -41,9 +41,15 @@ def keep(engine: Engine) -> None:
 
 
 def take_over(
-    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, port: int | None, needed: Need,
+    spec: EngineSpec,
+    model: ModelChoice,
+    precision: str,
+    flags: Flags,
+    cores: int,
+    port: int | None,
+    needed: Need,
     in_use: Collection[int],
-) -> Engine | None:  # fmt: skip
+) -> Engine | None:
     """The engine that an earlier launch left, if it is the one that is wanted; any other of its kind is held still.
 
     If there is none, room is made for it, but the engines with the process ids `in_use` stay.
@@ -57,9 +63,20 @@ def take_over(
         if record["engine"] != spec.name:
             continue
         engine = Engine(
-            spec, model, precision, flags, cores, record["version"], record["command"], record["port"],
-            Path(record["log"]), process, needed, record["container"], record["startup_s"],
-        )  # fmt: skip
+            spec,
+            model,
+            precision,
+            flags,
+            cores,
+            record["version"],
+            record["command"],
+            record["port"],
+            Path(record["log"]),
+            process,
+            needed,
+            record["container"],
+            record["startup_s"],
+        )
         if record["same"] == wanted and port in (None, record["port"]):
             engine.resume()  # held still here, or left so by a notebook that was killed while it measured another one
             file.touch()  # used last

@@ -188,12 +188,30 @@ def start_guarded(
     guard = memory.guard(machine, log.with_suffix(".memory"))
     afterwards = containers.removal(container) if container else []
     with log.open("wb") as out:
-        process = Guarded(command, out, cwd=logs, env=env, afterwards=afterwards, guard=guard, owner=keeper(),
-                          inherited=inherited_environment()[0])  # fmt: skip
+        process = Guarded(
+            command,
+            out,
+            cwd=logs,
+            env=env,
+            afterwards=afterwards,
+            guard=guard,
+            owner=keeper(),
+            inherited=inherited_environment()[0],
+        )
     engine = Engine(
-        spec, what.model, what.precision, what.flags, what.cores, version, command, port, log, process, needed,
+        spec,
+        what.model,
+        what.precision,
+        what.flags,
+        what.cores,
+        version,
+        command,
+        port,
+        log,
+        process,
+        needed,
         container,
-    )  # fmt: skip
+    )
     record = {
         "pid": process.pid,
         "started": start_time(process.pid),

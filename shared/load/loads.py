@@ -34,8 +34,9 @@ class Closed:
     def __post_init__(self) -> None:
         one_end(self.requests, self.seconds)
         if self.users < 1 or (self.requests is not None and self.requests < self.users):
-            raise LabError(f"{self.requests} requests can't come from {self.users} users.",
-                           "ask for at least one request each")  # fmt: skip
+            raise LabError(
+                f"{self.requests} requests can't come from {self.users} users.", "ask for at least one request each"
+            )
 
 
 @dataclass(frozen=True)

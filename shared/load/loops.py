@@ -96,8 +96,10 @@ def run(load: Load) -> Run:
     if died(engine, list(found.traces)):
         raise Died(failure(engine, f"{engine.spec.title} died under the load."), found)
     if all(t.error for t in found.traces):
-        raise LabError(f"No request of {load.title} succeeded; the first failed with: {found.traces[0].error}.",
-                       "read the engine's log: print(engine.tail())")  # fmt: skip
+        raise LabError(
+            f"No request of {load.title} succeeded; the first failed with: {found.traces[0].error}.",
+            "read the engine's log: print(engine.tail())",
+        )
     return found
 
 

@@ -136,8 +136,9 @@ def long(model: ModelChoice, tokens: int) -> LongPrompts:
     Raises LabError if so few tokens have no room for the question, or the model's context for so many.
     """
     if not 100 <= tokens <= model.context:
-        raise LabError(f"A long prompt of {tokens} tokens doesn't fit {model.name}.",
-                       f"choose from 100 to {model.context}")  # fmt: skip
+        raise LabError(
+            f"A long prompt of {tokens} tokens doesn't fit {model.name}.", f"choose from 100 to {model.context}"
+        )
     return LongPrompts(f"long-{tokens}", model, ("\n\nWhat is told about the island?",), input_tokens=tokens)
 
 

@@ -101,8 +101,9 @@ def _openai(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
     """A chunk of chat or completions. Reasoning is `reasoning` in vLLM, `reasoning_content` elsewhere."""
     for choice in chunk.get("choices") or ():
         delta = choice.get("delta") or choice  # completions have no delta: their text is the choice's own
-        found.add(stamp, delta.get("content") or delta.get("text"),
-                  delta.get("reasoning_content") or delta.get("reasoning"))  # fmt: skip
+        found.add(
+            stamp, delta.get("content") or delta.get("text"), delta.get("reasoning_content") or delta.get("reasoning")
+        )
         found.finish_reason = choice.get("finish_reason") or found.finish_reason
     found.timings = chunk.get("timings") or found.timings
     if usage := chunk.get("usage"):

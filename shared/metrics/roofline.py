@@ -84,8 +84,10 @@ def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
     for name, known in DATA_SHEETS.items():
         if name in (machine.gpu or ""):
             return known
-    raise LabError(f"The ceilings of {machine.gpu} are not known.",
-                   "add the bandwidth and the dense BF16 figure of its data sheet to roofline.DATA_SHEETS")  # fmt: skip
+    raise LabError(
+        f"The ceilings of {machine.gpu} are not known.",
+        "add the bandwidth and the dense BF16 figure of its data sheet to roofline.DATA_SHEETS",
+    )
 
 
 def measure(working_set_bytes: float, cores: int) -> Ceilings:
@@ -190,8 +192,10 @@ def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = Non
     scaled = columns / times[:, None]
     lengths = np.linalg.norm(scaled, axis=0)
     if np.linalg.cond(scaled / lengths) > 200:
-        raise LabError("These points can't tell overhead, bytes and operations apart.",
-                       "vary the precision or the context as well, or give bandwidth_gb_s")  # fmt: skip
+        raise LabError(
+            "These points can't tell overhead, bytes and operations apart.",
+            "vary the precision or the context as well, or give bandwidth_gb_s",
+        )
     wanted = (times - known) / times
     best, best_error = np.zeros(columns.shape[1]), float(np.sum(wanted**2))
     for count in range(1, columns.shape[1] + 1):

@@ -77,8 +77,9 @@ class ModelChoice:
         """Where the weights for an engine that reads "hf" or "gguf" lie. Raises LabError, with what there is."""
         if (found := self.sources.get(f"{reads} {precision}")) is None:
             there = ", ".join(self.sources) or "none: its files are on this machine"
-            raise LabError(f"No {precision} of {self.name} is known for an engine that reads {reads}.",
-                           f"choose one of: {there}")  # fmt: skip
+            raise LabError(
+                f"No {precision} of {self.name} is known for an engine that reads {reads}.", f"choose one of: {there}"
+            )
         return found
 
     def key(self, form: str) -> str:
@@ -162,8 +163,10 @@ def find_in_catalogue(asked: str) -> CatalogueEntry:
     for model in catalogue.entries().values():
         if asked.lower() in {model.name, *(source.repository.lower() for source in model.sources.values())}:
             return model
-    raise LabError(f"LABS_MODEL is {asked!r}, which the labs don't know how to run on a GPU.",
-                   f"unset it, or choose one of {', '.join(catalogue.entries())}")  # fmt: skip
+    raise LabError(
+        f"LABS_MODEL is {asked!r}, which the labs don't know how to run on a GPU.",
+        f"unset it, or choose one of {', '.join(catalogue.entries())}",
+    )
 
 
 def from_catalogue_entry(model: CatalogueEntry, lab: str, token: bool) -> ModelChoice:

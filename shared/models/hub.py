@@ -43,10 +43,13 @@ def fetch(source: Source) -> Path:
             )
         return Path(
             snapshot_download(
-                source.repository, revision=revision, cache_dir=cache, allow_patterns=list(WANTED),
+                source.repository,
+                revision=revision,
+                cache_dir=cache,
+                allow_patterns=list(WANTED),
                 local_files_only=offline,
             )
-        )  # fmt: skip
+        )
 
     with contextlib.suppress(LocalEntryNotFoundError):
         # Pinned and whole: the hub needn't be asked.
@@ -62,8 +65,10 @@ def fetch(source: Source) -> Path:
     except RepositoryNotFoundError:
         raise LabError(f"The hub has no {source.repository}, or it is private.", f"check its name: {page}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise LabError(f"{source.repository} could not be fetched whole: {str(e).splitlines()[0][:200]}",
-                       "check the network, then again: what was fetched is kept") from None  # fmt: skip
+        raise LabError(
+            f"{source.repository} could not be fetched whole: {str(e).splitlines()[0][:200]}",
+            "check the network, then again: what was fetched is kept",
+        ) from None
 
 
 def gated(repository: str, ungated: str = "") -> LabError:

@@ -25,16 +25,22 @@ def load(model: ModelChoice, precision: str = "BF16", context: int = 2048, every
     """A llama_cpp.Llama. Raises LabError where the labs have no such library, or no such file of the model."""
     libraries = paths.cache() / "engines" / "llamacpp" / "bin"
     if not (libraries / "libllama.so").exists():
-        raise LabError("llama.cpp's library is not on this machine: it is made where engines run without a container.",
-                       "make LABS_PROFILE=cpu engines")  # fmt: skip
+        raise LabError(
+            "llama.cpp's library is not on this machine: it is made where engines run without a container.",
+            "make LABS_PROFILE=cpu engines",
+        )
     os.environ["LLAMA_CPP_LIB_PATH"] = str(libraries)
     from llama_cpp import Llama
 
     cores = detect().cores
     return Llama(
-        str(model.weights(precision)), n_ctx=context, n_threads=cores, n_threads_batch=cores,
-        logits_all=every_logit, verbose=False,
-    )  # fmt: skip
+        str(model.weights(precision)),
+        n_ctx=context,
+        n_threads=cores,
+        n_threads_batch=cores,
+        logits_all=every_logit,
+        verbose=False,
+    )
 
 
 def perplexity(model: ModelChoice, precision: str, tokens: int = 512) -> float:

@@ -60,8 +60,10 @@ def side(name: str, place: Path) -> Side:
             if found.entries:
                 labs[folder.name] = by_measurement(found.entries)
     if not labs:
-        raise LabError(f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",
-                       "name a results folder, or one lab's in it: make compare A=results B=other/results")  # fmt: skip
+        raise LabError(
+            f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",
+            "name a results folder, or one lab's in it: make compare A=results B=other/results",
+        )
     return Side(name, place, labs, tuple(faults))
 
 
@@ -125,7 +127,7 @@ def compared(lab: str, a: Rounds, b: Rounds) -> list[Section]:
                 rows.append((*place(key, a[key][0]), spread(ours), spread(theirs), ratio(theirs, ours), marks[key]))
         if rows:
             header = ("engine", "users", f"A, {unit}", f"B, {unit}", "B / A", "differs")
-            text = "\n".join([*notes, "", aligned(Table("", header, rows))])
+            text = "\n".join([*notes, "", Table("", header, rows).markdown()])
             sections.append(Section(f"{lab}: {name}", text))
     return sections
 
@@ -223,16 +225,6 @@ def one_line(text: str) -> str:
     """What a foreign ledger says, on one line of printable characters."""
     one_line = "".join(c if c.isprintable() else " " for c in text)
     return one_line if len(one_line) <= 200 else one_line[:199] + "…"
-
-
-def aligned(table: Table) -> str:
-    """The table in Markdown, its columns aligned for a terminal."""
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(table.header))]
-    lines.insert(1, ["-" * max(width, 3) for width in widths])
-    return "\n".join(
-        "| " + " | ".join(c.ljust(max(w, 3)) for c, w in zip(row, widths, strict=True)) + " |" for row in lines
-    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ In JupyterLab the panel is a widget that changes twice a second. Where widgets d
 as HTML, which is written when the load is over. Reading /metrics costs the engine about a millisecond each time.
 """
 
-import html
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,10 +74,10 @@ class CounterSamples:
 
     def html(self) -> str:
         seconds = f"{self.samples[-1][0]:.1f} s" if self.samples else "nothing seen yet"
-        return f"<b>{html.escape(self.title)}</b>, {seconds}{self.table().html()}"
+        return f"{self.table().html()}<p>{seconds}</p>"
 
     def text(self) -> str:
-        return f"{self.title}\n{self.table().markdown()}"
+        return self.table().markdown()
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:

@@ -3,7 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly
 from markdown_it import MarkdownIt
@@ -87,7 +87,7 @@ def as_html(title: str, source: str, sections: Sequence[Section]) -> str:
                 f'<div class="plot" role="img" aria-label="{html.escape(plot.title)}: see the table below"></div>'
                 f'<script type="application/json">{data}</script>'
                 f"{without_script if picture else ''}"
-                f'<div class="wide">{plot.html()}</div></figure>'
+                f'<div class="wide">{replace(plot, title="").html()}</div></figure>'
             )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

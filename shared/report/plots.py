@@ -51,16 +51,16 @@ class Plot(Table):
         return picture(self.figure.to_json(), path) if path else None
 
 
-@functools.lru_cache(maxsize=64)  # a browser's start takes seconds, and the report shows what the notebook showed
+@functools.lru_cache(maxsize=64)  # the report shows what the notebook showed
 def picture(figure: str, path: str) -> bytes | None:
-    """The figure of this JSON as a PNG, drawn by the browser at `path`."""
+    """The figure of this JSON as a PNG, drawn by the browser at `path`. The browser stays for the next figure: a start
+    takes two seconds, a picture 0.2. It ends with this program."""
     with contextlib.suppress(Exception):  # whatever a browser does, the interactive figure stands
         import kaleido
 
-        drawn: bytes = kaleido.calc_fig_sync(
-            json.loads(figure), opts={"format": "png", "width": WIDTH, "height": HEIGHT, "scale": 2},
-            kopts={"path": path},
-        )  # fmt: skip
+        kaleido.start_sync_server(path=path, silence_warnings=True)
+        opts = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": 2}
+        drawn: bytes = kaleido.calc_fig_sync(json.loads(figure), opts=opts)
         return drawn
     return None
 
@@ -102,20 +102,29 @@ def lines(data: Rounds, title: str, unit: str, x: tuple[str, str], limit: Limit 
             x=here,
             y=[s.median for s in known],
             error_y={
-                "type": "data", "symmetric": False, "thickness": 1.5, "width": 5,
-                "array": [s.high - s.median for s in known], "arrayminus": [s.median - s.low for s in known],
+                "type": "data",
+                "symmetric": False,
+                "thickness": 1.5,
+                "width": 5,
+                "array": [s.high - s.median for s in known],
+                "arrayminus": [s.median - s.low for s in known],
             },
-            name=ENGINES[name].title, mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": marker, "size": 10},
-        )  # fmt: skip
+            name=ENGINES[name].title,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2.5},
+            marker={"symbol": marker, "size": 10},
+        )
     header = (x[0], *(f"{ENGINES[name].title}, {unit}" for name in engines))
     cells = [(str(at), *(str(Spread.of(data.get((name, at), [])) or "–") for name in engines)) for at in places]
     if limit:
         name, known_at = limit
         figure.add_scatter(
-            x=list(known_at), y=list(known_at.values()), name=name, mode="lines",
+            x=list(known_at),
+            y=list(known_at.values()),
+            name=name,
+            mode="lines",
             line={"color": "#6e7781", "dash": "dot", "width": 2},
-        )  # fmt: skip
+        )
         header = (*header, f"{name}, {unit}")
         cells = [(*row, number(known_at[at]) if at in known_at else "–") for row, at in zip(cells, places, strict=True)]
     figure.update_xaxes(type="log", tickvals=places, ticktext=[str(at) for at in places])
@@ -130,10 +139,15 @@ def bars(title: str, unit: str, rows: Mapping[str, Mapping[str, float | None]], 
     for part, (colour, pattern) in zip(parts, PARTS, strict=False):
         values = [row.get(part) for row in rows.values()]
         figure.add_bar(
-            x=list(rows), y=values, name=part, text=["" if v is None else number(v) for v in values],
-            textposition="inside" if stacked else "outside", textangle=0, cliponaxis=False,
+            x=list(rows),
+            y=values,
+            name=part,
+            text=["" if v is None else number(v) for v in values],
+            textposition="inside" if stacked else "outside",
+            textangle=0,
+            cliponaxis=False,
             marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "fgopacity": 0.6}},
-        )  # fmt: skip
+        )
     figure.update_layout(barmode="stack" if stacked else "group")
     header = ("", *(f"{part}, {unit}" for part in parts))
     cells = [

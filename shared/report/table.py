@@ -5,24 +5,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from IPython.display import display
+from tabulate import tabulate
+
+CAPTION = "caption-side: top; text-align: left; font-weight: bold; padding: .3em 0"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers to be read."""
+    """Numbers to be read, under a title that states what they are."""
 
-    title: str
+    title: str  # "" where a heading stands above it already
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def html(self) -> str:
         head = "".join(f"<th>{html.escape(h)}</th>" for h in self.header)
         body = "".join("<tr>" + "".join(map(html_cell, row)) + "</tr>" for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        caption = f'<caption style="{CAPTION}">{html.escape(self.title)}</caption>' if self.title else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def markdown(self) -> str:
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        header, *rows = ([cell.replace("|", "\\|") for cell in line] for line in (self.header, *self.rows))
+        # Cells are texts already: tabulate would write 7.50 as 7.5.
+        table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+        return f"**{self.title}**\n\n{table}" if self.title else table
 
 
 def html_cell(text: str) -> str:

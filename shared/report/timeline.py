@@ -100,9 +100,14 @@ def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) 
     def bar(name: str, begin_ns: int, end_ns: int, **args: object) -> Event:
         known = {k: v for k, v in {"request": number, **args}.items() if v is not None}
         return {
-            "name": name, "cat": "request", "ph": "X", "ts": at(begin_ns), "dur": at(end_ns) - at(begin_ns), **where,
+            "name": name,
+            "cat": "request",
+            "ph": "X",
+            "ts": at(begin_ns),
+            "dur": at(end_ns) - at(begin_ns),
+            **where,
             "args": known,
-        }  # fmt: skip
+        }
 
     def instant(name: str, ns: int, **args: object) -> Event:
         return {"name": name, "cat": "text", "ph": "i", "s": "t", "ts": at(ns), **where, "args": args}
@@ -111,12 +116,22 @@ def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) 
     first = chunks[0] if chunks else trace.end_ns
     # The client can't see when the engine took the request from its queue.
     yield bar(
-        "queue and prefill", trace.sent_ns, first, input_tokens=trace.input_tokens,
-        cached_tokens=trace.cached_tokens, ttft_ms=trace.ttft_ms,
-    )  # fmt: skip
+        "queue and prefill",
+        trace.sent_ns,
+        first,
+        input_tokens=trace.input_tokens,
+        cached_tokens=trace.cached_tokens,
+        ttft_ms=trace.ttft_ms,
+    )
     if chunks:
-        yield bar("decode", first, trace.end_ns, output_tokens=trace.output_tokens, tpot_ms=trace.tpot_ms,
-                  finish_reason=trace.finish_reason)  # fmt: skip
+        yield bar(
+            "decode",
+            first,
+            trace.end_ns,
+            output_tokens=trace.output_tokens,
+            tpot_ms=trace.tpot_ms,
+            finish_reason=trace.finish_reason,
+        )
     # A chunk is a token only where the engine's count says so.
     unit = "token" if trace.output_tokens == len(chunks) else "chunk"
     for ns, text in zip(trace.reasoning_ns, trace.reasoning_texts, strict=True):

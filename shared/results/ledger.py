@@ -52,12 +52,13 @@ def record(
 ) -> Entry:
     """Write one result and return its entry. A Summary brings its engine and its traces; a mapping needs them named.
 
-    `kind` is "measured", "simulated", or "quoted: <source>, <date>" (2026-11-24, 2026-11 or 2026). `uses`: the hashes
-    of a notebook's functions that it depends on, by name; `settings`: what else decides it. Raises LabError if it
-    can't be written: then what was there before is whole.
+    `kind` is "measured", "simulated", "guessed" (a student's prediction), or "quoted: <source>, <date>" with a date
+    such as 2026-11-24, 2026-11 or 2026. `uses` has the hashes of a notebook's functions that the result depends on, by
+    name; `settings` is what else decides it. Raises LabError if the files can't be written; the earlier result is then
+    still whole.
     """
     if not KINDS.fullmatch(kind):
-        raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, or 'quoted: source, date'")
+        raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, guessed, or 'quoted: source, date'")
     check_key(key)
     data: dict[str, Any]
     if isinstance(what, Summary):
@@ -147,10 +148,17 @@ def run_of(entry: Entry, raw: Any) -> Run:
     traces = tuple(Trace.restore(t) for t in raw)
     source, values = entry["provenance"], entry["values"]
     return Run(
-        traces, values["users"], source["max_tokens"], source["prompts"], {}, values["client_cpu_share"],
-        values["counted"], source.get("load", {}), values["client_lag_ms"],
+        traces,
+        values["users"],
+        source["max_tokens"],
+        source["prompts"],
+        {},
+        values["client_cpu_share"],
+        values["counted"],
+        source.get("load", {}),
+        values["client_lag_ms"],
         values["others_cpu_share"],
-    )  # fmt: skip
+    )
 
 
 def stored_copy(lab: str, key: str) -> Entry | None:

@@ -62,8 +62,9 @@ def functions_sha256(*functions: Callable[..., Any]) -> dict[str, str]:
     Comments, docstrings and the place in a cell don't count; numbers and texts that a function takes from outside do.
     What it calls in a package is not a notebook's: that is in the code's hash, or in the engine's version.
     """
-    return {function.__name__: hashlib.sha256(_defined(function, set()).encode()).hexdigest()[:16]
-            for function in functions}  # fmt: skip
+    return {
+        function.__name__: hashlib.sha256(_defined(function, set()).encode()).hexdigest()[:16] for function in functions
+    }
 
 
 def _defined(function: Any, seen: set[int]) -> str:

@@ -20,7 +20,7 @@ from shared.errors import LabError
 
 SCHEMA = 3  # 2: all results of a lab in one index; 1: raw traces were not packed
 LARGEST = 256 * 2**20  # bytes of one result, unpacked: the labs' own have a few hundred thousand
-KINDS = re.compile(r"measured|simulated|quoted: .+, \d{4}(-\d\d){0,2}")
+KINDS = re.compile(r"measured|simulated|guessed|quoted: .+, \d{4}(-\d\d){0,2}")
 KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of a file
 Entry = dict[str, Any]
 Entries = Mapping[str, Entry]  # by key
@@ -50,8 +50,10 @@ def read_ledger(folder: Path) -> LedgerContents:
         if not is_entry(entry) or file_name(entry["key"]) != file.name.removesuffix(".json"):
             torn.append(file)
         elif entry["schema"] > SCHEMA:
-            raise LabError(f"{paths.show(file)} is of schema {entry['schema']}; these labs read {SCHEMA} at most.",
-                           "git pull; or keep what you measure elsewhere: export LABS_RESULTS=~/results")  # fmt: skip
+            raise LabError(
+                f"{paths.show(file)} is of schema {entry['schema']}; these labs read {SCHEMA} at most.",
+                "git pull; or keep what you measure elsewhere: export LABS_RESULTS=~/results",
+            )
         elif entry["schema"] < SCHEMA:
             old += 1
         else:
@@ -62,8 +64,10 @@ def read_ledger(folder: Path) -> LedgerContents:
         faults.append(f"{paths.show(folder)}: {len(torn) - 3} more files are torn or no results")
     index = older_index(folder)
     if older := index.exists():
-        faults.append(f"{paths.show(index)} was written by an older version of these labs, which kept all results of a "
-                      "lab in one file. It is not used: measure again")  # fmt: skip
+        faults.append(
+            f"{paths.show(index)} was written by an older version of these labs, which kept all results of a "
+            "lab in one file. It is not used: measure again"
+        )
     if old:
         faults.append(f"{paths.show(folder)}: results of a schema before {SCHEMA}, to be measured again: {old}")
     return LedgerContents(entries, tuple(faults), older)

@@ -27,8 +27,10 @@ from tests.helpers.truth import MODEL, TruthEngine
 TOKENS = 64
 PLAN: dict[str, object] = {"ttft_s": 0.1, "gap_s": 0.02}
 # The console script `vllm` looks for a distribution of that name; the build for processors has another.
-VLLM = "import argparse, asyncio\nfrom vllm.benchmarks.serve import add_cli_args, main_async\n" \
-       "p = argparse.ArgumentParser()\nadd_cli_args(p)\nasyncio.run(main_async(p.parse_args()))"  # fmt: skip
+VLLM = (
+    "import argparse, asyncio\nfrom vllm.benchmarks.serve import add_cli_args, main_async\n"
+    "p = argparse.ArgumentParser()\nadd_cli_args(p)\nasyncio.run(main_async(p.parse_args()))"
+)
 
 
 def theirs(engine: TruthEngine, users: int, requests: int) -> dict[str, Any]:
@@ -37,15 +39,45 @@ def theirs(engine: TruthEngine, users: int, requests: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
-                str(python), "-c", VLLM, "--backend", "openai-chat", "--endpoint", "/v1/chat/completions",
-                "--base-url", engine.url, "--model", MODEL.name, "--tokenizer", str(models.small().weights("hf")),
-                "--dataset-name", "random", "--random-input-len", "20", "--random-output-len", str(TOKENS),
-                "--num-prompts", str(requests), "--max-concurrency", str(users), "--ready-check-timeout-sec", "0",
-                "--extra-body", json.dumps({"truth": PLAN}), "--save-result", "--result-dir", folder,
-                "--result-filename", "result.json", "--percentile-metrics", "ttft,tpot,itl,e2el",
+                str(python),
+                "-c",
+                VLLM,
+                "--backend",
+                "openai-chat",
+                "--endpoint",
+                "/v1/chat/completions",
+                "--base-url",
+                engine.url,
+                "--model",
+                MODEL.name,
+                "--tokenizer",
+                str(models.small().weights("hf")),
+                "--dataset-name",
+                "random",
+                "--random-input-len",
+                "20",
+                "--random-output-len",
+                str(TOKENS),
+                "--num-prompts",
+                str(requests),
+                "--max-concurrency",
+                str(users),
+                "--ready-check-timeout-sec",
+                "0",
+                "--extra-body",
+                json.dumps({"truth": PLAN}),
+                "--save-result",
+                "--result-dir",
+                folder,
+                "--result-filename",
+                "result.json",
+                "--percentile-metrics",
+                "ttft,tpot,itl,e2el",
             ],
-            check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            stdout=sys.stderr,
+            stderr=subprocess.DEVNULL,
+        )
         found: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text())
         return found
 
@@ -80,13 +112,25 @@ def main() -> None:
             their_ttft, their_tpot = truths(engine.records()[before:], requests)
         rows += [
             (users, "TTFT, ms, first text", ttft, median(lambda t: t.ttft_ms, run.traces), their_ttft, None),
-            (users, "TTFT, ms, vLLM's: first chunk", None, median(vllm_ttft_ms, run.traces), None,
-             said["median_ttft_ms"]),
+            (
+                users,
+                "TTFT, ms, vLLM's: first chunk",
+                None,
+                median(vllm_ttft_ms, run.traces),
+                None,
+                said["median_ttft_ms"],
+            ),
             (users, "TPOT, ms, between texts", tpot, median(lambda t: t.tpot_ms, run.traces), their_tpot, None),
-            (users, "TPOT, ms, vLLM's: to the last chunk", None, median(vllm_tpot_ms, run.traces), None,
-             said["median_tpot_ms"]),
+            (
+                users,
+                "TPOT, ms, vLLM's: to the last chunk",
+                None,
+                median(vllm_tpot_ms, run.traces),
+                None,
+                said["median_tpot_ms"],
+            ),
             (users, "output, tok/s", None, ours.output_tok_s, None, said["output_throughput"]),
-        ]  # fmt: skip
+        ]
     print(f"{machine.processor}, {machine.cores} cores shared by the server and one client at a time")
     heads = ("users", "figure", "truth", "ours", "truth", "vLLM's client")
     print("{:>5}  {:<36}{:>10}{:>10}{:>12}{:>14}".format(*heads))

@@ -120,18 +120,80 @@ def test_a_stray_marker_is_named_with_its_place(tmp_path: Path, source: str, sai
     assert not (tmp_path / "labs").exists()
 
 
-def test_a_lab_that_a_student_has_worked_in_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [True, False])
+def test_a_lab_that_a_student_has_changed_is_kept(tmp_path: Path, run: bool) -> None:
     solutions = written(tmp_path / "solutions", ("ex-area", SOURCE, []))
     labs = tmp_path / "labs"
     authoring.make_labs(solutions, labs)
     lab = nbformat.read(labs / "lab-3.3.1-x.ipynb", as_version=4)
-    lab.cells[0].execution_count = 4
+    lab.cells[0].execution_count = 4 if run else None
     lab.cells[0].source = "my work"
     nbformat.write(lab, labs / "lab-3.3.1-x.ipynb")
     authoring.make_labs(solutions, labs)
     [kept] = labs.glob("yours-lab-3.3.1-x-2*.ipynb")
     assert "my work" in kept.read_text()
     assert "my work" not in (labs / "lab-3.3.1-x.ipynb").read_text()
+
+
+def test_what_make_labs_wrote_itself_is_not_kept(tmp_path: Path) -> None:
+    solutions, labs = tmp_path / "solutions", tmp_path / "labs"
+    for source in ("1", "2", "3"):  # an instructor edits, and looks at the lab each time
+        authoring.make_labs(written(solutions, ("some", source, [])), labs)
+    assert [file.name for file in labs.iterdir() if not file.name.startswith(".")] == ["lab-3.3.1-x.ipynb"]
+
+
+def repository(folder: Path) -> tuple[Path, Path]:
+    """A committed solution with its lab: a notebook, and starter code in a folder."""
+    solutions = written(folder / "solutions", ("ex-area", SOURCE, []))
+    (solutions / "gateway").mkdir()
+    (solutions / "gateway" / "app.py").write_text(SOURCE)
+    authoring.make_labs(solutions, folder / "labs")
+    me = ["-c", "user.name=n", "-c", "user.email=e"]
+    for arguments in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "labs"]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    (folder / "labs" / authoring.MADE).unlink()  # as in a clone
+    return solutions, folder / "labs"
+
+
+def test_a_solved_exercise_is_no_difference_and_an_edited_solution_is_one(tmp_path: Path) -> None:
+    solutions, labs = repository(tmp_path)
+    for file in (labs / "lab-3.3.1-x.ipynb", labs / "gateway" / "app.py"):
+        file.write_text(file.read_text().replace("TODO", "solved"))
+    assert authoring.uncommitted_differences(solutions, labs) == []
+    app = solutions / "gateway" / "app.py"
+    app.write_text(app.read_text().replace("below", "above"))
+    [(path, _)] = authoring.uncommitted_differences(solutions, labs)
+    assert path == Path("gateway/app.py")
+
+
+def test_starter_code_that_a_student_has_changed_is_kept_and_the_rest_renewed(tmp_path: Path) -> None:
+    solutions, labs = repository(tmp_path)
+    mine = labs / "gateway" / "app.py"
+    mine.write_text("my work")
+    (labs / "gateway" / "notes.py").write_text("mine as well")
+    (solutions / "gateway" / "app.py").unlink()
+    (solutions / "gateway" / "routes.py").write_text(SOURCE)
+    written(solutions, ("ex-area", SOURCE.replace("below", "above"), []))
+    authoring.make_labs(solutions, labs)
+    [kept] = labs.glob("gateway/yours-app-2*.py")
+    assert kept.read_text() == "my work"
+    assert not mine.exists()
+    assert {file.name for file in (labs / "gateway").iterdir()} == {kept.name, "notes.py", "routes.py"}
+    assert not list(labs.glob("yours-*"))
+    assert "above" in (labs / "lab-3.3.1-x.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("solution", "lab"),
+    [
+        ("mine = lab.guess(growth=8)", "mine = lab.guess(growth=...)"),
+        ("lab.guess(growth=8.5, ttft_ms=-1e3)  # yours", "lab.guess(growth=..., ttft_ms=...)  # yours"),
+        ("lab.guess(\n    growth=1_000,\n)\nx = 3", "lab.guess(\n    growth=...,\n)\nx = 3"),
+        ("lab.measure(growth=8)", "lab.measure(growth=8)"),
+    ],
+)
+def test_a_guess_is_left_to_the_student(solution: str, lab: str) -> None:
+    assert authoring.student_text(solution, authoring.Place(Path("x.ipynb"), "guess")) == lab
 
 
 def test_a_lab_without_solution_goes_and_other_files_stay(tmp_path: Path) -> None:
@@ -141,7 +203,9 @@ def test_a_lab_without_solution_goes_and_other_files_stay(tmp_path: Path) -> Non
     (labs / "lab-old.ipynb").write_text(json.dumps(nbformat.v4.new_notebook()))
     (labs / "notes.txt").write_text("mine")
     authoring.make_labs(solutions, labs)
-    assert {f.name for f in labs.iterdir()} == {"lab-3.3.1-x.ipynb", "notes.txt"}
+    there = {f.name for f in labs.iterdir() if f.name != authoring.MADE}
+    assert {name for name in there if not name.startswith("yours-lab-old-")} == {"lab-3.3.1-x.ipynb", "notes.txt"}
+    assert len(there) == 3  # the old one is kept: nothing shows that it wasn't changed here
 
 
 def test_labs_are_as_their_solutions_say() -> None:

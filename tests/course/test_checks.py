@@ -80,8 +80,15 @@ def test_a_name_that_is_no_exercise_is_said(check: Checker) -> None:
         checks.of("9")
 
 
-DAMAGES = [b"", b"\0" * 100, b"[]", b'{"ceiling_tok_s": 3}', b"[" * 100_000,
-           b'{"ceiling_tok_s": {"hints": "many"}}', b'{"ceiling_tok_s": {"outcome": "A+"}}']  # fmt: skip
+DAMAGES = [
+    b"",
+    b"\0" * 100,
+    b"[]",
+    b'{"ceiling_tok_s": 3}',
+    b"[" * 100_000,
+    b'{"ceiling_tok_s": {"hints": "many"}}',
+    b'{"ceiling_tok_s": {"outcome": "A+"}}',
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -95,6 +102,6 @@ def test_a_torn_tally_is_as_if_nothing_had_happened(check: Checker, damage: byte
 
 def test_a_changed_solution_cell_is_missed_with_a_fix(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
     checks.solution.cache_clear()
-    monkeypatch.setattr(checks, "notebook", lambda lab: type("N", (), {"cells": []}))
+    monkeypatch.setattr(checks, "notebook", lambda lab: {"cells": []})
     with pytest.raises(LabError, match=r"has no cell `ex-ceiling`.\nFix: git checkout solutions"):
         check.reveal(ceiling_tok_s)

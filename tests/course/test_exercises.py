@@ -14,8 +14,9 @@ from shared.course.exercise import Exercise, expect, judge
 from tests.wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
 
 LABS = {"3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps), "3.3.2": (continuous_batching,)}
-ANSWERS = {lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()}
-           for lab, modules in LABS.items()}  # fmt: skip
+ANSWERS = {
+    lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()} for lab, modules in LABS.items()
+}
 RIGHT = {lab: {name: f for module in modules for name, f in module.RIGHT.items()} for lab, modules in LABS.items()}
 TRIES = 20  # a test makes up its inputs: the hint must not depend on luck
 
@@ -55,11 +56,11 @@ def test_right_answers_pass_however_they_are_written(lab: registry.Lab, asked: E
 
 @pytest.mark.parametrize(("lab", "asked"), EXERCISES)
 def test_the_notebook_says_what_an_exercise_costs(lab: registry.Lab, asked: Exercise) -> None:
-    cells = checks.notebook(lab).cells
-    [place] = [i for i, cell in enumerate(cells) if cell.id == asked.cell]
-    assert asked.header() in cells[place - 1].source
-    assert cells[place + 1].source == f"check({asked.function})"
-    after = "\n".join(c.source for c in cells[place + 2 :] if c.cell_type == "code")
+    cells = checks.notebook(lab)["cells"]
+    [place] = [i for i, cell in enumerate(cells) if cell["id"] == asked.cell]
+    assert asked.header() in cells[place - 1]["source"]
+    assert cells[place + 1]["source"] == f"check({asked.function})"
+    after = "\n".join(c["source"] for c in cells[place + 2 :] if c["cell_type"] == "code")
     assert f"check.use({asked.function})" in after, "its answer is used nowhere"
 
 
@@ -133,10 +134,23 @@ def test_a_function_that_changes_its_inputs_harms_nobody(asked: Exercise) -> Non
 
 @pytest.mark.parametrize(
     ("got", "right", "same"),
-    [(7.0000001, 7, True), (7.1, 7, False), (None, 7, False), (None, None, True), (0, None, False), ("7", 7, False),
-     (True, 1, False), ((1, 2.0), [1, 2], True), ([1], [1, 2], False), (3, [3], False), (float("nan"), 7, False),
-     ("a", "a", True), (object(), 7, False), (10**400, 7.0, False)],
-)  # fmt: skip
+    [
+        (7.0000001, 7, True),
+        (7.1, 7, False),
+        (None, 7, False),
+        (None, None, True),
+        (0, None, False),
+        ("7", 7, False),
+        (True, 1, False),
+        ((1, 2.0), [1, 2], True),
+        ([1], [1, 2], False),
+        (3, [3], False),
+        (float("nan"), 7, False),
+        ("a", "a", True),
+        (object(), 7, False),
+        (10**400, 7.0, False),
+    ],
+)
 def test_what_counts_as_the_same_answer(got: object, right: object, same: bool) -> None:
     assert exercise.same(got, right) is same
 

@@ -49,11 +49,13 @@ def test_a_load_is_measured_once(truth: TruthEngine, lab: OpenLab, capsys: pytes
 @pytest.mark.parametrize(
     "change",
     [
-        {"rhythm": Closed(users=3, requests=4)}, {"rhythm": Closed(users=2, requests=5)},
-        {"rhythm": Poisson(rate_per_s=50, requests=4)}, {"max_tokens": 5},
+        {"rhythm": Closed(users=3, requests=4)},
+        {"rhythm": Closed(users=2, requests=5)},
+        {"rhythm": Poisson(rate_per_s=50, requests=4)},
+        {"max_tokens": 5},
     ],
     ids=["users", "requests", "rhythm", "tokens"],
-)  # fmt: skip
+)
 def test_another_load_is_measured_anew(
     truth: TruthEngine, lab: OpenLab, own_results: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,8 +205,16 @@ def test_a_local_that_is_named_as_a_variable_of_the_notebook_does_not_count(tmp_
 
 def test_a_function_without_a_source_has_the_same_hash_in_every_process() -> None:
     made = "from shared.results.provenance import functions_sha256; f = lambda n: [m for m in (lambda: range(n))()]; "
-    seen = {subprocess.run([sys.executable, "-c", made + "print(functions_sha256(f))"], capture_output=True, text=True,
-                           check=True, cwd=paths.REPO).stdout for _ in range(2)}  # fmt: skip
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", made + "print(functions_sha256(f))"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=paths.REPO,
+        ).stdout
+        for _ in range(2)
+    }
     assert len(seen) == 1
     assert "<lambda>" in seen.pop()
 
@@ -232,8 +242,13 @@ def test_an_edited_docstring_voids_no_result(monkeypatch: pytest.MonkeyPatch, tr
     lab.measure("load/a", one)
     asked = len(truth.records())
     read = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read(self, *a, **k).replace('"""', '"""Edited. ', 1)
-                        if self.suffix == ".py" else read(self, *a, **k))  # fmt: skip
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, *a, **k: (
+            read(self, *a, **k).replace('"""', '"""Edited. ', 1) if self.suffix == ".py" else read(self, *a, **k)
+        ),
+    )
     source_sha256.cache_clear()
     lab.measure("load/a", one)
     source_sha256.cache_clear()

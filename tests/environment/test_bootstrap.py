@@ -44,9 +44,13 @@ class Project:
     def bootstrap(self, **env: str) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV"))}
         return subprocess.run(
-            [self.root / "environment" / "bootstrap.sh"], cwd=self.root.parent, capture_output=True, text=True,
-            timeout=60, env={**kept, "PATH": str(self.bin), "LABS_CACHE": str(self.cache), **env},
-        )  # fmt: skip
+            [self.root / "environment" / "bootstrap.sh"],
+            cwd=self.root.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**kept, "PATH": str(self.bin), "LABS_CACHE": str(self.cache), **env},
+        )
 
     def refuses(self, **env: str) -> tuple[str, str]:
         """Runs it, sees that it fails and leaves nothing that passes for whole; its sentence and its fix."""

@@ -34,8 +34,11 @@ WAY_OUT = re.compile(r"\binstead\b")
 
 def faults(row: dict[str, Any]) -> list[str]:
     """What is wrong with one table; empty if nothing is."""
-    wrong = [f"{name} is missing or no {kind.__name__}" for name, kind in FIELDS.items()
-             if not isinstance(row.get(name), kind)]  # fmt: skip
+    wrong = [
+        f"{name} is missing or no {kind.__name__}"
+        for name, kind in FIELDS.items()
+        if not isinstance(row.get(name), kind)
+    ]
     wrong += [f"{name} is unknown" for name in row.keys() - FIELDS.keys()]
     if wrong:
         return wrong

@@ -32,8 +32,14 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
-SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 128, "rope_theta": 5000.0}  # fmt: skip
+SCALED = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "rope_theta": 5000.0,
+}
 CONFIGS = {
     "labs/Tiny-Llama": LlamaConfig(**TINY, rope_parameters=SCALED, tie_word_embeddings=False),
     "labs/tiny-qwen2": Qwen2Config(**TINY, tie_word_embeddings=True),
@@ -111,9 +117,13 @@ def fetched(hub: Hub, tmp_path: Path, asked: list[str]) -> dict[str, Path]:
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
     todo = json.dumps([[name, str(folder)] for name, folder in folders.items()])
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, todo], cwd=paths.REPO, env={**os.environ, **settings},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", DRIVER, todo],
+        cwd=paths.REPO,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return folders
 

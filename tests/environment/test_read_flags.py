@@ -103,8 +103,11 @@ def test_each_flag_has_a_line_of_its_own() -> None:
         ("llamacpp", "-np x", ["-np takes no 'x', but number"]),
         ("trtllm", "trtllm-serve m --max_batch_size 8 --config c.yml", []),
         ("trtllm", "trtllm-serve serve m --max_batch_size 8", []),
-        ("trtllm", "trtllm-serve --backend tensorrt",
-         ["--backend takes no 'tensorrt', but one of _autodeploy, pytorch"]),
+        (
+            "trtllm",
+            "trtllm-serve --backend tensorrt",
+            ["--backend takes no 'tensorrt', but one of _autodeploy, pytorch"],
+        ),
         ("trtllm", "trtllm-bench --model m throughput --dataset d", []),
         ("trtllm", "python examples/convert_checkpoint.py --model_dir m --output_dir c --dtype bfloat16", []),
         ("docker", "docker run --rm --gpus all -p 127.0.0.1:1:8000 image --max-num-seqs 8", []),
@@ -114,7 +117,7 @@ def test_each_flag_has_a_line_of_its_own() -> None:
         ("ollama", "/opt/bin/ollama serve", []),
         ("ollama", "ollama serve --port 1", ["ollama serve has no --port"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_published_is_reported(engine: str, line: str, says: list[str]) -> None:
     assert unknown(engine, line.split()) == says
 

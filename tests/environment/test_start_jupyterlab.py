@@ -22,9 +22,14 @@ pytestmark = pytest.mark.engine
 def lab() -> Iterator["tuple[subprocess.Popen[str], str]"]:
     """`make lab`'s program, and the address that it shows."""
     program = subprocess.Popen(
-        [sys.executable, "-m", "environment.start_jupyterlab"], cwd=paths.REPO, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "BROWSER": "true"}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "environment.start_jupyterlab"],
+        cwd=paths.REPO,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "BROWSER": "true"},
+        start_new_session=True,
+    )
     assert program.stdout
     try:
         found = (re.search(r"http://127\S+token=\w+", line) for line in program.stdout)

@@ -95,17 +95,37 @@ def test_in_a_container_its_own_limit_counts() -> None:
         ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2, 2.0),
         ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1, 0.5),
         ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, 64, None),
-        ({"/proc/self/cgroup": "0::/pod/one\n", "/sys/fs/cgroup/pod/cpu.max": "250000 100000\n",
-          "/sys/fs/cgroup/pod/one/cpu.max": "max 100000\n"}, 2, 2.5),  # of the group above
-        ({"/proc/self/cgroup": "4:cpu,cpuacct:/docker/a\n0::/\n",
-          "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_quota_us": "300000\n",
-          "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_period_us": "100000\n"}, 3, 3.0),
-        ({"/proc/self/cgroup": "4:cpu,cpuacct:/\n", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 64, None),
+        (
+            {
+                "/proc/self/cgroup": "0::/pod/one\n",
+                "/sys/fs/cgroup/pod/cpu.max": "250000 100000\n",
+                "/sys/fs/cgroup/pod/one/cpu.max": "max 100000\n",
+            },
+            2,
+            2.5,
+        ),  # of the group above
+        (
+            {
+                "/proc/self/cgroup": "4:cpu,cpuacct:/docker/a\n0::/\n",
+                "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_quota_us": "300000\n",
+                "/sys/fs/cgroup/cpu/docker/a/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+            3.0,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "4:cpu,cpuacct:/\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            64,
+            None,
+        ),
         ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "100000000 100000\n"}, 64, 1000.0),
     ],
     ids=["v2", "half a core", "v2 unlimited", "a group above", "v1", "v1 unlimited", "more than there are"],
-)  # fmt: skip
+)
 def test_a_quota_leaves_fewer_cores_than_the_affinity(files: dict[str, str], cores: int, quota: float | None) -> None:
     """docker --cpus=2 on 64 cores: with 64 threads everything collapses."""
     recorded = facts("no-gpu")

@@ -39,8 +39,17 @@ def started(
     source = model.source(spec.reads, precision)
     weights = f"{containers.HUB_INSIDE}/hub/{source.repository}/{source.file}".rstrip("/")
     port = containers.images()[spec.container.image].port
-    start = LaunchPlan(Path("/labs"), model, precision, port, machine.cores, flags, weights,
-                  int(needed.kv * 2**30), memory.share(needed, machine))  # fmt: skip
+    start = LaunchPlan(
+        Path("/labs"),
+        model,
+        precision,
+        port,
+        machine.cores,
+        flags,
+        weights,
+        int(needed.kv * 2**30),
+        memory.share(needed, machine),
+    )
     given = {flag: value for flag, value in flags.items() if flag.startswith("-")}
     return start, as_arguments(given) if spec.flags_in == "arguments" else []
 
@@ -63,9 +72,14 @@ def commands() -> Iterator[tuple[str, str, LaunchPlan, list[str]]]:
                 for how, flags in ways.items():
                     start, given = started(spec, model, precision, flags, machine)
                     command = containers.run_command(
-                        spec, start, given, name=f"inference-engine-labs-{spec.name}-4711", port=4711,
-                        hub=Path("/hub"), gpu=docker_gpu_arguments(host),
-                    )  # fmt: skip
+                        spec,
+                        start,
+                        given,
+                        name=f"inference-engine-labs-{spec.name}-4711",
+                        port=4711,
+                        hub=Path("/hub"),
+                        gpu=docker_gpu_arguments(host),
+                    )
                     yield f"{name}, {spec.title}, {precision}{how}", spec.name, start, command
 
 

@@ -70,8 +70,10 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 return self.refuse(404, "RevisionNotFound")
             said: object
             if tree:
-                said = [{"type": "file", "path": f["rfilename"], "size": f["size"], "oid": "0" * 40}
-                        for f in hub.files(repository)]  # fmt: skip
+                said = [
+                    {"type": "file", "path": f["rfilename"], "size": f["size"], "oid": "0" * 40}
+                    for f in hub.files(repository)
+                ]
             else:
                 said = {
                     "id": repository, "modelId": repository, "sha": REVISION, "private": False, "tags": [],

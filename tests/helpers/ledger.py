@@ -46,9 +46,13 @@ def change_all(folder: Path, by: Callable[[dict[str, Any]], object]) -> None:
 
 
 def trace(
-    ttft_ms: float = 50, gap_ms: float = 10, tokens: int = 8, error: str | None = None, start_ms: int = 0,
+    ttft_ms: float = 50,
+    gap_ms: float = 10,
+    tokens: int = 8,
+    error: str | None = None,
+    start_ms: int = 0,
     prompt: int = 40,
-) -> Trace:  # fmt: skip
+) -> Trace:
     """One request on a regular beat."""
     sent = start_ms * MS
     arrivals = tuple(int(sent + (ttft_ms + i * gap_ms) * MS) for i in range(tokens))
@@ -103,18 +107,37 @@ def record_all(gap_ms: dict[str, float], rounds: int) -> None:
         record("3.3.1", f"memory/{engine}", taken)
         record_fit(engine)
     loads = {key: e["values"] for key, e in results.load_results("3.3.1").items() if key.startswith("load/")}
-    record("3.3.1", "own/figures", {"loads": len(loads)}, raw={
-        key: {"ttft_ms": values["ttft_ms"]["median"], "tpot_ms": values["tpot_ms"]["median"],
-              "output_tok_s": values["output_tok_s"]}
-        for key, values in loads.items()
-    })  # fmt: skip
-    record("3.3.1", "predict/limits", {
-        "bandwidth_gb_s": BANDWIDTH_GB_S, "peak_tflop_s": 0.5, "ceiling_tok_s": 370.0,
-        "decode_tok_s": {users: 300.0 * users for users in USERS}, "prefill_ms": {n: n / 10 for n in LENGTHS},
-    })  # fmt: skip
+    record(
+        "3.3.1",
+        "own/figures",
+        {"loads": len(loads)},
+        raw={
+            key: {
+                "ttft_ms": values["ttft_ms"]["median"],
+                "tpot_ms": values["tpot_ms"]["median"],
+                "output_tok_s": values["output_tok_s"],
+            }
+            for key, values in loads.items()
+        },
+    )
+    record(
+        "3.3.1",
+        "predict/limits",
+        {
+            "bandwidth_gb_s": BANDWIDTH_GB_S,
+            "peak_tflop_s": 0.5,
+            "ceiling_tok_s": 370.0,
+            "decode_tok_s": {users: 300.0 * users for users in USERS},
+            "prefill_ms": {n: n / 10 for n in LENGTHS},
+        },
+    )
     for bits, form in zip((16, 8, 4), PRECISIONS, strict=True):
-        quality = {"bytes": bits * 16_800_000, "predicted_tok_s": 1000 / bits, "perplexity": 40 / bits**0.1,
-                   "mean_gap_nats": 0.1 / bits}  # fmt: skip
+        quality = {
+            "bytes": bits * 16_800_000,
+            "predicted_tok_s": 1000 / bits,
+            "perplexity": 40 / bits**0.1,
+            "mean_gap_nats": 0.1 / bits,
+        }
         record("3.3.1", f"quality/{form}", quality)
         for number in (1, 2):
             record_load(f"precision/{form}/users-1/round-{number}", "llamacpp", 1, number, bits)

@@ -50,9 +50,13 @@ def installing(tmp_path: Path, labs_cache: Path) -> Iterator[Run]:
 
     def start(steps: str, *names: str, **env: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(tmp_path), f"({steps},)", *names], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env},
-        )  # fmt: skip
+            [sys.executable, "-c", DRIVER, str(tmp_path), f"({steps},)", *names],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **env},
+        )
         started.append(process)
         return process
 

@@ -121,9 +121,14 @@ class Handler(socketserver.StreamRequestHandler):
         elif name in running:
             self.answer(error=f'Conflict. The container name "/{name}" is already in use')
         else:
-            process = subprocess.Popen(wanted["command"], env={**os.environ, **wanted["env"]}, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                       start_new_session=True)  # fmt: skip
+            process = subprocess.Popen(
+                wanted["command"],
+                env={**os.environ, **wanted["env"]},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             running[name] = process
             assert process.stdout
             with contextlib.suppress(OSError):  # the client may be gone; the container goes on
@@ -168,11 +173,17 @@ def client(folder: Path, words: list[str]) -> None:
             fail(f"Error response from daemon: No such image: {words[-1]}")
         print(json.dumps({"Id": "sha256:" + "1" * 64, "RepoDigests": [f"{words[-1].split(':')[0]}@sha256:{'d' * 64}"]}))
     elif words[:2] == ["manifest", "inspect"]:
-        print(json.dumps([
-            {"Descriptor": {"platform": {"architecture": name, "os": "linux"}},
-             "OCIManifest": {"layers": [{"size": size // 2}, {"size": size - size // 2}]}}
-            for name, size in state["platforms"].items()
-        ]))  # fmt: skip
+        print(
+            json.dumps(
+                [
+                    {
+                        "Descriptor": {"platform": {"architecture": name, "os": "linux"}},
+                        "OCIManifest": {"layers": [{"size": size // 2}, {"size": size - size // 2}]},
+                    }
+                    for name, size in state["platforms"].items()
+                ]
+            )
+        )
     elif words[0] == "pull":
         pull(docker, state, words[-1])
     elif words[0] == "run":

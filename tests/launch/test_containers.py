@@ -155,11 +155,14 @@ def test_a_container_that_dies_while_serving_is_said(on_a_spark: Docker, spark_m
     ("said", "cause", "fix"),
     [
         ('could not select device driver "" with capabilities: [[gpu]]', "Container Toolkit is missing", "nvidia-ctk"),
-        ("driver failed programming external connectivity: Bind for 127.0.0.1:8000 failed: port is already allocated",
-         "its port is taken", "leave `port` out"),
+        (
+            "driver failed programming external connectivity: Bind for 127.0.0.1:8000 failed: port is already allocated",
+            "its port is taken",
+            "leave `port` out",
+        ),
         ('Conflict. The container name "/x" is already in use by container "0123"', "a container of that name", "down"),
     ],
-)  # fmt: skip
+)
 def test_docker_refusing_to_run_is_told_with_its_fix(
     on_a_spark: Docker, spark_model: ModelChoice, said: str, cause: str, fix: str
 ) -> None:
@@ -241,8 +244,11 @@ def test_ctrl_c_ends_a_slow_pull(docker: Docker) -> None:
     docker.says(pull_s=60, layers=2)
     program = subprocess.Popen(
         [sys.executable, "-c", "from shared.launch.containers import *; ensure(images()['vllm'], 'aarch64')"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=paths.REPO,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=paths.REPO,
+    )
 
     def pulling() -> list[int]:
         return [
@@ -264,8 +270,9 @@ def test_ctrl_c_ends_a_slow_pull(docker: Docker) -> None:
     assert eventually(lambda: not has_begun())
 
 
-def test_the_ways_to_ask_for_the_gpu(on_a_spark: Docker, spark_model: ModelChoice,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_ways_to_ask_for_the_gpu(
+    on_a_spark: Docker, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "--gpus all" in " ".join(start(spark_model).command)
     cdi = ("--runtime", "nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
     monkeypatch.setattr(launcher, "docker_gpu_arguments", lambda: cdi)

@@ -81,14 +81,21 @@ SHELL = {
     ("name", "flags", "set_by_us"),
     [
         ("llamacpp", SMALL, {"LLAMA_ARG_OFFLINE": "1"}),
-        ("ollama", {"OLLAMA_CONTEXT_LENGTH": 2048},
-         {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NO_CLOUD": "1", "LLAMA_ARG_ENDPOINT_METRICS": "1"}),
+        (
+            "ollama",
+            {"OLLAMA_CONTEXT_LENGTH": 2048},
+            {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NO_CLOUD": "1", "LLAMA_ARG_ENDPOINT_METRICS": "1"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_users_shell_sets_reaches_no_engine(
-    name: str, flags: dict[str, object], set_by_us: dict[str, str], model: ModelChoice,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name: str,
+    flags: dict[str, object],
+    set_by_us: dict[str, str],
+    model: ModelChoice,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """It would change what is measured, or make the engine answer 401, and no result would show why."""
     for variable, value in SHELL.items():
         monkeypatch.setenv(variable, value)

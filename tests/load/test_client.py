@@ -222,10 +222,14 @@ def test_bytes_may_be_split_at_every_position(path: str, per_chunk: int, returns
 def test_counts_are_exact_in_a_crowd(engine: TruthEngine) -> None:
     async def crowd() -> list[Trace]:
         async with Connections() as connections:
-            return await asyncio.gather(*(
-                stream(engine.url + path, asked(40, per_chunk=per_chunk, gap_s=0.01), FEW_S, connections)
-                for path in PATHS for per_chunk in range(1, 9) for _ in range(2)
-            ))  # fmt: skip
+            return await asyncio.gather(
+                *(
+                    stream(engine.url + path, asked(40, per_chunk=per_chunk, gap_s=0.01), FEW_S, connections)
+                    for path in PATHS
+                    for per_chunk in range(1, 9)
+                    for _ in range(2)
+                )
+            )
 
     traces, records = asyncio.run(crowd()), engine.records()
     assert [t.output_tokens for t in traces] == [40] * 64
@@ -238,9 +242,9 @@ def test_a_token_takes_little_memory(engine: TruthEngine) -> None:
 
     async def some() -> list[Exchange]:
         async with Connections() as connections:
-            return await asyncio.gather(*(
-                exchange(engine.url + CHAT, asked(200, gap_s=0.001), FEW_S, connections) for _ in range(16)
-            ))  # fmt: skip
+            return await asyncio.gather(
+                *(exchange(engine.url + CHAT, asked(200, gap_s=0.001), FEW_S, connections) for _ in range(16))
+            )
 
     asyncio.run(some())
     tracemalloc.start()
@@ -487,10 +491,17 @@ def test_it_is_used_again_after_a_refusal(engine: TruthEngine) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [{"framing": "close"}, {"fault": "hang"}, {"fault": "cut"}, {"fault": "reset"}, {"framing": "long"},
-     {"framing": "short"}, {"fault": "no_last_chunk"}],
+    [
+        {"framing": "close"},
+        {"fault": "hang"},
+        {"fault": "cut"},
+        {"fault": "reset"},
+        {"framing": "long"},
+        {"framing": "short"},
+        {"fault": "no_last_chunk"},
+    ],
     ids=lambda plan: "-".join(plan.values()),
-)  # fmt: skip
+)
 def test_it_is_not_used_again_unless_the_answer_ended_well(engine: TruthEngine, first: dict[str, object]) -> None:
     _, served = in_turn(engine, first, {}, limits=Limits(idle_s=0.3))
     assert (served.error, served.output_tokens, served.new_connection) == (None, 8, True)

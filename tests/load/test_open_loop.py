@@ -51,9 +51,14 @@ def test_requests_are_sent_on_schedule_however_slow_the_answers(engine: TruthEng
     assert summary.e2e_ms
     assert summary.scheduled_e2e_ms.median >= summary.e2e_ms.median > 400
     assert summary.run.load == {
-        "about_cache": False, "kind": "open", "rate_per_s": 40, "requests": 40, "seconds": None, "seed": 0,
+        "about_cache": False,
+        "kind": "open",
+        "rate_per_s": 40,
+        "requests": 40,
+        "seconds": None,
+        "seed": 0,
         "even": True,
-    }  # fmt: skip
+    }
 
 
 def stalled(engine: TruthEngine, after_s: float, for_s: float) -> threading.Thread:

@@ -55,8 +55,11 @@ def lab(tmp_path: Path, own_results: Path) -> Iterator[str]:
     with (tmp_path / "jupyter.log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options],
-            cwd=tmp_path / "labs", env=env, stdout=log, stderr=log,
-        )  # fmt: skip
+            cwd=tmp_path / "labs",
+            env=env,
+            stdout=log,
+            stderr=log,
+        )
     assert eventually(lambda: port_taken(port), 60), (tmp_path / "jupyter.log").read_text()
     yield f"http://127.0.0.1:{port}/lab/tree/{LAB}?token={token}"
     server.terminate()
@@ -81,8 +84,9 @@ def run(page: Page, cell: str, menu: str, code_cells: int) -> None:
         page.wait_for_function(
             """([error, count]) => document.querySelector(error) || count <= [...document.querySelectorAll(
                 '.jp-CodeCell .jp-InputPrompt')].filter(p => /^\\[\\d+\\]:$/.test(p.textContent)).length""",
-            arg=[ERROR, code_cells], timeout=WITHIN_MS,
-        )  # fmt: skip
+            arg=[ERROR, code_cells],
+            timeout=WITHIN_MS,
+        )
     except TimeoutError:
         busy = page.locator(".jp-CodeCell").filter(has_text="[*]:").all_inner_texts()[:1]
         pytest.fail(f"not over after {WITHIN_MS // 60_000} minutes; it runs: {busy}")

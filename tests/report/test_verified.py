@@ -118,8 +118,14 @@ def test_what_answers_as_llamacpp_does_is_verified_and_what_only_says_it_is_vllm
     written = json.loads(file.read_text())
     checks = {name: {c["name"]: c["ok"] for c in row["checks"]} for name, row in written["engines"].items()}
     assert all(checks["llamacpp"].values())
-    assert {"answers", "knows: What is gravity?", "streams", "counts its tokens", "stops",
-            "begins as the others do"} <= set(checks["llamacpp"])  # fmt: skip
+    assert {
+        "answers",
+        "knows: What is gravity?",
+        "streams",
+        "counts its tokens",
+        "stops",
+        "begins as the others do",
+    } <= set(checks["llamacpp"])
     assert checks["vllm"]["counts its tokens"] is False
     assert written["machine"]["name"] == "DGX Spark"
     assert "student" not in file.read_text()

@@ -188,10 +188,21 @@ def realistic(number: int) -> Trace:
         blocks.append(now)
     words = tuple(source.choice(["the", " of", " gravity", " mountain", "s", "."]) for _ in range(64))
     return Trace(
-        sent, tuple(blocks[1:65]), words, blocks[-1], 41, 64, 0, "length", None, "usage", blocks_ns=tuple(blocks),
+        sent,
+        tuple(blocks[1:65]),
+        words,
+        blocks[-1],
+        41,
+        64,
+        0,
+        "length",
+        None,
+        "usage",
+        blocks_ns=tuple(blocks),
         blocks_bytes=tuple(source.randint(190, 230) for _ in blocks),
-        first_choice_ns=blocks[0], last_choice_ns=blocks[-1],
-    )  # fmt: skip
+        first_choice_ns=blocks[0],
+        last_choice_ns=blocks[-1],
+    )
 
 
 def test_packed_traces_come_back_to_the_nanosecond_and_are_small(own_results: Path) -> None:

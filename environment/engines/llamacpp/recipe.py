@@ -45,17 +45,35 @@ def build(job: Job) -> None:
         (source / ".whole").touch()
     job.run(
         "configuring",
-        [str(tools / "cmake"), "-S", str(source / "vendor/llama.cpp"), "-B", str(tree), "-G", "Ninja",
-         *(f"-D{k}={v}" for k, v in OPTIONS.items())],
+        [
+            str(tools / "cmake"),
+            "-S",
+            str(source / "vendor/llama.cpp"),
+            "-B",
+            str(tree),
+            "-G",
+            "Ninja",
+            *(f"-D{k}={v}" for k, v in OPTIONS.items()),
+        ],
         PATH=path,
-    )  # fmt: skip
+    )
     job.run("compiling", [str(tools / "cmake"), "--build", str(tree), "--target", *TOOLS], PATH=path)
     job.run(
         "packing the Python binding",
-        [UV, "build", "--wheel", "--no-build-isolation", "--python", str(tools / "python"),
-         "--out-dir", str(job.dest / "binding"), str(source)],
-        PATH=path, CMAKE_ARGS="-DLLAMA_BUILD=OFF",
-    )  # fmt: skip
+        [
+            UV,
+            "build",
+            "--wheel",
+            "--no-build-isolation",
+            "--python",
+            str(tools / "python"),
+            "--out-dir",
+            str(job.dest / "binding"),
+            str(source),
+        ],
+        PATH=path,
+        CMAKE_ARGS="-DLLAMA_BUILD=OFF",
+    )
     bin_dir = job.dest / "bin"
     shutil.rmtree(bin_dir, ignore_errors=True)
     bin_dir.mkdir()

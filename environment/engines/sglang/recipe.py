@@ -20,16 +20,33 @@ STAND_IN = "environment/engines/sglang/sgl_kernel"
 def build(job: Job) -> None:
     venv = job.dest / "venv"
     python = str(venv / "bin" / "python")
-    job.run("making its environment", [UV, "venv", "--quiet", "--allow-existing", "--relocatable",
-            "--python", sys.executable, str(venv)])  # fmt: skip
+    job.run(
+        "making its environment",
+        [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
+    )
     torch = install_torch(job, python, "torchvision==0.28.0")
-    job.run("installing SGLang", [UV, "pip", "install", "--python", python, "--require-hashes", "--no-deps",
-            "-r", "environment/engines/sglang/requirements.lock"])  # fmt: skip
+    job.run(
+        "installing SGLang",
+        [
+            UV,
+            "pip",
+            "install",
+            "--python",
+            python,
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            "environment/engines/sglang/requirements.lock",
+        ],
+    )
     [packages] = venv.glob("lib/python3.*/site-packages")
     shutil.copytree(paths.REPO / STAND_IN, packages / "sgl_kernel", dirs_exist_ok=True)
     # Python compiles each module at its first import: here, once, not while a person waits.
-    job.run("importing it once", [python, "-c", "import sglang.launch_server, sglang.srt.entrypoints.http_server"],
-            SGLANG_USE_CPU_ENGINE="1")  # fmt: skip
+    job.run(
+        "importing it once",
+        [python, "-c", "import sglang.launch_server, sglang.srt.entrypoints.http_server"],
+        SGLANG_USE_CPU_ENGINE="1",
+    )
     (job.dest / "installed.json").write_text(json.dumps({"engine": "sglang", "version": VERSION, "torch": torch}))
 
 

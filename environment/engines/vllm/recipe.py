@@ -18,11 +18,25 @@ VERSION = "0.32.0"
 def build(job: Job) -> None:
     venv = job.dest / "venv"
     python = str(venv / "bin" / "python")
-    job.run("making its environment", [UV, "venv", "--quiet", "--allow-existing", "--relocatable",
-            "--python", sys.executable, str(venv)])  # fmt: skip
+    job.run(
+        "making its environment",
+        [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
+    )
     torch = install_torch(job, python)
-    job.run("installing vLLM", [UV, "pip", "install", "--python", python, "--require-hashes", "--no-deps",
-            "-r", "environment/engines/vllm/requirements.lock"])  # fmt: skip
+    job.run(
+        "installing vLLM",
+        [
+            UV,
+            "pip",
+            "install",
+            "--python",
+            python,
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            "environment/engines/vllm/requirements.lock",
+        ],
+    )
     # Python compiles each module at its first import: here, once, not in the first start's three processes.
     job.run("importing it once", [python, "-c", "import vllm.entrypoints.openai.api_server, vllm.v1.engine.core"])
     (job.dest / "installed.json").write_text(json.dumps({"engine": "vllm", "version": VERSION, "torch": torch}))

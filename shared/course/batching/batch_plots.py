@@ -32,12 +32,21 @@ def lines(
     for (name, course), (colour, marker, dash) in zip(courses.items(), looks(courses), strict=True):
         spreads = {load: spread for load in sorted(course) if (spread := Spread.of(course[load]))}
         figure.add_scatter(
-            x=list(spreads), y=[s.median for s in spreads.values()], name=name, mode="lines+markers",
-            error_y={"type": "data", "symmetric": False, "thickness": 1.5, "width": 5,
-                     "array": [s.high - s.median for s in spreads.values()],
-                     "arrayminus": [s.median - s.low for s in spreads.values()]},
-            line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": marker, "size": 10},
-        )  # fmt: skip
+            x=list(spreads),
+            y=[s.median for s in spreads.values()],
+            name=name,
+            mode="lines+markers",
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "thickness": 1.5,
+                "width": 5,
+                "array": [s.high - s.median for s in spreads.values()],
+                "arrayminus": [s.median - s.low for s in spreads.values()],
+            },
+            line={"color": colour, "dash": dash, "width": 2.5},
+            marker={"symbol": marker, "size": 10},
+        )
     figure.update_xaxes(type="log" if log else "linear", tickvals=loads, ticktext=[number(load) for load in loads])
     figure.update_yaxes(rangemode="tozero")
     cells = [
@@ -75,15 +84,28 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
         table.append((run, *figures(ordered)))
     for phase, (colour, pattern) in PHASES.items():
         figure.add_bar(
-            y=[name for name, _, _ in bars[phase]], base=[begin for _, begin, _ in bars[phase]],
-            x=[length for _, _, length in bars[phase]], orientation="h", name=phase, width=0.8,
-            marker={"color": colour, "line": {"color": INK, "width": 0.3},
-                    "pattern": {"shape": pattern, "fgcolor": INK, "size": 4, "solidity": 0.2}},
-        )  # fmt: skip
+            y=[name for name, _, _ in bars[phase]],
+            base=[begin for _, begin, _ in bars[phase]],
+            x=[length for _, _, length in bars[phase]],
+            orientation="h",
+            name=phase,
+            width=0.8,
+            marker={
+                "color": colour,
+                "line": {"color": INK, "width": 0.3},
+                "pattern": {"shape": pattern, "fgcolor": INK, "size": 4, "solidity": 0.2},
+            },
+        )
     firsts = {run: f"{run} 1" for run in runs}
     figure.update_layout(barmode="overlay", height=160 + 11 * len(names))
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], gridcolor=GRID, showgrid=False,
-                        tickvals=list(firsts.values()), ticktext=list(firsts))  # fmt: skip
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=names[::-1],
+        gridcolor=GRID,
+        showgrid=False,
+        tickvals=list(firsts.values()),
+        ticktext=list(firsts),
+    )
     for first in list(firsts.values())[1:]:
         figure.add_hline(y=len(names) - names.index(first) - 0.5, line={"color": INK, "width": 1})
     header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "waiting or running, at most")
@@ -108,9 +130,12 @@ def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Ma
     for (name, stamps), (colour, marker, _) in zip(streams.items(), looks(streams), strict=True):
         gaps = [((b - marks[name]) / 1e9, (b - a) / 1e6) for one in stamps for a, b in pairwise(one)]
         figure.add_scatter(
-            x=[at for at, _ in gaps], y=[gap for _, gap in gaps], name=name, mode="markers",
+            x=[at for at, _ in gaps],
+            y=[gap for _, gap in gaps],
+            name=name,
+            mode="markers",
             marker={"color": colour, "symbol": marker, "size": 6, "opacity": 0.7},
-        )  # fmt: skip
+        )
         after = [gap for at, gap in gaps if at > 0]
         table.append((name, str(Spread.of(gap for _, gap in gaps)), number(max(after, default=0.0))))
     figure.update_yaxes(rangemode="tozero")

@@ -44,8 +44,10 @@ def three_ways(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(missing)}: run the cell `three-ways`"
     ttft = {way: ways[f"own/schedule/{way}"]["values"]["ttft_ms"]["median"] for way in ("static", "continuous")}
     pause = {way: ways[f"own/schedule/{way}"]["values"]["itl_ms"]["high"] for way in ("continuous", "chunked")}
-    text = (f"median TTFT {ttft['static']:,.0f} ms static, {ttft['continuous']:,.0f} continuous; longest pause "
-            f"{pause['continuous']:,.0f} ms with whole prompts, {pause['chunked']:,.0f} in chunks")  # fmt: skip
+    text = (
+        f"median TTFT {ttft['static']:,.0f} ms static, {ttft['continuous']:,.0f} continuous; longest pause "
+        f"{pause['continuous']:,.0f} ms with whole prompts, {pause['chunked']:,.0f} in chunks"
+    )
     return evidence.judged(ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], text)
 
 
@@ -85,8 +87,10 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
     worst = max(points, key=lambda key: points[key]["provenance"]["load"]["rate_per_s"])
     best = max(value["values"]["output_tok_s"] for value in points.values())
     held = points[worst]["values"]["output_tok_s"] / best
-    text = (f"at the highest rate {100 * held:.0f} % of the best throughput, and {100 * kept[worst]:.0f} % of requests "
-            f"kept the SLO, against {100 * max(kept.values()):.0f} % at best")  # fmt: skip
+    text = (
+        f"at the highest rate {100 * held:.0f} % of the best throughput, and {100 * kept[worst]:.0f} % of requests "
+        f"kept the SLO, against {100 * max(kept.values()):.0f} % at best"
+    )
     return evidence.judged(held >= HOLDS and kept[worst] <= COLLAPSES * max(kept.values()), text)
 
 
@@ -104,8 +108,10 @@ def prefix(evidence: Evidence) -> tuple[bool, str]:
     longest = max(shared, key=lambda name: int(name.rpartition("-")[2]))
     on, off = (runs[f"prefix/{way}/{longest}"]["values"] for way in ("on", "off"))
     hits = {name: rate(runs[f"prefix/on/{name}"]["values"]) for name in (longest, "unique")}
-    text = (f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and TTFT {on['ttft_ms']['median']:.0f} ms, "
-            f"{off['ttft_ms']['median']:.0f} without it; unique prompts {100 * hits['unique']:.1f} %")  # fmt: skip
+    text = (
+        f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and TTFT {on['ttft_ms']['median']:.0f} ms, "
+        f"{off['ttft_ms']['median']:.0f} without it; unique prompts {100 * hits['unique']:.1f} %"
+    )
     if hits[longest] <= 0.5 or hits["unique"] >= 0.05:
         return False, text
     return evidence.judged(on["ttft_ms"]["median"] < off["ttft_ms"]["median"], text)
@@ -122,8 +128,10 @@ def preempted(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(missing)}: run the cells `preempt-{missing[0]}`"
     counts = {name: runs[f"preempt/{name}"]["values"]["counted"]["preemptions"] for name in ("ample", "scarce")}
     speed = {name: runs[f"preempt/{name}"]["values"]["output_tok_s"] for name in ("ample", "scarce")}
-    text = (f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by its counter; "
-            f"{speed['scarce']:.0f} and {speed['ample']:.0f} tok/s")  # fmt: skip
+    text = (
+        f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by its counter; "
+        f"{speed['scarce']:.0f} and {speed['ample']:.0f} tok/s"
+    )
     return counts["scarce"] > 0 == counts["ample"], text
 
 

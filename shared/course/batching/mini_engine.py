@@ -57,9 +57,15 @@ class MiniEngine:
     """The engine: `add` requests, `step` until it is `idle`."""
 
     def __init__(
-        self, kv: PagedKV, scheduler: Scheduler, *, max_running: int = 32, token_budget: int = 256,
-        static: bool = False, stop: Sequence[int] = (),
-    ) -> None:  # fmt: skip
+        self,
+        kv: PagedKV,
+        scheduler: Scheduler,
+        *,
+        max_running: int = 32,
+        token_budget: int = 256,
+        static: bool = False,
+        stop: Sequence[int] = (),
+    ) -> None:
         """At most `max_running` requests run at once, and a step has at most `token_budget` tokens.
 
         `static`: nothing is admitted while anything runs, as before continuous batching. `stop`: tokens that end an

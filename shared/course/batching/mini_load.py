@@ -95,9 +95,13 @@ def generate(engine: MiniEngine, prompts: Sequence[Sequence[int]], tokens: int) 
 
 
 def _measure(
-    engine: MiniEngine, more: Callable[[float, int], Iterator[Job]], coming: Sequence[Job] | None, max_tokens: int,
-    load: Mapping[str, Any], users: int,
-) -> Run:  # fmt: skip
+    engine: MiniEngine,
+    more: Callable[[float, int], Iterator[Job]],
+    coming: Sequence[Job] | None,
+    max_tokens: int,
+    load: Mapping[str, Any],
+    users: int,
+) -> Run:
     under_way: dict[Request, _Stamped] = {}
     done: list[_Stamped] = []
     steps: dict[str, list[float]] = {name: [] for name in ("ms", "tokens", "served", "context")}
@@ -180,8 +184,13 @@ def provenance(engine: MiniEngine) -> dict[str, Any]:
         "engine": NAME,
         "engine_version": source_sha256(MADE_BY)[:12],
         "runner": "in this process",
-        "flags": {"max_running": engine.max_running, "token_budget": engine.token_budget, "static": engine.static,
-                  "blocks": engine.kv.blocks, "block_size": engine.kv.block_size},
+        "flags": {
+            "max_running": engine.max_running,
+            "token_budget": engine.token_budget,
+            "static": engine.static,
+            "blocks": engine.kv.blocks,
+            "block_size": engine.kv.block_size,
+        },
         "cores": detect().cores,
         "model": model.name,
         "model_origin": model.origin,
@@ -189,7 +198,7 @@ def provenance(engine: MiniEngine) -> dict[str, Any]:
         "precision": "BF16",  # of the weights; what it computes in is its dtype
         "dtype": str(dtype).removeprefix("torch."),
         "startup_s": 0.0,
-    }  # fmt: skip
+    }
 
 
 def decode_work(llama: Llama, users: int, context_tokens: float) -> Work:
@@ -208,8 +217,11 @@ def step_model(
     steps: for each number of users (work, ms) of its decode steps. Returns the fit, the relative error of predicted
     against measured throughput for each, and both as rows of a table. Raises LabError for steps too few to fit.
     """
-    middle = {users: (found[len(found) // 2][0], statistics.median(ms for _, ms in found)) for users, found in
-              steps.items() if found}  # fmt: skip
+    middle = {
+        users: (found[len(found) // 2][0], statistics.median(ms for _, ms in found))
+        for users, found in steps.items()
+        if found
+    }
     fit = roofline.fit([point for users in fitted for point in steps[users]], bandwidth_gb_s)
     errors: dict[int, float] = {}
     rows: list[tuple[str, ...]] = []

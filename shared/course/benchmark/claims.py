@@ -131,8 +131,11 @@ def own_figures(evidence: Evidence) -> tuple[bool, str]:
 
 def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
     """The largest relative difference between a student's figures of a load and the ledger's."""
-    theirs = {"ttft_ms": values["ttft_ms"]["median"], "tpot_ms": values["tpot_ms"]["median"],
-              "output_tok_s": values["output_tok_s"]}  # fmt: skip
+    theirs = {
+        "ttft_ms": values["ttft_ms"]["median"],
+        "tpot_ms": values["tpot_ms"]["median"],
+        "output_tok_s": values["output_tok_s"],
+    }
     return max(abs(own[name] / float(value) - 1) for name, value in theirs.items())
 
 

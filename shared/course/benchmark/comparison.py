@@ -51,5 +51,5 @@ def markdown(title: str, written: Sequence[Section]) -> str:
                 file = f"report-figure-{number}.png"
                 files.write(paths.results() / file, picture)
                 out += [f"![{plot.title}]({file})", ""]
-            out += [f"**{plot.title}**", "", plot.markdown(), ""]
+            out += [plot.markdown(), ""]
     return "\n".join(out)

@@ -115,15 +115,21 @@ def memory(entries: Entries) -> Section | None:
         whole = v["resident_gib"]
         rest = None if whole is None else max(0.0, whole - v["weights_gib"])
         shown[ENGINES[name].title] = {"weights": v["weights_gib"], "everything else": rest}
-    starts = {key.removeprefix("engine/"): e["values"].get("startup_s") for key, e in entries.items()
-              if key.startswith("engine/")}  # fmt: skip
+    starts = {
+        key.removeprefix("engine/"): e["values"].get("startup_s")
+        for key, e in entries.items()
+        if key.startswith("engine/")
+    }
     rows = [
         (
-            ENGINES[name].title, number(starts[name]) if starts.get(name) else "–", number(v["weights_gib"]),
-            number(v["kv_gib"]), "unknown" if v["resident_gib"] is None else number(v["resident_gib"]),
+            ENGINES[name].title,
+            number(starts[name]) if starts.get(name) else "–",
+            number(v["weights_gib"]),
+            number(v["kv_gib"]),
+            "unknown" if v["resident_gib"] is None else number(v["resident_gib"]),
         )
         for name, v in found.items()
-    ]  # fmt: skip
+    ]
     header = ("engine", "start-up, s", "weights, GiB", "KV cache set apart, GiB", "all its processes, GiB")
     text = (
         "Start-up runs from the command to the first token, measured once. Memory was read after all loads; what "

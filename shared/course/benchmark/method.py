@@ -134,8 +134,10 @@ def start_commands(loads: Entries) -> Section:
         flags = " ".join(k if v is True else f"{k} {v}" for k, v in p["flags"].items() if v is not False)
         rows.append((ENGINES[name].title, f"`{flags}`", p["model_sha256"][:12], str(p["git_commit"] or "no git")))
     header = ("engine", "flags beyond the model's", "weights, sha256", "commit of the labs")
-    return Section("How to repeat it", "`make report` in this project; engines were started with\n\n"
-                   + Table("", header, rows).markdown())  # fmt: skip
+    return Section(
+        "How to repeat it",
+        "`make report` in this project; engines were started with\n\n" + Table("", header, rows).markdown(),
+    )
 
 
 def limits() -> Section:

@@ -33,12 +33,16 @@ def precision_table(entries: Entries) -> Table:
     decode, prefill = decode_rates(entries), precision_rounds(entries, "tokens", "ttft_ms")
     rows = [
         (
-            form, number(v["bytes"] / 1e6), number(v["predicted_tok_s"]), str(Spread.of(decode.get(form, [])) or "–"),
-            str(Spread.of(prefill.get(form, [])) or "–"), f"{v['perplexity']:.2f}" if v.get("perplexity") else "–",
+            form,
+            number(v["bytes"] / 1e6),
+            number(v["predicted_tok_s"]),
+            str(Spread.of(decode.get(form, [])) or "–"),
+            str(Spread.of(prefill.get(form, [])) or "–"),
+            f"{v['perplexity']:.2f}" if v.get("perplexity") else "–",
             f"{v['mean_gap_nats']:.4f}" if "mean_gap_nats" in v else "–",
         )
         for form, v in qualities(entries).items()
-    ]  # fmt: skip
+    ]
     header = (
         "weights", "MB", "predicted, tok/s", "measured, one user, tok/s", "TTFT of 512 tokens, ms", "perplexity",
         "mean greedy gap, nats",

@@ -132,12 +132,15 @@ def confronted(entries: Entries, bits: Callable[[float, float, float], float], h
     for entry in quoted(entries, "outline/"):
         v = entry["values"]
         most = bits(v["decode_tok_s"], llama_8b_read(), SPARK.bandwidth_gb_s)
-        rows.append((
-            ENGINES[v["engine"]].title,
-            f"{stars(v['prefill'])} {v['prefill_tok_s']:,} tok/s",
-            f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits a weight",
-            v["best_for"], here,
-        ))  # fmt: skip
+        rows.append(
+            (
+                ENGINES[v["engine"]].title,
+                f"{stars(v['prefill'])} {v['prefill_tok_s']:,} tok/s",
+                f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits a weight",
+                v["best_for"],
+                here,
+            )
+        )
     header = ("engine", "outline: prefill", "outline: decode, 8B", "outline: best for", "this machine")
     return Table("The outline's stars, confronted", header, rows)
 

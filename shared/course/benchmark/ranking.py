@@ -112,9 +112,12 @@ def seen_once(entries: Entries) -> Iterator[tuple[str, ...]]:
             first, second = order[:2]
             least, next_one = (f"{number(seen[e])} {unit}" for e in (first, second))
             yield (
-                what, f"{figure}, measured once", f"least seen: {ENGINES[first].title}", least,
+                what,
+                f"{figure}, measured once",
+                f"least seen: {ENGINES[first].title}",
+                least,
                 f"{ENGINES[second].title}: {next_one}",
-            )  # fmt: skip
+            )
 
 
 def titles(engines: list[str]) -> str:

@@ -24,19 +24,23 @@ def step_section(entries: Entries) -> Section | None:
     few, many = (str(f(int(u) for v in fits.values() for u in v["steps"])) for f in (min, max))
     figures = [
         bars(
-            f"What a decode step is made of, by the model: {users_text(int(users))}", "ms",
+            f"What a decode step is made of, by the model: {users_text(int(users))}",
+            "ms",
             {ENGINES[name].title: dict(zip(PARTS, parts_ms(v, int(users)), strict=True)) for name, v in fits.items()},
             stacked=True,
         )
         for users in (few, many)
-    ]  # fmt: skip
+    ]
     rows = [
         (
-            ENGINES[name].title, number(v["overhead_ms"]), number(v["bytes_ms"]), number(v["operations_ms_per_user"]),
+            ENGINES[name].title,
+            number(v["overhead_ms"]),
+            number(v["bytes_ms"]),
+            number(v["operations_ms_per_user"]),
             f"{100 * v['worst_residual']:.0f} %",
         )
         for name, v in fits.items()
-    ]  # fmt: skip
+    ]
     header = ("engine", "overhead, ms", "reading the weights, ms", "computing, ms a user", "worst misfit")
     text = (
         "step = overhead + bytes / bandwidth + operations / rate, fitted to the time per token at every number of "

@@ -34,7 +34,7 @@ from shared.course.grading.one_student import CPU_S, Grade
 from shared.course.grading.submissions import Prints, printable, students, take
 from shared.course.registry import Lab
 from shared.errors import LabError
-from shared.report.compare import aligned, one_line
+from shared.report.compare import one_line
 from shared.report.table import Table
 
 WALL_S = 120.0
@@ -61,8 +61,10 @@ def judge_student(copy: Path) -> list[Grade]:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
         raise LabError(f"judging it failed: {one_line(next((line for line in reversed(lines) if line), 'no reason'))}")
-    return [Grade(**{**row, "problems": tuple(row["problems"]), "notes": tuple(row["notes"])})
-            for row in json.loads(done.stdout)]  # fmt: skip
+    return [
+        Grade(**{**row, "problems": tuple(row["problems"]), "notes": tuple(row["notes"])})
+        for row in json.loads(done.stdout)
+    ]
 
 
 def graded(student: Path) -> tuple[list[Grade], Prints]:
@@ -97,8 +99,10 @@ def same_raw_data(prints: Sequence[Prints], rows: Sequence[Sequence[Grade]]) -> 
             for other, theirs in zip(prints, rows, strict=True):
                 alike = [own[key] for key in own.keys() & other.keys() if key[0] == grade.lab]
                 if other is not own and alike:
-                    copied.append(f"raw data is byte for byte that of {theirs[0].student}: {len(alike)} loads, "
-                                f"{printable(min(alike))} for one")  # fmt: skip
+                    copied.append(
+                        f"raw data is byte for byte that of {theirs[0].student}: {len(alike)} loads, "
+                        f"{printable(min(alike))} for one"
+                    )
             yield replace(grade, problems=(*grade.problems, *few(copied)))
 
 
@@ -108,7 +112,7 @@ def grade(folder: Path, csv_file: Path) -> None:
     found = [graded(one) for one in tqdm(there, "judging", unit="student", leave=False, disable=None)]
     grades = list(same_raw_data([prints for _, prints in found], [rows for rows, _ in found]))
     header = (*HEADER, "problems")
-    print(aligned(Table("", header, [(*cells(one), str(len(one.problems))) for one in grades])))
+    print(Table("", header, [(*cells(one), str(len(one.problems))) for one in grades]).markdown())
     for one in grades:
         if one.problems or one.notes:
             print(f"\n{one.student}, {one.lab}")

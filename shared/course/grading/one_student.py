@@ -1,9 +1,9 @@
-"""What one student's results and notebooks say, judged from a copy: for shared.course.grading.grade.
+"""One student's results, notebooks and starter code, graded from a copy: for shared.course.grading.grade.
 
-    python -m shared.course.grading.one_student COPY     # COPY/results, COPY/notebooks/*/*.ipynb; prints rows as JSON
+    python -m shared.course.grading.one_student COPY     # reads COPY/results, /notebooks, /starter; prints rows as JSON
 
-It runs as a process of its own with little memory and time, for what it reads was written by somebody else. Notebooks
-are read as text and never run. Results of any code count, with a note: the course may have moved on since.
+It runs as a process of its own with little memory and time, because it reads what somebody else wrote. Notebooks and
+starter code are read as text and never run. Results of any code count, with a note: the course may have moved on since.
 """
 
 import ast
@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from typing import Any
 from shared import paths
 from shared.course import attempts, milestones, registry
 from shared.course.evidence import ClaimResult
-from shared.course.exercise import Exercise
 from shared.course.grading.submissions import printable
 from shared.course.registry import Lab
 from shared.errors import LabError
@@ -69,7 +69,10 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
         notes.append(f"{other} of {len(entries)} results are of other code than this checkout's")
     ways = solved(lab)
     alone, hinted, revealed, left = (str(ways.count(way)) for way in ("alone", "hinted", "revealed", "open"))
-    problems = [*printed.getvalue().splitlines(), *problems, *notebook_faults(lab, copy)]
+    functions, faults = handed_in_code(lab, copy)
+    stubs, not_compared = exercise_faults(lab, functions)
+    problems = [*printed.getvalue().splitlines(), *problems, *attempts_faults(lab), *faults, *stubs]
+    notes += not_compared
     here = f"{paths.show(copy)}/"
     told = tuple(one_line(one.replace(here, "")) for one in problems)
     claims = f"{borne} of {len(lab.claims)}"
@@ -104,33 +107,61 @@ def machines(entries: dict[str, Any]) -> str:
     return one_line(", ".join(processors)) + (f" ({len(hosts)} hosts)" if len(hosts) > 1 else "")
 
 
-def notebook_faults(lab: Lab, copy: Path) -> Iterator[str]:
-    """What is torn among tally and notebooks, and where the tally says more than the notebooks show."""
+def attempts_faults(lab: Lab) -> Iterator[str]:
+    """Whether the file of exercise attempts is torn."""
     file = attempts.attempts_file(lab.number)
-    stored, counts = parsed(file), attempts.read_attempts(lab.number)
-    if file.exists() and (not isinstance(stored, dict) or stored.keys() != counts.keys()):
+    stored = parsed(file)
+    if file.exists() and (not isinstance(stored, dict) or stored.keys() != attempts.read_attempts(lab.number).keys()):
         yield f"{file.name} is torn, or holds what no check wrote"
-    sources: list[dict[str, str]] = []
+
+
+def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[str]]:
+    """Every function that the student's notebooks and starter code define, read and not run; and what is no code."""
+    sources: list[str] = []
+    faults: list[str] = []
     for notebook in sorted((copy / "notebooks").glob(f"*/*lab-{lab.number}-*")):
         try:
-            sources.append({c["id"]: "".join(c["source"]) for c in parsed(notebook)["cells"] if "id" in c})
-        except (LookupError, TypeError):
-            yield f"{printable(notebook.name)} is no notebook"
-    for exercise in lab.exercises:
-        right = counts.get(exercise.function, attempts.FRESH)["outcome"] == "correct"
-        theirs = [source[exercise.cell] for source in sources if exercise.cell in source]
-        if right and theirs and all(untouched(source, exercise) for source in theirs):
-            yield f"{exercise.function} is correct by the tally, but its cell `{exercise.cell}` is still the stub"
+            cells = parsed(notebook)["cells"]
+            sources += ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
+        except (LookupError, TypeError, AttributeError):
+            faults.append(f"{printable(notebook.name)} is no notebook")
+    for file in sorted((copy / "starter").glob(f"*/{lab.starter}/**/*.py")) if lab.starter else ():
+        sources.append(file.read_text(errors="replace"))
+    return [function for source in sources for function in functions_of(source)], faults
 
 
-def untouched(source: str, exercise: Exercise) -> bool:
-    """Whether the function does nothing but raise NotImplementedError. It is read, not run."""
+def functions_of(source: str) -> list[ast.FunctionDef]:
+    """The functions that a text defines; those of a notebook's magics and of broken code can't be read."""
+    source = re.sub(r"(?m)^\s*[%!].*$", "", source)
     try:
-        defined = [node for node in ast.parse(source).body
-                   if isinstance(node, ast.FunctionDef) and node.name == exercise.function]  # fmt: skip
-        body = [node for node in defined[-1].body if not isinstance(node, ast.Expr)]  # without its docstring
+        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[list[str], list[str]]:
+    """(problems, notes): exercises that count as right although the code handed in holds only the stub, and exercises
+    whose function is not in the code handed in."""
+    counts = attempts.read_attempts(lab.number)
+    right = [e for e in lab.exercises if counts.get(e.function, attempts.FRESH)["outcome"] == "correct"]
+    problems, absent = [], []
+    for exercise in right:
+        theirs = [function for function in functions if function.name == exercise.function]
+        if not theirs:
+            absent.append(exercise.function)
+        elif all(map(is_stub, theirs)):
+            problems.append(f"{exercise.function} counts as correct, but the code handed in holds only its stub")
+    if absent and len(absent) == len(right):
+        return problems, ["no notebook or code with the exercises was handed in: they could not be compared"]
+    return problems, [f"not in the code handed in, so not compared: {', '.join(absent)}"] if absent else []
+
+
+def is_stub(function: ast.FunctionDef) -> bool:
+    """Whether the function does nothing but raise NotImplementedError."""
+    body = [node for node in function.body if not isinstance(node, ast.Expr)]  # without its docstring
+    try:
         return isinstance(body[0], ast.Raise) and "NotImplementedError" in ast.unparse(body[0])
-    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
+    except (IndexError, RecursionError):
         return False
 
 

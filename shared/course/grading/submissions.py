@@ -28,6 +28,9 @@ FILE_LIMIT = 64 * 2**20
 STUDENT_LIMIT = 512 * 2**20
 LEDGER = re.compile(r"\d+\.\d+\.\d+(\.exercises)?\.json")
 NOTEBOOK = re.compile(r"(yours-)?lab-\d+\.\d+\.\d+-.*\.ipynb", re.S)  # "yours-": as `make labs` keeps one
+STARTER = {lab.starter for lab in registry.LABS.values() if lab.starter}  # folders of starter code: gateway, webui
+CODE = (".py", ".js", ".css", ".html", ".toml")
+CODE_FILES = 200  # of one folder
 REPORTS = ("report.html", "report.md")
 OURS = "solutions"  # who hands in the whole project hands in its solutions as well
 
@@ -39,7 +42,7 @@ class Handed:
     """What one student handed in."""
 
     student: Path
-    copy: Path  # results/ and notebooks/<number>/ are in here
+    copy: Path  # results/, notebooks/<number>/ and starter/<number>/gateway/ are in here
     problems: list[str] = field(default_factory=list)
     prints: Prints = field(default_factory=dict)
     anything: bool = False
@@ -56,8 +59,10 @@ class Handed:
                 self.anything = True
         except OSError as e:
             if e.errno in files.FULL:
-                raise LabError(f"{paths.show(self.copy)} can't be written: {e.strerror}.",
-                               "free some space, or choose another folder: export TMPDIR=~/tmp") from None  # fmt: skip
+                raise LabError(
+                    f"{paths.show(self.copy)} can't be written: {e.strerror}.",
+                    "free some space, or choose another folder: export TMPDIR=~/tmp",
+                ) from None
             fault = f"can't be read: {e.strerror}"
         if fault:
             self.problems.append(f"{self.name(entry.path)} {fault}")
@@ -106,7 +111,7 @@ def take(student: Path, copy: Path) -> Handed:
 
 def look_through(handed: Handed) -> None:
     results: list[os.DirEntry[str]] = []
-    notebooks = 0
+    notebooks = starters = 0
     for folder, entries in folders(handed):
         if any(holds_results(e) for e in entries):
             if results:
@@ -118,6 +123,9 @@ def look_through(handed: Handed) -> None:
             elif NOTEBOOK.fullmatch(entry.name) and folder.name != OURS:
                 notebooks += 1
                 handed.take(entry, handed.copy / "notebooks" / str(notebooks) / entry.name)
+            elif entry.name in STARTER and entry.is_dir(follow_symlinks=False) and folder.name != OURS:
+                starters += 1
+                take_code(handed, Path(entry.path), handed.copy / "starter" / str(starters) / entry.name)
     if not results:
         handed.problems.append(f"no results: no folder at most {DEEP} deep holds a folder 3.3.1 with results")
     for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):
@@ -156,6 +164,24 @@ def take_results(handed: Handed, folder: os.DirEntry[str]) -> None:
         if handed.take(entry, new) and is_load and new.stat().st_size:
             with new.open("rb") as data:
                 handed.prints[folder.name, hashlib.file_digest(data, "sha256").hexdigest()] = entry.name
+
+
+def take_code(handed: Handed, folder: Path, to: Path) -> None:
+    """The code of one folder of starter code, folders below it included."""
+    found: list[os.DirEntry[str]] = []
+    below = [folder]
+    for _ in range(FOLDERS):
+        if not below or len(found) > CODE_FILES:
+            break
+        for entry in listed(handed, below.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                below += [] if entry.name.startswith((".", "__")) else [Path(entry.path)]
+            elif entry.name.endswith(CODE):
+                found.append(entry)
+    if len(found) > CODE_FILES:
+        handed.problems.append(f"{handed.name(folder)} holds more than {CODE_FILES} files: the rest is not looked at")
+    for entry in found[:CODE_FILES]:
+        handed.take(entry, to / Path(entry.path).relative_to(folder))
 
 
 def folders(handed: Handed) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:

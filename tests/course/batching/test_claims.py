@@ -76,9 +76,14 @@ def test_a_whole_ledger_bears_out_every_claim() -> None:
     assert found.complete, found
     said = repr(found)
     for part in (
-        "squeezed 0.010", "3 preemptions in the squeezed one", "200 continuous", "vLLM's at 16 users",
-        "80 % of prompt tokens", "7 preemptions with few blocks, 0 with enough", "3 of 5 requests",
-    ):  # fmt: skip
+        "squeezed 0.010",
+        "3 preemptions in the squeezed one",
+        "200 continuous",
+        "vLLM's at 16 users",
+        "80 % of prompt tokens",
+        "7 preemptions with few blocks, 0 with enough",
+        "3 of 5 requests",
+    ):
         assert part in said, said
 
 
@@ -106,11 +111,19 @@ def test_each_claim_falls_with_what_it_rests_on(changed: dict[str, Any], said: s
 
 def test_an_empty_ledger_names_the_cells_to_run() -> None:
     lab = registry.find_lab("3.3.2")
-    cells = {cell.id for cell in checks.notebook(lab).cells}
+    cells = {cell["id"] for cell in checks.notebook(lab)["cells"]}
     named = " ".join(failing())
     assert len(failing()) == len(lab.claims)
-    for cell in ("own-text", "three-ways", "run-load", "one-seat", "run-open-loop", "prefix-on", "preempt-ample",
-                 "server-dies"):  # fmt: skip
+    for cell in (
+        "own-text",
+        "three-ways",
+        "run-load",
+        "one-seat",
+        "run-open-loop",
+        "prefix-on",
+        "preempt-ample",
+        "server-dies",
+    ):
         assert f"`{cell}`" in named
         assert cell in cells
     assert lab.solution == paths.REPO / "solutions" / lab.notebook

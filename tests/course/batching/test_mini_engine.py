@@ -31,8 +31,9 @@ class Counting(PagedKV):
         for number, (new, before, table) in enumerate(rows):
             assert not used & set(table), "two sequences share a block"
             used |= set(table)
-            slots = [table[p // self.block_size] * self.block_size + p % self.block_size
-                     for p in range(before + len(new))]  # fmt: skip
+            slots = [
+                table[p // self.block_size] * self.block_size + p % self.block_size for p in range(before + len(new))
+            ]
             self.written.update(zip(slots[before:], new, strict=True))
             there = [self.written[slot] for slot in slots]
             assert there == list(range(there[0], there[0] + len(there))), "its cache holds another's tokens"
@@ -48,16 +49,23 @@ def scheduler() -> Scheduler:
 
 def requests(count: int, seed: int) -> list[Request]:
     source = random.Random(seed)
-    return [Request(range(n * 100 % 700, n * 100 % 700 + source.randrange(1, 30)), source.randrange(1, 20))
-            for n in range(count)]  # fmt: skip
+    return [
+        Request(range(n * 100 % 700, n * 100 % 700 + source.randrange(1, 30)), source.randrange(1, 20))
+        for n in range(count)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("static", [False, True])
 def test_random_loads_end_with_every_token_and_every_block(scheduler: Scheduler, seed: int, static: bool) -> None:
     source = random.Random(seed)
-    engine = MiniEngine(Counting(source.randrange(13, 40)), scheduler, max_running=source.randrange(1, 8),
-                    token_budget=source.randrange(8, 40), static=static)  # fmt: skip
+    engine = MiniEngine(
+        Counting(source.randrange(13, 40)),
+        scheduler,
+        max_running=source.randrange(1, 8),
+        token_budget=source.randrange(8, 40),
+        static=static,
+    )
     coming = requests(25, seed)
     for _ in range(3000):
         if coming and not source.randrange(2):
@@ -178,7 +186,10 @@ def test_engine_and_scheduler_are_short() -> None:
     lines = 0
     for source in sources:
         plain = ast.unparse(ast.parse(source))
-        docs = sum(len(ast.unparse(node).splitlines()) for node in ast.walk(ast.parse(source))
-                   if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))  # fmt: skip
+        docs = sum(
+            len(ast.unparse(node).splitlines())
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        )
         lines += len([line for line in plain.splitlines() if line.strip()]) - docs
     assert lines < 150

@@ -46,8 +46,12 @@ def test_prefill_and_decode_in_one_step_equal_each_alone(llama: Llama, prompts: 
     first = kv.forward([(decoding, 0, tables[0]), (chunked[:2], 0, tables[1])])
     close(first[0], alone(llama, decoding))
     token = int(first[0].argmax())
-    rows = [([token], len(decoding), tables[0]), (chunked[2:], 2, tables[1]), (fresh[0], 0, tables[2]),
-            (fresh[1], 0, tables[3])]  # fmt: skip
+    rows = [
+        ([token], len(decoding), tables[0]),
+        (chunked[2:], 2, tables[1]),
+        (fresh[0], 0, tables[2]),
+        (fresh[1], 0, tables[3]),
+    ]
     mixed = kv.forward(rows)
     for got, ids in zip(mixed, ([*decoding, token], chunked, *fresh), strict=True):
         close(got, alone(llama, ids))

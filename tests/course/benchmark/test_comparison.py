@@ -15,6 +15,7 @@ from shared.hardware import host
 from shared.load import Run
 from shared.results.ledger import folder_of
 from tests.helpers.ledger import change_all, fill, provenance, record_load, trace
+from tests.helpers.markdown import unaligned
 
 FIGURES = 8  # three by users, one by prompt, two of steps, precision, memory
 
@@ -34,7 +35,7 @@ def test_without_results_there_is_no_report() -> None:
 def test_the_clear_winner_is_named_with_its_factor(own_results: Path) -> None:
     fill({"llamacpp": 10, "vllm": 20})
     build_report("3.3.1")
-    text = (own_results / "report.md").read_text()
+    text = unaligned((own_results / "report.md").read_text())
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
     assert line.count("**llama.cpp**: 2×") == 4
     assert (
@@ -52,8 +53,15 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     assert f"{clean}; whether other programs were is not known of all." in text
     limits = {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "decode_tok_s": {1: 10, 4: 9000}}
     results.record("3.3.1", "predict/limits", limits)
-    run = Run((dataclasses.replace(trace(), cached_tokens=30),), 1, 8, "short", provenance("llamacpp"), 0.95,
-              others_cpu_share=0.4)  # fmt: skip
+    run = Run(
+        (dataclasses.replace(trace(), cached_tokens=30),),
+        1,
+        8,
+        "short",
+        provenance("llamacpp"),
+        0.95,
+        others_cpu_share=0.4,
+    )
     results.record("3.3.1", "load/users-1/llamacpp/round-1", metrics.summarise(run))
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
@@ -71,10 +79,14 @@ def test_who_drops_requests_wins_nothing(own_results: Path) -> None:
         run = Run(traces, 4, 8, "short", provenance("vllm"), 0.01)
         results.record("3.3.1", f"load/users-4/vllm/round-{number}", metrics.summarise(run))
     build_report("3.3.1")
-    text = (own_results / "report.md").read_text()
+    text = unaligned((own_results / "report.md").read_text())
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
-    assert [cell.strip() for cell in line.split("|")][2:6] == ["**llama.cpp**: 2×", "only one measured",
-                                                              "**llama.cpp**: 2×", "**llama.cpp**: 2×"]  # fmt: skip
+    assert [cell.strip() for cell in line.split("|")][2:6] == [
+        "**llama.cpp**: 2×",
+        "only one measured",
+        "**llama.cpp**: 2×",
+        "**llama.cpp**: 2×",
+    ]
     assert "load/users-4/vllm/round-1: 3 of 4 requests failed, so it decides nothing above (the first: reset" in text
 
 
@@ -116,7 +128,7 @@ def test_overlapping_rounds_have_no_winner(own_results: Path) -> None:
 def test_engines_that_are_level_are_named_together(own_results: Path) -> None:
     fill({"ollama": 10.1, "llamacpp": 10, "vllm": 20, "sglang": 30})
     build_report("3.3.1")
-    text = (own_results / "report.md").read_text()
+    text = unaligned((own_results / "report.md").read_text())
     line = next(row for row in text.splitlines() if row.startswith("| Inter-token latency"))
     assert line.count("**llama.cpp**, **Ollama**: 2×") == 4
 
@@ -135,7 +147,7 @@ def test_it_answers_first_and_says_what_a_processor_can_say(own_results: Path) -
     build_report("3.3.1")
     found = sections(own_results)
     assert next(iter(found)) == "Which engine for what"
-    first = found["Which engine for what"]
+    first = unaligned(found["Which engine for what"])
     assert first.strip().startswith("**Measured on a processor without a GPU.**")
     assert "nothing here says which engine is faster on a DGX Spark" in first
     assert "| One person chats | time per output token, 1 user | llama.cpp | 10.2 ms | Ollama: 11.2 ms" in first
@@ -148,12 +160,21 @@ def test_it_answers_first_and_says_what_a_processor_can_say(own_results: Path) -
 def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
     fill(ALL_FOUR)
     build_report("3.3.1")
-    found = sections(own_results)
+    found = {title: unaligned(text) for title, text in sections(own_results).items()}
     assert list(found) == [
-        "Which engine for what", "Which engine was ahead", "Figures", "Why: what a step is made of",
-        "What precision buys", "Start-up and memory", "How this could have been a lie", "And on a DGX Spark?",
-        "Machine and model", "Method", "How to repeat it", "What this does not show",
-    ]  # fmt: skip
+        "Which engine for what",
+        "Which engine was ahead",
+        "Figures",
+        "Why: what a step is made of",
+        "What precision buys",
+        "Start-up and memory",
+        "How this could have been a lie",
+        "And on a DGX Spark?",
+        "Machine and model",
+        "Method",
+        "How to repeat it",
+        "What this does not show",
+    ]
     steps = found["Why: what a step is made of"]
     assert "At 1 user SGLang is 15.3 ms behind llama.cpp, mostly by overhead." in steps
     assert "| Q4_0 | 67.2 | 250 |" in found["What precision buys"]

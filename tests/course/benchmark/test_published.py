@@ -44,8 +44,12 @@ def test_each_row_of_the_outline_is_confronted(entries: dict[str, reading.Entry]
 
 def test_what_the_verdicts_say_agrees_with_the_quotes() -> None:
     """The sentences beside the stars name figures: each must be one of the quotes."""
-    figures = {f"{n:,.0f}" if n >= 999.5 else f"{n:g}" for q in published.quotes()
-               for n in (q.prefill_tok_s, q.decode_tok_s, q.many and q.many[1]) if n}  # fmt: skip
+    figures = {
+        f"{n:,.0f}" if n >= 999.5 else f"{n:g}"
+        for q in published.quotes()
+        for n in (q.prefill_tok_s, q.decode_tok_s, q.many and q.many[1])
+        if n
+    }
     for row in published.outline():
         said = re.sub(r"[\d.]+ GB", "", row.verdict)
         for number in re.findall(r"(?<![\w.,])\d[\d,]*\.?\d*(?= to |[ ,.;)]|$)(?!-bit)", said):

@@ -20,11 +20,15 @@ def test_each_use_is_decided_by_its_own_figure() -> None:
     assert next_one == "Ollama: 11.2 ms, 1.1× apart"
     assert found["Many users: most work done"][:2] == ("output throughput, 32 users", "llama.cpp")
     assert found["One person, long prompts"][:2] == (
-        "time to first token, 512 tokens", "no winner: Ollama or llama.cpp or vLLM or SGLang",
-    )  # fmt: skip
+        "time to first token, 512 tokens",
+        "no winner: Ollama or llama.cpp or vLLM or SGLang",
+    )
     assert found["Starts and stops often"] == (
-        "start-up, measured once", "least seen: llama.cpp", "10 s", "Ollama: 11 s",
-    )  # fmt: skip
+        "start-up, measured once",
+        "least seen: llama.cpp",
+        "10 s",
+        "Ollama: 11 s",
+    )
 
 
 def test_engines_that_are_level_are_chosen_together() -> None:

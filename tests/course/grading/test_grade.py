@@ -198,7 +198,9 @@ def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(rows: dict
     assert (ben["claims"], ben["problems"]) == ("8 of 8", "")
     assert exercises(ben) == ["9", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
-    assert ben["notes"] == "1 of 88 results are of other code than this checkout's"
+    other_code, not_compared = ben["notes"].split("; ")
+    assert other_code == "1 of 88 results are of other code than this checkout's"
+    assert not_compared == "no notebook or code with the exercises was handed in: they could not be compared"
 
 
 def test_an_edited_figure_is_refused_by_name(rows: dict[str, Row]) -> None:
@@ -215,8 +217,69 @@ def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str,
 
 
 def test_an_exercise_that_is_right_by_the_tally_but_a_stub_in_the_notebook_is_noticed(rows: dict[str, Row]) -> None:
-    assert "ttft_ms is correct by the tally, but its cell `ex-ttft` is still the stub" in rows["emil"]["problems"]
+    assert "ttft_ms counts as correct, but the code handed in holds only its stub" in rows["emil"]["problems"]
     assert "stub" not in rows["anna"]["problems"] + rows["dora"]["problems"]
+
+
+def handed_in(folder: Path, *sources: str) -> tuple[list[str], list[str]]:
+    """What is found in a notebook with these cells, of a student for whom ttft_ms and tpot_ms count as correct."""
+    cells = [{"cell_type": "code", "source": source} for source in sources]
+    (folder / "notebooks" / "1").mkdir(parents=True)
+    (folder / "notebooks" / "1" / "my lab-3.3.1-final.ipynb").write_text(json.dumps({"cells": cells}))
+    for function in ("ttft_ms", "tpot_ms"):
+        attempts.add_attempt("3.3.1", function, attempts=1, outcome="correct", uses="own")
+    functions, faults = one_student.handed_in_code(LAB, folder)
+    assert faults == []
+    return one_student.exercise_faults(LAB, functions)
+
+
+STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-ttft: stop')"
+RIGHT = "%%time\ndef {}(sent_ns, chunks):\n    return 1\n!ls"
+
+
+def test_a_function_is_found_in_any_cell_whatever_its_id(tmp_path: Path) -> None:
+    both = STUB.format("ttft_ms"), RIGHT.format("tpot_ms"), RIGHT.format("ttft_ms")
+    assert handed_in(tmp_path, *both) == ([], [])
+
+
+def test_a_function_that_was_not_handed_in_is_named(tmp_path: Path) -> None:
+    problems, notes = handed_in(tmp_path, STUB.format("ttft_ms"), "def broken(")
+    assert problems == ["ttft_ms counts as correct, but the code handed in holds only its stub"]
+    assert notes == ["not in the code handed in, so not compared: tpot_ms"]
+
+
+def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> None:
+    gateway = tmp_path / "zoe" / "my module" / "gateway"
+    (gateway / "routes").mkdir(parents=True)
+    (gateway / "routes" / "chat.py").write_text(RIGHT.format("ttft_ms"))
+    (gateway / "app.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n" + STUB.format("tpot_ms"))
+    (gateway / "secret.py").symlink_to(tmp_path / "elsewhere.py")
+    (gateway / "model.gguf").write_bytes(b"x")
+    put(tmp_path / "zoe", "x")
+    handed = submissions.take(tmp_path / "zoe", tmp_path / "copy")
+    assert handed.problems == ["my module/gateway/secret.py is a link: not followed"]
+    copied = tmp_path / "copy" / "starter" / "1" / "gateway"
+    assert {str(file.relative_to(copied)) for file in copied.rglob("*.*")} == {"app.py", "routes/chat.py"}
+    functions, faults = one_student.handed_in_code(registry.find_lab("3.3.5"), tmp_path / "copy")
+    assert faults == []
+    assert {function.name: one_student.is_stub(function) for function in functions} == {
+        "ttft_ms": False,
+        "tpot_ms": True,
+    }
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_more_files_of_starter_code_than_a_lab_has_are_not_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "CODE_FILES", 2)
+    (tmp_path / "yan" / "webui").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "yan" / "webui" / f"{number}.js").write_text("")
+    put(tmp_path / "yan", "x")
+    handed = submissions.take(tmp_path / "yan", tmp_path / "copy")
+    assert handed.problems == ["webui holds more than 2 files: the rest is not looked at"]
+    assert len(list((tmp_path / "copy").rglob("*.js"))) == 2
 
 
 def test_no_cell_of_a_notebook_is_run(judged: Any) -> None:

@@ -25,20 +25,36 @@ def kv_bytes(f: Function) -> None:
         dim = config.get("head_dim", config["hidden_size"] // heads)
         derived = config["hidden_size"] // heads
         right = 2 * layers * kv_heads * dim * size
-        expect(f, (config, size), right, {
-            "Only KV heads are cached: several query heads share one (grouped-query attention).":
-                2 * layers * heads * dim * size,
-            "Both keys and values are cached.": right // 2,
-            "Every layer has keys and values of its own.": right // layers,
-            "A head's size stands in `head_dim` where the config has it; otherwise it is hidden_size / heads.":
-                2 * layers * kv_heads * derived * size,
-            "Those are numbers, not bytes: each takes `bytes_per_value`.": right // size,
-            "Those are bits.": right * 8,
-            "hidden_size is all query heads together; the KV heads are fewer.":
-                2 * layers * config["hidden_size"] * size,
-            "hidden_size is all heads together: one head has hidden_size / heads.":
-                2 * layers * kv_heads * config["hidden_size"] * size,
-        })  # fmt: skip
+        expect(
+            f,
+            (config, size),
+            right,
+            {
+                "Only KV heads are cached: several query heads share one (grouped-query attention).": 2
+                * layers
+                * heads
+                * dim
+                * size,
+                "Both keys and values are cached.": right // 2,
+                "Every layer has keys and values of its own.": right // layers,
+                "A head's size stands in `head_dim` where the config has it; otherwise it is hidden_size / heads.": 2
+                * layers
+                * kv_heads
+                * derived
+                * size,
+                "Those are numbers, not bytes: each takes `bytes_per_value`.": right // size,
+                "Those are bits.": right * 8,
+                "hidden_size is all query heads together; the KV heads are fewer.": 2
+                * layers
+                * config["hidden_size"]
+                * size,
+                "hidden_size is all heads together: one head has hidden_size / heads.": 2
+                * layers
+                * kv_heads
+                * config["hidden_size"]
+                * size,
+            },
+        )
 
 
 def users(f: Function) -> None:
@@ -48,21 +64,33 @@ def users(f: Function) -> None:
         weights = each * context * source.randrange(3, 30) + source.randrange(each * context)
         memory = weights + each * context * source.randrange(4, 40) + quarters * each * context // 4
         right = (memory - weights) // (each * context)
-        expect(f, (memory, weights, each, context), right, {
-            "The weights lie in the same memory: subtract them first.": memory // (each * context),
-            "Half a user can't be served: round down.": (memory - weights) / (each * context),
-            "Rounded up, the last user doesn't fit.": right + 1,
-            "That is how many tokens fit. A user has `context_tokens` of them.": (memory - weights) // each,
-            "That is bytes a user needs, not how many users fit.": each * context,
-            "The weights are there once, however many users share them.": memory // (weights + each * context),
-        })  # fmt: skip
+        expect(
+            f,
+            (memory, weights, each, context),
+            right,
+            {
+                "The weights lie in the same memory: subtract them first.": memory // (each * context),
+                "Half a user can't be served: round down.": (memory - weights) / (each * context),
+                "Rounded up, the last user doesn't fit.": right + 1,
+                "That is how many tokens fit. A user has `context_tokens` of them.": (memory - weights) // each,
+                "That is bytes a user needs, not how many users fit.": each * context,
+                "The weights are there once, however many users share them.": memory // (weights + each * context),
+            },
+        )
     small = 10**9, 2 * 10**9, 50_000, 4096
-    expect(f, small, 0, {
-        "Where not even the weights fit, nobody can be served: 0, not a negative number.":
-            (10**9 - 2 * 10**9) // (50_000 * 4096),
-        "Where not even the weights fit, nobody can be served: 0, not minus something.":
-            int((10**9 - 2 * 10**9) / (50_000 * 4096)) or -4,
-    })  # fmt: skip
+    expect(
+        f,
+        small,
+        0,
+        {
+            "Where not even the weights fit, nobody can be served: 0, not a negative number.": (10**9 - 2 * 10**9)
+            // (50_000 * 4096),
+            "Where not even the weights fit, nobody can be served: 0, not minus something.": int(
+                (10**9 - 2 * 10**9) / (50_000 * 4096)
+            )
+            or -4,
+        },
+    )
 
 
 def cost(f: Function) -> None:
@@ -72,19 +100,26 @@ def cost(f: Function) -> None:
         years, watts, kwh = source.uniform(2, 6), source.uniform(20, 400), source.uniform(0.08, 0.5)
         buy, power = price / (years * HOURS_A_YEAR), watts / 1000 * kwh  # USD an hour
         million = 1e6 / (tok_s * 3600)  # hours that a million tokens take
-        expect(f, (tok_s, price, years, watts, kwh), (buy + power) * million, {
-            "Watts are not kilowatts: 1000 W for an hour are one kWh.": (buy + watts * kwh) * million,
-            "That is the electricity alone: the machine was bought as well.": power * million,
-            "That is the machine alone: it draws power as well.": buy * million,
-            "That is for one token; a million were asked for.": (buy + power) * million / 1e6,
-            "That is for a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
-            "Those are USD an hour. How many hours do a million tokens take?": buy + power,
-            "More tokens a second must make each cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
-            "tok_s is per second and the costs are per hour: an hour has 3600 seconds.": (buy + power) * 1e6 / tok_s,
-            "The whole price was counted for each hour: spread it over the hours of its years.":
-                (price + power) * million,
-            "A year has 365 × 24 hours.": (price / (years * 365) + power) * million,
-        })  # fmt: skip
+        expect(
+            f,
+            (tok_s, price, years, watts, kwh),
+            (buy + power) * million,
+            {
+                "Watts are not kilowatts: 1000 W for an hour are one kWh.": (buy + watts * kwh) * million,
+                "That is the electricity alone: the machine was bought as well.": power * million,
+                "That is the machine alone: it draws power as well.": buy * million,
+                "That is for one token; a million were asked for.": (buy + power) * million / 1e6,
+                "That is for a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
+                "Those are USD an hour. How many hours do a million tokens take?": buy + power,
+                "More tokens a second must make each cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
+                "tok_s is per second and the costs are per hour: an hour has 3600 seconds.": (buy + power)
+                * 1e6
+                / tok_s,
+                "The whole price was counted for each hour: spread it over the hours of its years.": (price + power)
+                * million,
+                "A year has 365 × 24 hours.": (price / (years * 365) + power) * million,
+            },
+        )
 
 
 EXERCISES = (

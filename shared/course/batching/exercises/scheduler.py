@@ -20,17 +20,27 @@ def needed(f: Function) -> None:
         size = source.choice((8, 16, 32))
         whole = source.randrange(40, 60)
         tokens = whole * size + source.randrange(1, size)
-        expect(f, (tokens, size), whole + 1, {
-            "The last block is rarely full, and it is needed all the same: round up.": whole,
-            "A block holds several tokens: divide.": tokens * size,
-            "That is one block too many: the last one is only partly filled already.": whole + 2,
-            "Half a block can't be owned: the number is whole, rounded up.": tokens / size,
-            "That is the blocks' room in tokens. How many blocks are it?": (whole + 1) * size,
-            "That is how far the last block is filled.": tokens % size,
-        })  # fmt: skip
-        expect(f, (whole * size, size), whole, {
-            "A length that fills its blocks exactly needs no further one.": whole + 1,
-        })  # fmt: skip
+        expect(
+            f,
+            (tokens, size),
+            whole + 1,
+            {
+                "The last block is rarely full, and it is needed all the same: round up.": whole,
+                "A block holds several tokens: divide.": tokens * size,
+                "That is one block too many: the last one is only partly filled already.": whole + 2,
+                "Half a block can't be owned: the number is whole, rounded up.": tokens / size,
+                "That is the blocks' room in tokens. How many blocks are it?": (whole + 1) * size,
+                "That is how far the last block is filled.": tokens % size,
+            },
+        )
+        expect(
+            f,
+            (whole * size, size),
+            whole,
+            {
+                "A length that fills its blocks exactly needs no further one.": whole + 1,
+            },
+        )
     expect(f, (0, 16), 0, {"No token needs no block.": 1})
 
 
@@ -41,19 +51,24 @@ def returned(f: Function) -> None:
         raise Wrong("append puts the whole table into `free` as one element. extend adds its blocks.")
     if sorted(free) == [4, 9]:
         if isinstance(got, list):
-            raise Wrong("The engine keeps using the list `free` itself: change it in place (extend), don't make a "
-                        "new one.")  # fmt: skip
+            raise Wrong(
+                "The engine keeps using the list `free` itself: change it in place (extend), don't make a new one."
+            )
         raise Wrong("The blocks did not come back: after the call `free` must hold them too.")
     if len(free) != len(set(free)):
         raise Wrong("A block is in `free` twice: two requests would write over each other's keys and values.")
     if table and sorted(free) == [2, 4, 5, 7, 9]:
-        raise Wrong("The table still names blocks that are free now. If it is given back again, each is free twice: "
-                    "empty it (clear).")  # fmt: skip
+        raise Wrong(
+            "The table still names blocks that are free now. If it is given back again, each is free twice: "
+            "empty it (clear)."
+        )
     if 4 not in free or 9 not in free:
         raise Wrong("Blocks that were free before are gone: add to `free`, don't replace what is in it.")
     if sorted(free) != [2, 4, 5, 7, 9] or table:
-        raise Wrong(f"From table [7, 2, 5] and free [4, 9] came table {table} and free {free}. (Removing from a list "
-                    "while walking through it skips every other element.)")  # fmt: skip
+        raise Wrong(
+            f"From table [7, 2, 5] and free [4, 9] came table {table} and free {free}. (Removing from a list "
+            "while walking through it skips every other element.)"
+        )
     f(table, free)
     if sorted(free) != [2, 4, 5, 7, 9]:
         raise Wrong("Given back a second time, an empty table must change nothing.")
@@ -134,31 +149,49 @@ def planning(f: Function) -> None:
         if any(got > asked for got, asked in zip(plan, pending, strict=True)):
             raise Wrong(f"No request can be given more tokens than it has pending: of {pending} you planned {plan}.")
         if any(got < 0 for got in plan):
-            raise Wrong(f"Nobody can be given fewer than no tokens, and you planned {plan}: is the rest of the budget "
-                        "ever below 0?")  # fmt: skip
+            raise Wrong(
+                f"Nobody can be given fewer than no tokens, and you planned {plan}: is the rest of the budget "
+                "ever below 0?"
+            )
         if any(asked == 1 and not got for got, asked in zip(plan, pending, strict=True)):
-            raise Wrong("A request that decodes got no token because of a prompt: every stream would stop until the "
-                        "prompt is done. First one token for each that has 1 pending, then prompts.")  # fmt: skip
+            raise Wrong(
+                "A request that decodes got no token because of a prompt: every stream would stop until the "
+                "prompt is done. First one token for each that has 1 pending, then prompts."
+            )
         if sum(plan) > budget:
-            raise Wrong(f"The step has {sum(plan)} tokens and its budget is {budget}: the decoding ones count too. "
-                        "A longer prompt goes in chunks, over several steps.")  # fmt: skip
+            raise Wrong(
+                f"The step has {sum(plan)} tokens and its budget is {budget}: the decoding ones count too. "
+                "A longer prompt goes in chunks, over several steps."
+            )
         if sum(plan) < min(budget, sum(pending)):
-            raise Wrong(f"Only {sum(plan)} of {budget} tokens are used though {sum(pending)} are pending: a prompt "
-                        "that doesn't fit whole gets the rest of the budget as a chunk.")  # fmt: skip
+            raise Wrong(
+                f"Only {sum(plan)} of {budget} tokens are used though {sum(pending)} are pending: a prompt "
+                "that doesn't fit whole gets the rest of the budget as a chunk."
+            )
         if plan != planned(pending, budget):
-            raise Wrong(f"Of {pending} within {budget} tokens you planned {plan}. Prompts get the rest in their order: "
-                        "the first as much as it can use, then the next. Shared out evenly, or the last first, the "
-                        "oldest would wait longer for its first token.")  # fmt: skip
+            raise Wrong(
+                f"Of {pending} within {budget} tokens you planned {plan}. Prompts get the rest in their order: "
+                "the first as much as it can use, then the next. Shared out evenly, or the last first, the "
+                "oldest would wait longer for its first token."
+            )
 
     for pending, budget in (
-        ([1, 1, 1], 8), ([200, 1, 1], 64), ([1, 300, 1, 200], 128), ([50, 30, 1], 256), ([40, 40, 40], 64), ([], 32),
-        ([1, 90, 90], 33), ([500], 64),
-    ):  # fmt: skip
+        ([1, 1, 1], 8),
+        ([200, 1, 1], 64),
+        ([1, 300, 1, 200], 128),
+        ([50, 30, 1], 256),
+        ([40, 40, 40], 64),
+        ([], 32),
+        ([1, 90, 90], 33),
+        ([500], 64),
+    ):
         fails(pending, budget)
     source = random.Random()
     for _ in range(20):
-        fails([source.choice((1, 1, source.randrange(2, 300))) for _ in range(source.randrange(1, 12))],
-              source.randrange(12, 256))  # fmt: skip
+        fails(
+            [source.choice((1, 1, source.randrange(2, 300))) for _ in range(source.randrange(1, 12))],
+            source.randrange(12, 256),
+        )
 
 
 def victims(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
@@ -180,29 +213,43 @@ def choosing(f: Function) -> None:
         if sorted(got) == sorted(right):
             return
         if got and not right:
-            raise Wrong(f"{case}: all that is wanted is free, so nobody has to go. Work that is thrown away must be "
-                        "done again.")  # fmt: skip
+            raise Wrong(
+                f"{case}: all that is wanted is free, so nobody has to go. Work that is thrown away must be done again."
+            )
         stay = [place for place in range(len(held)) if place not in got]
         short_of = sum(wants[i] for i in stay) - free - sum(held[i] for i in got)
         if short_of > 0:
-            raise Wrong(f"{case}: after {got} are gone, {short_of} blocks are still missing. The engine can't run the "
-                        "step.")  # fmt: skip
+            raise Wrong(
+                f"{case}: after {got} are gone, {short_of} blocks are still missing. The engine can't run the step."
+            )
         if set(got) > set(right):
-            raise Wrong(f"{case}: {got} are more than must go. Besides what it holds, whoever goes no longer wants "
-                        "anything in this step: count again after each.")  # fmt: skip
+            raise Wrong(
+                f"{case}: {got} are more than must go. Besides what it holds, whoever goes no longer wants "
+                "anything in this step: count again after each."
+            )
         if 0 in got:
-            raise Wrong(f"{case}: {got} sends the oldest away. If the oldest can be evicted again and again, it may "
-                        "never end: take the youngest, at the end of the list.")  # fmt: skip
-        raise Wrong(f"{case}: the youngest, {sorted(right)}, should go and not {sorted(got)}, even where another holds "
-                    "more: least work is lost, and the order of arrival is kept.")  # fmt: skip
+            raise Wrong(
+                f"{case}: {got} sends the oldest away. If the oldest can be evicted again and again, it may "
+                "never end: take the youngest, at the end of the list."
+            )
+        raise Wrong(
+            f"{case}: the youngest, {sorted(right)}, should go and not {sorted(got)}, even where another holds "
+            "more: least work is lost, and the order of arrival is kept."
+        )
 
     for held, wants, free in (
         ([3, 3], [1, 1], 2),
-        ([3, 3, 3], [0, 1, 0], 2), ([3, 3, 3], [1, 1, 1], 2),
-        ([3, 3, 3], [1, 1, 0], 0), ([9, 1, 1, 1], [1, 1, 1, 1], 0),
-        ([4, 8, 2], [1, 1, 0], 0), ([1, 1, 1, 1], [1, 0, 1, 1], 1), ([5, 5], [0, 0], 0), ([], [], 3),
-        ([2, 7, 2], [1, 0, 0], 0), ([6, 1, 1, 1], [3, 0, 0, 0], 0),
-    ):  # fmt: skip
+        ([3, 3, 3], [0, 1, 0], 2),
+        ([3, 3, 3], [1, 1, 1], 2),
+        ([3, 3, 3], [1, 1, 0], 0),
+        ([9, 1, 1, 1], [1, 1, 1, 1], 0),
+        ([4, 8, 2], [1, 1, 0], 0),
+        ([1, 1, 1, 1], [1, 0, 1, 1], 1),
+        ([5, 5], [0, 0], 0),
+        ([], [], 3),
+        ([2, 7, 2], [1, 0, 0], 0),
+        ([6, 1, 1, 1], [3, 0, 0, 0], 0),
+    ):
         one(held, wants, free)
     source = random.Random()
     for _ in range(20):

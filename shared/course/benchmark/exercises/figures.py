@@ -20,13 +20,20 @@ def ceiling(f: Function) -> None:
     for _ in range(3):
         gb_s, size = source.uniform(15, 3000), source.randrange(10**8, 10**11)
         right = gb_s * 1e9 / size
-        expect(f, (gb_s, size), right, {
-            "The two are in different units: a GB is 10⁹ bytes.": gb_s / size,
-            "That is how many seconds a token takes at least. Tokens per second are its inverse.": size / gb_s / 1e9,
-            "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s * 2**30 / size,
-            "More bytes to read must mean fewer tokens per second: divide by them.": gb_s * 1e9 * size,
-            "Bits or bytes? Both numbers are in bytes already.": gb_s * 1e9 / size / 8,
-        })  # fmt: skip
+        expect(
+            f,
+            (gb_s, size),
+            right,
+            {
+                "The two are in different units: a GB is 10⁹ bytes.": gb_s / size,
+                "That is how many seconds a token takes at least. Tokens per second are its inverse.": size
+                / gb_s
+                / 1e9,
+                "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s * 2**30 / size,
+                "More bytes to read must mean fewer tokens per second: divide by them.": gb_s * 1e9 * size,
+                "Bits or bytes? Both numbers are in bytes already.": gb_s * 1e9 / size / 8,
+            },
+        )
 
 
 def stream(source: random.Random, per_chunk: int = 1) -> tuple[int, Chunks, int]:
@@ -48,26 +55,40 @@ def ttft(f: Function) -> None:
     for _ in range(3):
         sent, chunks, _ = stream(source)
         ns = chunks[1][0] - sent
-        expect(f, (sent, chunks), ns / 1e6, {
-            "The first chunk carries only a role: no token has come yet. Take the first one with text.":
-                (chunks[0][0] - sent) / 1e6,
-            "That is in nanoseconds: a millisecond has 10⁶ of them.": ns,
-            "That is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
-            "That is in seconds: the name says ms.": ns / 1e9,
-            "A space is a token too: only a chunk whose text is empty does not count.": (chunks[2][0] - sent) / 1e6,
-            "That is the last chunk with text: it tells how long the answer took, not how long its first token did.":
-                (chunks[-2][0] - sent) / 1e6,
-            "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
-        })  # fmt: skip
+        expect(
+            f,
+            (sent, chunks),
+            ns / 1e6,
+            {
+                "The first chunk carries only a role: no token has come yet. Take the first one with text.": (
+                    chunks[0][0] - sent
+                )
+                / 1e6,
+                "That is in nanoseconds: a millisecond has 10⁶ of them.": ns,
+                "That is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
+                "That is in seconds: the name says ms.": ns / 1e9,
+                "A space is a token too: only a chunk whose text is empty does not count.": (chunks[2][0] - sent) / 1e6,
+                "That is the last chunk with text: it tells how long the answer took, not how long its first token did.": (
+                    chunks[-2][0] - sent
+                )
+                / 1e6,
+                "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
+            },
+        )
     silent = "What if no chunk carries text? Then there was no first token: return None"
     nothing: tuple[int, Chunks]
     for nothing in ((sent, [(sent + 40 * MS, ""), (sent + 90 * MS, "")]), (sent, [])):
         try:
-            expect(f, nothing, None, {
-                f"{silent}. 0 would make a failed request the fastest.": 0,
-                f"{silent}, not the time of an empty chunk.": 40,
-                f"{silent}, not the time of the second chunk, whatever is in it.": 90,
-            })  # fmt: skip
+            expect(
+                f,
+                nothing,
+                None,
+                {
+                    f"{silent}. 0 would make a failed request the fastest.": 0,
+                    f"{silent}, not the time of an empty chunk.": 40,
+                    f"{silent}, not the time of the second chunk, whatever is in it.": 90,
+                },
+            )
         except (IndexError, StopIteration, ValueError, TypeError, UnboundLocalError) as e:
             raise Wrong(f"{silent}. (Yours raised {type(e).__name__}.)") from None
 
@@ -79,18 +100,30 @@ def tpot(f: Function) -> None:
         first, last = chunks[1][0], chunks[-2][0]
         ms = (last - first) / 1e6
         texts = len(chunks) - 2
-        expect(f, (chunks, tokens), ms / (tokens - 1), {
-            "A chunk may hold several tokens: divide by tokens, as the engine counted them.": ms / (texts - 1),
-            "Between n tokens lie n − 1 steps: the first one's time is TTFT, not TPOT.": ms / tokens,
-            "Those are nanoseconds; the name says ms.": ms * 1e6 / (tokens - 1),
-            "That is tokens per millisecond. Time per token is its inverse.": (tokens - 1) / ms,
-            "The first chunk carries only a role: begin with the first one that has text.":
-                (last - chunks[0][0]) / 1e6 / (tokens - 1),
-            "The last chunk carries only the reason why the answer ended: stop at the last one that has text.":
-                (chunks[-1][0] - first) / 1e6 / (tokens - 1),
-            "The first and the last chunk carry no text: only those with text are tokens' times.":
-                (chunks[-1][0] - chunks[0][0]) / 1e6 / (tokens - 1),
-        })  # fmt: skip
+        expect(
+            f,
+            (chunks, tokens),
+            ms / (tokens - 1),
+            {
+                "A chunk may hold several tokens: divide by tokens, as the engine counted them.": ms / (texts - 1),
+                "Between n tokens lie n − 1 steps: the first one's time is TTFT, not TPOT.": ms / tokens,
+                "Those are nanoseconds; the name says ms.": ms * 1e6 / (tokens - 1),
+                "That is tokens per millisecond. Time per token is its inverse.": (tokens - 1) / ms,
+                "The first chunk carries only a role: begin with the first one that has text.": (last - chunks[0][0])
+                / 1e6
+                / (tokens - 1),
+                "The last chunk carries only the reason why the answer ended: stop at the last one that has text.": (
+                    chunks[-1][0] - first
+                )
+                / 1e6
+                / (tokens - 1),
+                "The first and the last chunk carry no text: only those with text are tokens' times.": (
+                    chunks[-1][0] - chunks[0][0]
+                )
+                / 1e6
+                / (tokens - 1),
+            },
+        )
     alone = "One token has no step to another: return None"
     try:
         expect(f, ([(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
@@ -124,37 +157,53 @@ def throughput(f: Function) -> None:
         took = [(t.end_ns - t.sent_ns) / 1e9 for t in traces]
         speeds = [n / s for n, s in zip(tokens, took, strict=True)]
         wall = (end - begin) / 1e9
-        expect(f, (traces,), sum(tokens) / wall, {
-            "That is the mean speed that one request saw. All users together get more: divide all tokens by the time "
-            "from the first request sent to the last answer's end.": sum(speeds) / len(speeds),
-            "Speeds of requests that ran one after another don't add up: divide all tokens by the time from the first "
-            "request sent to the last answer's end.": sum(speeds),
-            "Requests overlap, so the sum of their durations is longer than the run was.": sum(tokens) / sum(took),
-            "Those are tokens per nanosecond.": sum(tokens) / (end - begin),
-            "That counts requests, not tokens.": len(traces) / wall,
-            "That counts chunks of text, not tokens.": sum(len(t.texts) for t in traces) / wall,
-            "The traces are not in the order of time: the run ends with the latest `end_ns`, wherever it stands.":
-                sum(tokens) / ((traces[-1].end_ns - traces[0].sent_ns) / 1e9),
-            "A run's time is longer than that of its longest request.": sum(tokens) / max(took),
-        })  # fmt: skip
+        expect(
+            f,
+            (traces,),
+            sum(tokens) / wall,
+            {
+                "That is the mean speed that one request saw. All users together get more: divide all tokens by the time "
+                "from the first request sent to the last answer's end.": sum(speeds) / len(speeds),
+                "Speeds of requests that ran one after another don't add up: divide all tokens by the time from the first "
+                "request sent to the last answer's end.": sum(speeds),
+                "Requests overlap, so the sum of their durations is longer than the run was.": sum(tokens) / sum(took),
+                "Those are tokens per nanosecond.": sum(tokens) / (end - begin),
+                "That counts requests, not tokens.": len(traces) / wall,
+                "That counts chunks of text, not tokens.": sum(len(t.texts) for t in traces) / wall,
+                "The traces are not in the order of time: the run ends with the latest `end_ns`, wherever it stands.": sum(
+                    tokens
+                )
+                / ((traces[-1].end_ns - traces[0].sent_ns) / 1e9),
+                "A run's time is longer than that of its longest request.": sum(tokens) / max(took),
+            },
+        )
     early = min(traces, key=lambda t: t.sent_ns)
     since = (end - min(t.sent_ns for t in traces if t is not early)) / 1e9
     first = [replace(t, error="reset") if t is early else t for t in traces]
-    expect(f, (first,), (sum(tokens) - (early.output_tokens or 0)) / wall, {
-        "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-        "A failed request's tokens count for nothing, but its time was spent: the run begins with the first request, "
-        "failed ones included.":
-            (sum(tokens) - (early.output_tokens or 0)) / since,
-    })  # fmt: skip
+    expect(
+        f,
+        (first,),
+        (sum(tokens) - (early.output_tokens or 0)) / wall,
+        {
+            "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
+            "A failed request's tokens count for nothing, but its time was spent: the run begins with the first request, "
+            "failed ones included.": (sum(tokens) - (early.output_tokens or 0)) / since,
+        },
+    )
     late = max(traces, key=lambda t: t.end_ns)
     broken = [replace(t, error="reset") if t is late else t for t in traces]
     good = sum(tokens) - (late.output_tokens or 0)
     until = (max(t.end_ns for t in broken if not t.error) - begin) / 1e9
-    expect(f, (broken,), good / wall, {
-        "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-        "A failed request's tokens count for nothing, but its time was spent: the run ends with the last request, "
-        "failed ones included.": good / until,
-    })  # fmt: skip
+    expect(
+        f,
+        (broken,),
+        good / wall,
+        {
+            "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
+            "A failed request's tokens count for nothing, but its time was spent: the run ends with the last request, "
+            "failed ones included.": good / until,
+        },
+    )
 
 
 def verdict(f: Function) -> None:
@@ -162,19 +211,30 @@ def verdict(f: Function) -> None:
         ([45.1, 44.0, 46.2], [20.3, 21.1, 19.8], "a"),
         ([20.3, 21.1, 19.8], [45.1, 44.0, 46.2], "b"),
     ):
-        expect(f, (a, b), right, {
-            "More tokens per second are better.": "b" if right == "a" else "a",
-            "Here the worst round of one is better than the best of the other: that one is ahead.": None,
-            "Return the letter, 'a' or 'b', of the one that is ahead.": True,
-        })  # fmt: skip
+        expect(
+            f,
+            (a, b),
+            right,
+            {
+                "More tokens per second are better.": "b" if right == "a" else "a",
+                "Here the worst round of one is better than the best of the other: that one is ahead.": None,
+                "Return the letter, 'a' or 'b', of the one that is ahead.": True,
+            },
+        )
     for ours, theirs, hint in (
-        ([50.0, 40.0, 45.0], [44.0, 39.0, 42.0], "Their ranges overlap: what differs less than it varies from round to "
-         "round has no winner. Return None."),
+        (
+            [50.0, 40.0, 45.0],
+            [44.0, 39.0, 42.0],
+            "Their ranges overlap: what differs less than it varies from round to round has no winner. Return None.",
+        ),
         ([30.0, 60.0], [40.0, 50.0], "The range of one lies within that of the other, so they overlap. Return None."),
-        ([40.0, 45.0], [35.0, 40.0], "Ranges that touch overlap: a round of one was as fast as one of the other. "
-         "Return None."),
+        (
+            [40.0, 45.0],
+            [35.0, 40.0],
+            "Ranges that touch overlap: a round of one was as fast as one of the other. Return None.",
+        ),
         ([45.0], [20.0, 21.0], "One round has no spread, so it neither wins nor loses. Return None."),
-    ):  # fmt: skip
+    ):
         for pair in ((ours, theirs), (theirs, ours)):
             if f(list(pair[0]), list(pair[1])) in ("a", "b"):
                 raise Wrong(hint)

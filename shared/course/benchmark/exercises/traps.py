@@ -14,13 +14,18 @@ def uncached(f: Function) -> None:
     for _ in range(3):
         tokens, ttft = source.randrange(500, 4000), source.uniform(20, 900)
         cached = int(tokens * source.uniform(0.2, 0.95))
-        expect(f, (tokens, cached, ttft), (tokens - cached) / ttft * 1e3, {
-            "The cached tokens were not computed: they don't count.": tokens / ttft * 1e3,
-            "Those are the tokens that the cache supplied; the others were computed.": cached / ttft * 1e3,
-            "That is per millisecond; the name says per second.": (tokens - cached) / ttft,
-            "That is milliseconds per token: the inverse.": ttft / (tokens - cached),
-            "TTFT is in ms: divide it by 1000, don't multiply.": (tokens - cached) / ttft / 1e3,
-        })  # fmt: skip
+        expect(
+            f,
+            (tokens, cached, ttft),
+            (tokens - cached) / ttft * 1e3,
+            {
+                "The cached tokens were not computed: they don't count.": tokens / ttft * 1e3,
+                "Those are the tokens that the cache supplied; the others were computed.": cached / ttft * 1e3,
+                "That is per millisecond; the name says per second.": (tokens - cached) / ttft,
+                "That is milliseconds per token: the inverse.": ttft / (tokens - cached),
+                "TTFT is in ms: divide it by 1000, don't multiply.": (tokens - cached) / ttft / 1e3,
+            },
+        )
     expect(f, (300, 0, 100.0), 3000)
     nothing = "Where the cache supplied every token nothing was computed, so there is no rate: return None"
     expect(f, (300, 300, 12.0), None, {f"{nothing}, not 0.": 0, f"{nothing}.": 300 / 12.0 * 1e3})
@@ -45,20 +50,33 @@ def late(f: Function) -> None:
     def share(requests: Requests, limit_ms: float, begin: int = 0, end: int = 2, unit: int = MS) -> float:
         return sum((one[end] - one[begin]) / unit > limit_ms for one in requests) / len(requests)
 
-    expect_each(f, inputs, share, {
-        "A user's clock runs from the moment they wanted to ask, not from when the client got round to sending: "
-        "count from the schedule.": lambda asked, limit: share(asked, limit, begin=1),
-        "That is only the wait before sending; the answer takes its time as well.":
-            lambda asked, limit: share(asked, limit, end=1),
-        "That is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
-        "That is how many; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
-        "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(asked, limit, unit=1),
-        "Those are the ones in time: asked for is the share of the late ones.": lambda *given: 1 - share(*given),
-    })  # fmt: skip
+    expect_each(
+        f,
+        inputs,
+        share,
+        {
+            "A user's clock runs from the moment they wanted to ask, not from when the client got round to sending: "
+            "count from the schedule.": lambda asked, limit: share(asked, limit, begin=1),
+            "That is only the wait before sending; the answer takes its time as well.": lambda asked, limit: share(
+                asked, limit, end=1
+            ),
+            "That is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
+            "That is how many; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
+            "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(
+                asked, limit, unit=1
+            ),
+            "Those are the ones in time: asked for is the share of the late ones.": lambda *given: 1 - share(*given),
+        },
+    )
 
-    expect(f, ([(0, 0, 150 * MS), (0, 0, 151 * MS)], 150), 0.5, {
-        "Longer than the limit: who waited exactly as long is not late.": 1.0,
-    })  # fmt: skip
+    expect(
+        f,
+        ([(0, 0, 150 * MS), (0, 0, 151 * MS)], 150),
+        0.5,
+        {
+            "Longer than the limit: who waited exactly as long is not late.": 1.0,
+        },
+    )
 
 
 def rank(f: Function) -> None:
@@ -69,28 +87,43 @@ def rank(f: Function) -> None:
     def at(values: list[float], share: float, further: int = 0) -> float:
         return sorted(values)[min(math.ceil(share * len(values)) - 1 + further, len(values) - 1)]
 
-    expect_each(f, inputs, at, {
-        "The values come in the order in which they were measured: sort them first.":
-            lambda values, share: values[math.ceil(share * len(values)) - 1],
-        "The k-th smallest stands at index k − 1.": lambda values, share: at(values, share, 1),
-        "That counts from the top: p99 is the value that 99 % stay below.":
-            lambda values, share: sorted(values)[len(values) - math.ceil(share * len(values))],
-        "That is the largest of them.": lambda values, share: max(values),
-        "That lies between two measured values; asked for is the nearest rank, one of them.":
-            lambda values, share: between(sorted(values), share),
-    })  # fmt: skip
+    expect_each(
+        f,
+        inputs,
+        at,
+        {
+            "The values come in the order in which they were measured: sort them first.": lambda values, share: values[
+                math.ceil(share * len(values)) - 1
+            ],
+            "The k-th smallest stands at index k − 1.": lambda values, share: at(values, share, 1),
+            "That counts from the top: p99 is the value that 99 % stay below.": lambda values, share: sorted(values)[
+                len(values) - math.ceil(share * len(values))
+            ],
+            "That is the largest of them.": lambda values, share: max(values),
+            "That lies between two measured values; asked for is the nearest rank, one of them.": lambda values, share: (
+                between(sorted(values), share)
+            ),
+        },
+    )
     few = [source.expovariate(1 / 50) for _ in range(40)]
     if (got := f(list(few), 0.99)) is not None:
         what = "the largest of them: the luck of one request" if got == max(few) else "not known"
         raise Wrong(f"p99 of 40 values is {what}. Fewer than {BEYOND} lie beyond it: return None.")
     if f([float(i) for i in range(1, 101)], 0.9) is None:
-        raise Wrong(f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. (Count them as len(values) − k: "
-                    "100 * (1 - 0.9) is 9.999… to a computer.)")  # fmt: skip
+        raise Wrong(
+            f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. (Count them as len(values) − k: "
+            "100 * (1 - 0.9) is 9.999… to a computer.)"
+        )
     for count, share in ((99, 0.9), (999, 0.99)):
-        expect(f, ([float(i) for i in range(1, count + 1)], share), None, {
-            f"Of {count} values fewer than {BEYOND} lie beyond p{100 * share:.0f}. How many are needed depends on the "
-            "percentile: count those beyond.": float(math.ceil(share * count)),
-        })  # fmt: skip
+        expect(
+            f,
+            ([float(i) for i in range(1, count + 1)], share),
+            None,
+            {
+                f"Of {count} values fewer than {BEYOND} lie beyond p{100 * share:.0f}. How many are needed depends on the "
+                "percentile: count those beyond.": float(math.ceil(share * count)),
+            },
+        )
 
 
 def between(order: list[float], share: float) -> float:
