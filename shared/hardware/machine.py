@@ -64,11 +64,12 @@ class Effort:
     waves: int  # requests of each user
     questions: int  # on which an engine is held to the reference
     prompt_tokens: tuple[int, ...]  # lengths of the long prompts
+    warm_up: bool  # whether the first round of a load begins with requests that don't count
 
 
 EFFORTS = {
-    "full": Effort(rounds=5, tokens=32, waves=2, questions=12, prompt_tokens=(128, 512, 2048)),
-    "quick": Effort(rounds=2, tokens=16, waves=1, questions=4, prompt_tokens=(128, 512)),
+    "full": Effort(rounds=5, tokens=32, waves=2, questions=12, prompt_tokens=(128, 512, 2048), warm_up=True),
+    "quick": Effort(rounds=2, tokens=16, waves=1, questions=4, prompt_tokens=(128, 512), warm_up=False),
 }
 
 
