@@ -70,7 +70,10 @@ class Checker:
             attempts.add_attempt(self.lab.number, exercise.function, uses="own", outcome="correct")
             return function
         attempts.add_attempt(self.lab.number, exercise.function, uses="reference", outcome=found.outcome)
-        print(f"With the reference's {exercise.function}: yours is {found.outcome}. Once it passes, yours is taken.")
+        why = "not written yet" if found.outcome == "not attempted" else found.outcome
+        print(
+            f"Using the reference solution of {exercise.function}, because yours is {why}. Yours is used once it passes."
+        )
         return reference(self.lab, exercise)
 
     def hint(self, function: Function | str) -> Feedback:
