@@ -8,17 +8,19 @@ synced before the rename that makes it visible, and the folder after it.
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout, lock_descriptor
 
 from shared import paths
 from shared.errors import LabError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
+GLANCE_S = 0.2  # `held` takes a lock for microseconds: a lock that is free again by then needs no message
 
 
 def write(file: Path, data: bytes) -> None:
@@ -68,7 +70,7 @@ def unused(file: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(file: Path, what: str = "") -> Iterator[None]:
-    """Say a failed write as a LabError: what could not be written, why, and what to do."""
+    """Turn a failed write into a LabError: what can't be written, why, and the fix."""
     try:
         yield
     except OSError as e:
@@ -76,40 +78,45 @@ def writing(file: Path, what: str = "") -> Iterator[None]:
 
 
 def _fix(e: OSError, file: Path) -> str:
-    elsewhere = "or choose another folder: export LABS_RESULTS=~/results"
+    variable = "LABS_CACHE=~/labs-cache" if file.is_relative_to(paths.cache()) else "LABS_RESULTS=~/results"
+    elsewhere = f"or choose another folder: export {variable}"
     place = next(folder for folder in file.parents if folder.exists())
     if e.errno in FULL:
-        return (
-            f"free some space (`df -h {paths.show(place)}` tells how much there is), then do it again; "
-            "what was written before is whole"
-        )
+        return f"free some space (`df -h {paths.show(place)}` shows how much is left) and repeat; files written earlier are intact"
     if e.errno in FORBIDDEN and place.stat().st_uid != os.geteuid():
         return f'it belongs to {place.owner()}: sudo chown -R "$USER" {paths.show(place)}; {elsewhere}'
     if e.errno in FORBIDDEN:
         return f"chmod -R u+rwX {paths.show(place)}; {elsewhere}"
-    return f"look at the disk of {paths.show(place)}; {elsewhere}"
+    return f"check the disk that holds {paths.show(place)}; {elsewhere}"
 
 
 @contextlib.contextmanager
-def exclusive(file: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock of this file; if another program has it, say `waiting` and wait. Any death frees it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def exclusive(file: Path, waiting: str, what: str = "") -> Iterator[None]:
+    """Hold the lock of `file`. If another program holds it, print `waiting` and wait.
+
+    The kernel frees the lock when its holder ends, even if it is killed; the lock file stays. Raises LabError, with
+    `what` as its subject, if the lock file can't be written.
+    """
+    lock = FileLock(file, fallback_to_soft=False)  # a soft lock is a file that a killed holder leaves behind
+    with contextlib.ExitStack() as stack:
+        with writing(file, what):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=GLANCE_S)
+            except Timeout:
+                print(waiting, flush=True)
+                lock.acquire()
+            stack.callback(lock.release)
         yield
 
 
 def held(file: Path) -> bool:
-    """Whether somebody is inside `exclusive` of this file now."""
+    """Whether a program is inside `exclusive` of this file now. Holders are not disturbed, and no file is created.
+
+    Two calls at the same moment may take each other for a holder, so repeat it before giving up anything.
+    """
     try:
-        with file.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with file.open("r+b" if os.access(file, os.W_OK) else "rb") as lock:
+            return not lock_descriptor(lock.fileno(), blocking=False)
     except OSError:
-        pass
-    return False
+        return False

@@ -5,7 +5,6 @@
 `uses` is what the lab's later cells took: the student's "own" function or the "reference".
 """
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping
@@ -44,12 +43,10 @@ def sound(one: Mapping[str, Any]) -> bool:
 def add_attempt(lab: str, function: str, *, attempts: int = 0, hints: int = 0, **changes: object) -> None:
     """Add to the counts and set the rest. Raises LabError if it can't be written."""
     file = attempts_file(lab)
-    with files.writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_name(f".{file.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            there = read_attempts(lab)
-            one = there.get(function, dict(FRESH))
-            counted = {"attempts": one["attempts"] + attempts, "hints": one["hints"] + hints}
-            there[function] = {**one, **counted, **changes, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-            files.write(file, json.dumps(there, indent=1).encode())
+    lock, waiting = file.with_name(f".{file.name}.lock"), "Another notebook is recording an attempt; waiting for it ..."
+    with files.exclusive(lock, waiting, paths.show(file)):
+        there = read_attempts(lab)
+        one = there.get(function, dict(FRESH))
+        counted = {"attempts": one["attempts"] + attempts, "hints": one["hints"] + hints}
+        there[function] = {**one, **counted, **changes, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        files.write(file, json.dumps(there, indent=1).encode())

@@ -9,11 +9,10 @@ one, and what a freezing machine tears costs only itself.
 """
 
 import contextlib
-import fcntl
 import functools
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,12 +240,7 @@ def _once(text: str) -> None:
     print(text)
 
 
-@contextlib.contextmanager
-def _locked(lab: str) -> Iterator[None]:
-    """Two notebooks may set results aside at once: each moves what the other has left."""
-    file = paths.results() / f".{lab}.lock"
-    with contextlib.ExitStack() as held:
-        with files.writing(file, paths.show(paths.results())):
-            paths.results().mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(file.open("w")), fcntl.LOCK_EX)
-        yield
+def _locked(lab: str) -> contextlib.AbstractContextManager[None]:
+    """The lock under which results are set aside: of two notebooks at once, the second moves what the first left."""
+    waiting = "Another notebook is setting results aside; waiting for it ..."
+    return files.exclusive(paths.results() / f".{lab}.lock", waiting, paths.show(paths.results()))

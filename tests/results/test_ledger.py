@@ -244,5 +244,5 @@ def test_a_disk_that_fills_up_keeps_what_was_there(small_disk: Path) -> None:
     with pytest.raises(LabError, match=r"The result k\d+ can't be written: .*\nFix: free some space") as error:
         until_full()
     assert results.load_results("3.3.1") == written
-    assert "what was written before is whole" in str(error.value)
+    assert "files written earlier are intact" in str(error.value)
     assert not [file for file in small_disk.rglob(".*") if "lock" not in file.name]  # no half file is left
