@@ -159,7 +159,7 @@ ANSWERS = {
         ("a KV cache of their own", step_kv_once),
         ("computes one for each user", step_flop_once),
         ("The overhead is per step", step_overhead_each),
-        ("nothing overlaps in it", step_overlaps),
+        ("nothing overlaps in this model", step_overlaps),
         ("The overhead is missing", step_no_overhead),
         ("Reading is missing", step_no_reading),
         ("Computing is missing", step_no_computing),

@@ -1,4 +1,4 @@
-"""Lab 3.3.1's exercises on arithmetic: what a machine can do at best, what a step is made of, what fewer bits buy."""
+"""Exercises of lab 3.3.1 on arithmetic: prefill floor, step time, quantization, bits per weight."""
 
 import random
 
@@ -8,7 +8,7 @@ source = random.Random()
 
 
 def prefill_floor(f: Function) -> None:
-    """Some prompts are read longer than they are computed, some the other way round."""
+    """Test with prompts that reading limits and prompts that computing limits."""
     inputs = []
     for tokens in (8, 4096, 60, 1500):
         parameters = source.randrange(10**8, 10**10)
@@ -31,15 +31,15 @@ def prefill_floor(f: Function) -> None:
             "Reading and computing can overlap: the floor is the longer of the two, not their sum.": lambda *given: (
                 read(*given) + compute(*given)
             ),
-            "A long prompt takes longer to compute than the weights take to read: count its operations as well.": read,
-            "A short prompt is computed sooner than the weights are read: they must be read all the same.": compute,
-            "Nothing can be faster than the slower of the two: take the longer time.": lambda *given: min(
+            "For a long prompt, computing takes longer than reading the weights: count its operations as well.": read,
+            "A short prompt computes sooner than the weights are read, but they must be read all the same.": compute,
+            "A prefill is never faster than the slower of the two: take the longer time.": lambda *given: min(
                 read(*given), compute(*given)
             ),
             "Each weight is multiplied and added: two operations for each weight and token.": lambda *given: max(
                 read(*given), compute(*given) / 2
             ),
-            "That is in seconds; the name says ms.": lambda *given: right(*given) / 1e3,
+            "Your result is in seconds; the name says ms.": lambda *given: right(*given) / 1e3,
             "The weights are read once for the whole prompt, not once for each token.": lambda *given: max(
                 given[0] * read(*given), compute(*given)
             ),
@@ -48,7 +48,7 @@ def prefill_floor(f: Function) -> None:
 
 
 def step(f: Function) -> None:
-    """For one user reading takes longest, for many computing does."""
+    """Test with one user, where reading dominates, and with many, where computing does."""
     inputs = []
     for users in (1, 8, 32):
         parameters = source.randrange(10**8, 10**10)
@@ -65,7 +65,7 @@ def step(f: Function) -> None:
         )
 
     def made_of(once: str, each: str) -> Function:
-        """The sum of these parts: o for overhead, w for weights, k for a KV cache, c for computing."""
+        """Return a step time of these parts: o overhead, w weights, k KV cache, c computing. Users pay for `each`."""
 
         def total(n: int, overhead: float, weights: int, kv: int, operations: float, gb_s: float, rate: float) -> float:
             ms = {"o": overhead, "w": weights / gb_s / 1e6, "k": kv / gb_s / 1e6, "c": operations / rate / 1e9}
@@ -79,15 +79,13 @@ def step(f: Function) -> None:
         made_of("ow", "kc"),
         {
             "One step reads the weights once, however many users share it.": made_of("o", "wkc"),
-            "Every user has a KV cache of their own: that is read once for each.": made_of("owk", "c"),
-            "The operations are those of one user's token: a step computes one for each user.": made_of("owc", "k"),
-            "The overhead is per step: scheduling one step costs about the same for all users together.": made_of(
-                "w", "okc"
-            ),
+            "Every user has a KV cache of their own: count its reading once per user.": made_of("owk", "c"),
+            "`operations` is for one user's token. A step computes one for each user.": made_of("owc", "k"),
+            "The overhead is per step, not per user.": made_of("w", "okc"),
             "The overhead is missing.": made_of("w", "kc"),
-            "Reading is missing: the weights and the KV caches, by the bandwidth.": made_of("o", "c"),
-            "Computing is missing: the operations of all users, by the rate.": made_of("ow", "k"),
-            "This model adds the three: nothing overlaps in it.": lambda *given: (
+            "Reading is missing: divide the bytes of weights and KV caches by the bandwidth.": made_of("o", "c"),
+            "Computing is missing: divide the operations of all users by the rate.": made_of("ow", "k"),
+            "Add the three times: nothing overlaps in this model.": lambda *given: (
                 given[1] + max(made_of("w", "k")(*given), made_of("", "c")(*given))
             ),
         },
@@ -106,16 +104,16 @@ def quantized(f: Function) -> None:
             (now, before, after, gb_s),
             1e3 / (now - saved),
             {
-                "Only the reading gets shorter: what else the step does still takes its time.": 1e3
+                "Only the reading gets shorter. The rest of the step takes as long as before.": 1e3
                 / now
                 * before
                 / after,
-                "That is the new step in ms; asked for are tokens per second.": now - saved,
+                "That is the new step in ms. Return tokens per second.": now - saved,
                 "Fewer bytes make the step shorter: subtract what is saved.": 1e3 / (now + saved),
-                "The step holds more than reading: that is the ceiling, not the prediction.": gb_s * 1e9 / after,
+                "You left out the rest of the step: that is the ceiling, not the prediction.": gb_s * 1e9 / after,
                 "A step of 10 ms gives 100 tokens per second: divide 1000 by the ms.": 1 / (now - saved),
-                "That is the speed as it was.": 1e3 / now,
-                "What is saved is the difference of the bytes, not what is left of them.": 1e3
+                "That is the speed as it was: use the bytes that are saved.": 1e3 / now,
+                "The saving is the difference of the bytes, not the bytes that are left.": 1e3
                 / (now - after / gb_s / 1e6),
             },
         )
@@ -138,11 +136,11 @@ def bits(f: Function) -> None:
                 / speed
                 / parameters
                 * 8,
-                "That is how many bytes each token may read. How many bits is that for each weight?": gb_s
+                "That is the number of bytes read per token. How many bits is that for each weight?": gb_s
                 * 1e9
                 / speed,
-                "That is how many bits each token may read, of all weights together.": gb_s * 1e9 / speed * 8,
-                "The faster it is, the fewer bytes it can have read for each token: divide by the speed.": gb_s
+                "That is the number of bits read per token, of all weights together.": gb_s * 1e9 / speed * 8,
+                "A faster engine can have read fewer bytes per token: divide by the speed.": gb_s
                 * 1e9
                 * speed
                 / parameters
@@ -154,34 +152,33 @@ def bits(f: Function) -> None:
 EXERCISES = (
     Exercise(
         "prefill_floor_ms", "ex-prefill-floor", 2, 3, 10,
-        "Short prompts wait for memory, long ones for arithmetic: no engine passes either, so know which one it is.",
-        ("Two things must happen: every weight is read once, and every token is multiplied with every weight.",
-         "Work out both times in ms. Which of them decides, if they can overlap perfectly?",
-         "max(weight_bytes / bandwidth, 2 * parameters * prompt_tokens / peak), with GB/s and TFLOP/s made plain."),
+        "Memory limits short prompts, arithmetic limits long ones. No engine beats either limit.",
+        ("Two things must happen: every weight is read once, and every token is multiplied by every weight.",
+         "Compute both times in ms. Which one decides if they overlap perfectly?",
+         "max(weight_bytes / bandwidth, 2 * parameters * prompt_tokens / peak), after converting GB/s and TFLOP/s."),
         prefill_floor,
     ),
     Exercise(
         "step_ms", "ex-step", 2, 3, 15,
-        "One line that says which engine gains from a faster memory, which from a faster processor, and which from "
-        "neither.",
-        ("What happens once in a step, and what once for each user?",
-         "Once: the overhead, reading the weights. For each user: reading a KV cache, computing a token.",
+        "The three terms show what would make a step shorter: faster memory, faster arithmetic, or neither.",
+        ("What is paid once per step, and what once per user?",
+         "Once per step: the overhead and reading the weights. Per user: reading a KV cache and computing a token.",
          "overhead_ms + (weight_bytes + users * kv_bytes) / (bandwidth_gb_s * 1e6) + users * operations / "
          "(peak_tflop_s * 1e9)"),
         step,
     ),
     Exercise(
         "quantized_tok_s", "ex-quantized", 2, 2, 10,
-        "Half the bytes is twice the speed only for a step that does nothing but read.",
+        "Half the bytes give twice the speed only if the step does nothing but read.",
         ("Which part of a step gets shorter when the weights have fewer bytes?",
-         "The bytes that are saved, by the bandwidth, are the ms that are saved.",
+         "Divide the saved bytes by the bandwidth to get the saved ms.",
          "1000 / (step_ms - (bytes_before - bytes_after) / (bandwidth_gb_s * 1e6))"),
         quantized,
     ),
     Exercise(
         "bits_per_weight", "ex-bits", 1, 3, 5,
-        "A published speed without a precision can be checked: it tells how many bits were read at most.",
-        ("In the time of one token, how many bytes can be read? How many weights are there to read?",
+        "A published speed limits how many bits each weight can have had, even if the precision is not given.",
+        ("How many bytes can be read in the time of one token? How many weights must be read?",
          "bandwidth in bytes per second / tokens per second = bytes per token.",
          "bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8"),
         bits,

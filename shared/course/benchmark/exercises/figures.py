@@ -1,7 +1,7 @@
-"""Lab 3.3.1's exercises on figures: the ceiling, what a benchmark makes of stamps, who is ahead.
+"""Exercises of lab 3.3.1 on figures: the ceiling, TTFT, TPOT, throughput, and which of two engines is ahead.
 
-Every exercise is a figure that the lab reports. A test makes up requests, knows what each common mistake would make
-of them, and answers with the hint for that mistake.
+Each test makes up requests, computes what every common mistake would return for them, and raises the hint for the
+mistake that matches.
 """
 
 import random
@@ -25,19 +25,17 @@ def ceiling(f: Function) -> None:
             (gb_s, size),
             right,
             {
-                "The two are in different units: a GB is 10⁹ bytes.": gb_s / size,
-                "That is how many seconds a token takes at least. Tokens per second are its inverse.": size
-                / gb_s
-                / 1e9,
+                "The two have different units: a GB is 10⁹ bytes.": gb_s / size,
+                "That is the least time per token in seconds. Tokens per second are its inverse.": size / gb_s / 1e9,
                 "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s * 2**30 / size,
                 "More bytes to read must mean fewer tokens per second: divide by them.": gb_s * 1e9 * size,
-                "Bits or bytes? Both numbers are in bytes already.": gb_s * 1e9 / size / 8,
+                "Don't divide by 8: both numbers are in bytes already.": gb_s * 1e9 / size / 8,
             },
         )
 
 
 def stream(source: random.Random, per_chunk: int = 1) -> tuple[int, Chunks, int]:
-    """A chat as it arrives: (sent_ns, chunks, output tokens). It opens with a role and closes with a reason to end."""
+    """Return a made-up chat: (sent_ns, chunks, output tokens). Its first and last chunk carry no text."""
     sent = source.randrange(10**12, 10**13)
     now = sent + source.randrange(20, 60) * MS
     chunks = [(now, "")]
@@ -64,14 +62,11 @@ def ttft(f: Function) -> None:
                     chunks[0][0] - sent
                 )
                 / 1e6,
-                "That is in nanoseconds: a millisecond has 10⁶ of them.": ns,
-                "That is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
-                "That is in seconds: the name says ms.": ns / 1e9,
-                "A space is a token too: only a chunk whose text is empty does not count.": (chunks[2][0] - sent) / 1e6,
-                "That is the last chunk with text: it tells how long the answer took, not how long its first token did.": (
-                    chunks[-2][0] - sent
-                )
-                / 1e6,
+                "Your result is in nanoseconds: a millisecond has 10⁶ of them.": ns,
+                "Your result is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
+                "Your result is in seconds: the name says ms.": ns / 1e9,
+                "A space is a token too: skip only chunks whose text is empty.": (chunks[2][0] - sent) / 1e6,
+                "That is the last chunk with text. TTFT ends at the first one.": (chunks[-2][0] - sent) / 1e6,
                 "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
             },
         )
@@ -105,21 +100,19 @@ def tpot(f: Function) -> None:
             (chunks, tokens),
             ms / (tokens - 1),
             {
-                "A chunk may hold several tokens: divide by tokens, as the engine counted them.": ms / (texts - 1),
-                "Between n tokens lie n − 1 steps: the first one's time is TTFT, not TPOT.": ms / tokens,
-                "Those are nanoseconds; the name says ms.": ms * 1e6 / (tokens - 1),
+                "A chunk may hold several tokens: divide by the engine's token count.": ms / (texts - 1),
+                "Between n tokens lie n − 1 steps. The first token's time is TTFT, not TPOT.": ms / tokens,
+                "Your result is in nanoseconds; the name says ms.": ms * 1e6 / (tokens - 1),
                 "That is tokens per millisecond. Time per token is its inverse.": (tokens - 1) / ms,
                 "The first chunk carries only a role: begin with the first one that has text.": (last - chunks[0][0])
                 / 1e6
                 / (tokens - 1),
-                "The last chunk carries only the reason why the answer ended: stop at the last one that has text.": (
+                "The last chunk carries only the finish reason: stop at the last one that has text.": (
                     chunks[-1][0] - first
                 )
                 / 1e6
                 / (tokens - 1),
-                "The first and the last chunk carry no text: only those with text are tokens' times.": (
-                    chunks[-1][0] - chunks[0][0]
-                )
+                "The first and the last chunk carry no text: use only chunks with text.": (chunks[-1][0] - chunks[0][0])
                 / 1e6
                 / (tokens - 1),
             },
@@ -129,12 +122,12 @@ def tpot(f: Function) -> None:
         expect(f, ([(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
     except (ZeroDivisionError, IndexError, ValueError) as e:
         raise Wrong(f"{alone}. (Yours raised {type(e).__name__}.)") from None
-    once = "Several tokens in one chunk came all at once: between them no time was measured. Return None"
+    once = "All tokens in one chunk came all at once, so no time between them was measured: return None"
     expect(f, ([(5 * MS, ""), (9 * MS, "Yes, it is"), (12 * MS, "")], 4), None, {f"{once}, not 0.": 0})
 
 
 def load(source: random.Random, users: int) -> list[Trace]:
-    """Finished requests of several users, who overlap; the last to be sent is not the last to end."""
+    """Return finished requests of several users. They overlap, and the last one sent is not the last one to end."""
     traces = []
     begin = source.randrange(10**12, 10**13)
     for user in range(users):
@@ -162,19 +155,16 @@ def throughput(f: Function) -> None:
             (traces,),
             sum(tokens) / wall,
             {
-                "That is the mean speed that one request saw. All users together get more: divide all tokens by the time "
-                "from the first request sent to the last answer's end.": sum(speeds) / len(speeds),
-                "Speeds of requests that ran one after another don't add up: divide all tokens by the time from the first "
-                "request sent to the last answer's end.": sum(speeds),
+                "That is the mean speed that one request saw. Use all tokens / (last end − first sent).": sum(speeds)
+                / len(speeds),
+                "Speeds of successive requests don't add up. Use all tokens / (last end − first sent).": sum(speeds),
                 "Requests overlap, so the sum of their durations is longer than the run was.": sum(tokens) / sum(took),
                 "Those are tokens per nanosecond.": sum(tokens) / (end - begin),
                 "That counts requests, not tokens.": len(traces) / wall,
                 "That counts chunks of text, not tokens.": sum(len(t.texts) for t in traces) / wall,
-                "The traces are not in the order of time: the run ends with the latest `end_ns`, wherever it stands.": sum(
-                    tokens
-                )
+                "The traces are not in the order of time: look for the latest `end_ns` in all of them.": sum(tokens)
                 / ((traces[-1].end_ns - traces[0].sent_ns) / 1e9),
-                "A run's time is longer than that of its longest request.": sum(tokens) / max(took),
+                "A run takes longer than its longest request.": sum(tokens) / max(took),
             },
         )
     early = min(traces, key=lambda t: t.sent_ns)
@@ -186,8 +176,10 @@ def throughput(f: Function) -> None:
         (sum(tokens) - (early.output_tokens or 0)) / wall,
         {
             "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-            "A failed request's tokens count for nothing, but its time was spent: the run begins with the first request, "
-            "failed ones included.": (sum(tokens) - (early.output_tokens or 0)) / since,
+            "A failed request's time was spent: the run begins with the first request, failed or not.": (
+                sum(tokens) - (early.output_tokens or 0)
+            )
+            / since,
         },
     )
     late = max(traces, key=lambda t: t.end_ns)
@@ -200,8 +192,7 @@ def throughput(f: Function) -> None:
         good / wall,
         {
             "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-            "A failed request's tokens count for nothing, but its time was spent: the run ends with the last request, "
-            "failed ones included.": good / until,
+            "A failed request's time was spent: the run ends with the last request, failed or not.": good / until,
         },
     )
 
@@ -217,23 +208,23 @@ def verdict(f: Function) -> None:
             right,
             {
                 "More tokens per second are better.": "b" if right == "a" else "a",
-                "Here the worst round of one is better than the best of the other: that one is ahead.": None,
-                "Return the letter, 'a' or 'b', of the one that is ahead.": True,
+                "Here the worst round of one engine beats the best round of the other, so that one is ahead.": None,
+                "Return the letter of the one that is ahead, 'a' or 'b'.": True,
             },
         )
     for ours, theirs, hint in (
         (
             [50.0, 40.0, 45.0],
             [44.0, 39.0, 42.0],
-            "Their ranges overlap: what differs less than it varies from round to round has no winner. Return None.",
+            "Their ranges overlap: the difference is smaller than the variation between rounds. Return None.",
         ),
-        ([30.0, 60.0], [40.0, 50.0], "The range of one lies within that of the other, so they overlap. Return None."),
+        ([30.0, 60.0], [40.0, 50.0], "One range lies within the other, so they overlap. Return None."),
         (
             [40.0, 45.0],
             [35.0, 40.0],
             "Ranges that touch overlap: a round of one was as fast as one of the other. Return None.",
         ),
-        ([45.0], [20.0, 21.0], "One round has no spread, so it neither wins nor loses. Return None."),
+        ([45.0], [20.0, 21.0], "One round has no spread, so there is no winner. Return None."),
     ):
         for pair in ((ours, theirs), (theirs, ours)):
             if f(list(pair[0]), list(pair[1])) in ("a", "b"):
@@ -244,39 +235,39 @@ def verdict(f: Function) -> None:
 EXERCISES = (
     Exercise(
         "ceiling_tok_s", "ex-ceiling", 1, 3, 5,
-        "This one division bounds every engine at one user, on a laptop and on a DGX Spark alike.",
+        "This one division limits every engine at one user, on a laptop and on a DGX Spark.",
         ("How many bytes must be read for one token? How many can be read in a second?",
-         "Bring the bandwidth to bytes per second first, then divide.",
+         "Convert the bandwidth to bytes per second first, then divide.",
          "bandwidth_gb_s * 1e9 bytes per second, weight_bytes bytes per token."),
         ceiling,
     ),
     Exercise(
         "ttft_ms", "ex-ttft", 1, 3, 10,
-        "A client that stops its watch at the role's chunk reports a time to first token in which no token came.",
-        ("Which of these chunks shows a user the first letter?",
+        "A client that stops at the role chunk reports a TTFT before any token has come.",
+        ("Which of these chunks shows the user the first letter?",
          "Walk through the chunks in order and stop at the first whose text is not empty.",
          "(at_ns - sent_ns) / 1e6 for that chunk; None if the loop ends without one."),
         ttft,
     ),
     Exercise(
         "tpot_ms", "ex-tpot", 2, 3, 10,
-        "Counted in chunks, an engine that sends four tokens at a time would seem four times slower than it is.",
+        "A count of chunks makes an engine that sends four tokens per chunk look four times slower than it is.",
         ("How many steps lie between the first token and the last?",
-         "Keep only the chunks with text; the time from the first to the last of them covers all steps.",
+         "Keep only the chunks with text. The time from the first to the last of them covers all steps.",
          "(last_ns - first_ns) / 1e6 / (output_tokens - 1), and None below two tokens."),
         tpot,
     ),
     Exercise(
         "output_tok_s", "ex-throughput", 2, 3, 10,
-        "Means of single requests hide batching: sixteen slow answers at once can be more tokens than one fast one.",
-        ("All users together: how many tokens came, in how much time?",
+        "Means of single requests hide batching: sixteen slow answers at once can give more tokens than one fast one.",
+        ("How many tokens came for all users together, and in how much time?",
          "The time runs from the earliest `sent_ns` to the latest `end_ns`, over all traces.",
          "sum of output_tokens where error is None, divided by (max(end_ns) - min(sent_ns)) / 1e9."),
         throughput,
     ),
     Exercise(
         "ahead", "ex-ahead", 2, 3, 10,
-        "Run the same engine twice and one run is “faster”: only what exceeds the spread between rounds is a finding.",
+        "Of two runs of the same engine, one is always “faster”. Only a difference beyond the spread counts.",
         ("When could chance alone have changed the order?",
          "Compare the worst round of one with the best round of the other.",
          "'a' if min(a) > max(b), 'b' if min(b) > max(a), else None; and None if either has fewer than two rounds."),

@@ -1,4 +1,4 @@
-"""Lab 3.3.1's exercises on how benchmarks lie: caches, waiting that nobody counts, percentiles of too few."""
+"""Exercises of lab 3.3.1 on how benchmarks lie: caches, uncounted waiting, percentiles of small samples."""
 
 import math
 import random
@@ -19,15 +19,17 @@ def uncached(f: Function) -> None:
             (tokens, cached, ttft),
             (tokens - cached) / ttft * 1e3,
             {
-                "The cached tokens were not computed: they don't count.": tokens / ttft * 1e3,
-                "Those are the tokens that the cache supplied; the others were computed.": cached / ttft * 1e3,
-                "That is per millisecond; the name says per second.": (tokens - cached) / ttft,
+                "The cached tokens were not computed, so they don't count.": tokens / ttft * 1e3,
+                "Those are the tokens that the cache supplied. Count the others: the others were computed.": cached
+                / ttft
+                * 1e3,
+                "Your result is per millisecond; the name says per second.": (tokens - cached) / ttft,
                 "That is milliseconds per token: the inverse.": ttft / (tokens - cached),
                 "TTFT is in ms: divide it by 1000, don't multiply.": (tokens - cached) / ttft / 1e3,
             },
         )
     expect(f, (300, 0, 100.0), 3000)
-    nothing = "Where the cache supplied every token nothing was computed, so there is no rate: return None"
+    nothing = "If the cache supplied every token, nothing was computed and there is no rate: return None"
     expect(f, (300, 300, 12.0), None, {f"{nothing}, not 0.": 0, f"{nothing}.": 300 / 12.0 * 1e3})
 
 
@@ -35,7 +37,7 @@ Requests = list[tuple[int, int, int]]
 
 
 def late(f: Function) -> None:
-    """A client with one connection: a stall delays the requests behind it before they are even sent."""
+    """Test with one connection, on which a stall delays later requests before they are sent."""
     inputs = []
     for _ in range(3):
         every, own, stalled = source.randrange(90, 120), source.randrange(30, 60), source.randrange(3, 6)
@@ -55,17 +57,18 @@ def late(f: Function) -> None:
         inputs,
         share,
         {
-            "A user's clock runs from the moment they wanted to ask, not from when the client got round to sending: "
-            "count from the schedule.": lambda asked, limit: share(asked, limit, begin=1),
-            "That is only the wait before sending; the answer takes its time as well.": lambda asked, limit: share(
+            "A user also waits before the client sends the request: count from the schedule.": lambda asked, limit: (
+                share(asked, limit, begin=1)
+            ),
+            "That is only the wait before sending. Add the time of the answer.": lambda asked, limit: share(
                 asked, limit, end=1
             ),
-            "That is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
-            "That is how many; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
+            "Your result is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
+            "That is a count; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
             "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(
                 asked, limit, unit=1
             ),
-            "Those are the ones in time: asked for is the share of the late ones.": lambda *given: 1 - share(*given),
+            "Those are the ones in time. Return the share of the late ones.": lambda *given: 1 - share(*given),
         },
     )
 
@@ -74,7 +77,7 @@ def late(f: Function) -> None:
         ([(0, 0, 150 * MS), (0, 0, 151 * MS)], 150),
         0.5,
         {
-            "Longer than the limit: who waited exactly as long is not late.": 1.0,
+            "Count waits longer than the limit: one of exactly as long is not late.": 1.0,
         },
     )
 
@@ -92,7 +95,7 @@ def rank(f: Function) -> None:
         inputs,
         at,
         {
-            "The values come in the order in which they were measured: sort them first.": lambda values, share: values[
+            "The values are in the order of measurement: sort them first.": lambda values, share: values[
                 math.ceil(share * len(values)) - 1
             ],
             "The k-th smallest stands at index k − 1.": lambda values, share: at(values, share, 1),
@@ -100,8 +103,8 @@ def rank(f: Function) -> None:
                 len(values) - math.ceil(share * len(values))
             ],
             "That is the largest of them.": lambda values, share: max(values),
-            "That lies between two measured values; asked for is the nearest rank, one of them.": lambda values, share: (
-                between(sorted(values), share)
+            "That lies between two values; asked for is the nearest rank.": lambda values, share: between(
+                sorted(values), share
             ),
         },
     )
@@ -111,8 +114,8 @@ def rank(f: Function) -> None:
         raise Wrong(f"p99 of 40 values is {what}. Fewer than {BEYOND} lie beyond it: return None.")
     if f([float(i) for i in range(1, 101)], 0.9) is None:
         raise Wrong(
-            f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. (Count them as len(values) − k: "
-            "100 * (1 - 0.9) is 9.999… to a computer.)"
+            f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. Count them as len(values) − k, because "
+            "100 * (1 - 0.9) is 9.999… in floating point."
         )
     for count, share in ((99, 0.9), (999, 0.99)):
         expect(
@@ -120,8 +123,8 @@ def rank(f: Function) -> None:
             ([float(i) for i in range(1, count + 1)], share),
             None,
             {
-                f"Of {count} values fewer than {BEYOND} lie beyond p{100 * share:.0f}. How many are needed depends on the "
-                "percentile: count those beyond.": float(math.ceil(share * count)),
+                f"Fewer than {BEYOND} of {count} values lie beyond p{100 * share:.0f}. The sample that is needed "
+                "depends on the percentile: count the values beyond it.": float(math.ceil(share * count)),
             },
         )
 
@@ -135,25 +138,25 @@ def between(order: list[float], share: float) -> float:
 EXERCISES = (
     Exercise(
         "uncached_tok_s", "ex-uncached", 1, 3, 10,
-        "A prefix cache can make a prefill seem fifty times faster than it is: what wasn't computed isn't speed.",
+        "A prefix cache makes a prefill look faster than it is: tokens that weren't computed aren't speed.",
         ("Which tokens of the prompt did the engine compute?",
-         "Leave the cached ones out, and mind that TTFT is in ms.",
-         "(input_tokens - cached_tokens) / ttft_ms * 1000, and None if there is nothing left."),
+         "Leave out the cached tokens, and convert TTFT from ms.",
+         "(input_tokens - cached_tokens) / ttft_ms * 1000, or None if no token was computed."),
         uncached,
     ),
     Exercise(
         "late_share", "ex-late", 2, 3, 10,
-        "One stall of a second delays everybody behind it. Who measures from the sending sees one slow request.",
-        ("When did this user begin to wait?",
-         "From `scheduled_ns` to `end_ns`, in ms; how many of them are above the limit?",
+        "One stall delays every request behind it. Latency from sending shows only one slow request.",
+        ("When did this user start to wait?",
+         "Compute each wait from `scheduled_ns` to `end_ns` in ms. How many are above the limit?",
          "sum((end_ns - scheduled_ns) / 1e6 > limit_ms for ...) / len(requests)"),
         late,
     ),
     Exercise(
         "percentile", "ex-percentile", 2, 3, 10,
-        "p99 of forty requests is their maximum under another name: it says what was unlucky, not what is usual.",
-        ("Put the values in order. At which place does this share of them lie at or below?",
-         f"k = math.ceil(share * len(values)); if fewer than {BEYOND} values lie beyond the k-th, don't answer.",
+        "p99 of forty requests is their maximum under another name: one unlucky request decides it.",
+        ("Sort the values. At which place does this share of them lie at or below?",
+         f"k = math.ceil(share * len(values)); if fewer than {BEYOND} values lie beyond the k-th, return None.",
          f"None if len(values) - k < {BEYOND}, else sorted(values)[k - 1]"),
         rank,
     ),
