@@ -82,7 +82,8 @@ def _fix(e: OSError, file: Path) -> str:
     elsewhere = f"or choose another folder: export {variable}"
     place = next(folder for folder in file.parents if folder.exists())
     if e.errno in FULL:
-        return f"free some space (`df -h {paths.show(place)}` shows how much is left) and repeat; files written earlier are intact"
+        left = f"`df -h {paths.show(place)}` shows how much is left"
+        return f"free some space ({left}) and repeat; files written earlier are intact"
     if e.errno in FORBIDDEN and place.stat().st_uid != os.geteuid():
         return f'it belongs to {place.owner()}: sudo chown -R "$USER" {paths.show(place)}; {elsewhere}'
     if e.errno in FORBIDDEN:
