@@ -71,9 +71,8 @@ class Checker:
             return function
         attempts.add_attempt(self.lab.number, exercise.function, uses="reference", outcome=found.outcome)
         why = "not written yet" if found.outcome == "not attempted" else found.outcome
-        print(
-            f"Using the reference solution of {exercise.function}, because yours is {why}. Yours is used once it passes."
-        )
+        name = exercise.function
+        print(f"Using the reference solution of {name}, because yours is {why}. Yours is used once it passes.")
         return reference(self.lab, exercise)
 
     def hint(self, function: Function | str) -> Feedback:
