@@ -1,21 +1,21 @@
-"""Plain requests to an engine: is it well, one whole answer, the ids of its greedy tokens, its counters.
+"""Plain requests to an engine: its health, one whole answer, the token ids of a greedy answer, its counters.
 
-Nothing here is measured; measured requests are `shared.load.client`'s.
+None of these requests is measured. `shared.load.client` sends the measured ones.
 """
 
 import functools
-import http.client
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.engines.spec import EngineSpec
 from shared.errors import LabError
 from shared.models.choice import ModelChoice
 from shared.processes import descendants
+
+if TYPE_CHECKING:
+    import httpx
 
 Message = Mapping[str, str]
 
@@ -26,7 +26,7 @@ class Process(Protocol):
 
 
 class Endpoint(Protocol):
-    """What a request needs of a running engine; `shared.launch.running.Engine` has it."""
+    """What a request needs of a running engine. `shared.launch.running.Engine` provides it."""
 
     @property
     def spec(self) -> EngineSpec: ...
@@ -42,41 +42,62 @@ class Endpoint(Protocol):
     def served_name(self) -> str: ...
 
 
-def get(port: int, path: str) -> tuple[int, str] | None:
-    """Status and text of a GET on 127.0.0.1, None if nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+@functools.cache
+def client() -> "httpx.Client":
+    """The HTTP client of all plain requests.
+
+    It ignores HTTP_PROXY and ALL_PROXY, because a proxy does not reach this machine's 127.0.0.1. It opens a connection
+    for each request, because an engine may restart on the same port. It does not ask for compression, which would cost
+    the engine time.
+    """
+    import httpx  # takes a third of a second to import
+
+    return httpx.Client(
+        trust_env=False,
+        headers={"Accept-Encoding": "identity"},
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+
+
+def request(method: str, url: str, timeout_s: float, body: Mapping[str, object] | None = None) -> "httpx.Response":
+    """Send a request and return the response, whatever its status. Raises OSError if no complete response arrives.
+
+    `timeout_s` limits the connection, and each single wait for bytes.
+    """
+    import httpx
+
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
+        return client().request(method, url, json=body, timeout=timeout_s)
+    except httpx.HTTPError as e:
+        raise OSError(str(e) or type(e).__name__) from None
+
+
+def get(port: int, path: str) -> tuple[int, str] | None:
+    """Status and text of a GET on 127.0.0.1, or None without a response."""
+    try:
+        answer = request("GET", f"http://127.0.0.1:{port}{path}", timeout_s=5)
+    except OSError:
         return None
-    finally:
-        connection.close()
+    return answer.status_code, answer.content.decode(errors="replace")
 
 
 def post_json(url: str, body: Mapping[str, object], timeout_s: float = 120) -> dict[str, Any]:
-    """POST to an engine and return its JSON. Raises LabError with the engine's own words if it refuses."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
+    """POST to an engine and return its JSON. Raises LabError, with the engine's own message if it refuses."""
     try:
-        connection.request("POST", parts.path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        data = answer.read()
-    except (OSError, http.client.HTTPException) as e:
+        answer = request("POST", url, timeout_s, body)
+    except OSError as e:
         raise LabError(f"{url} did not answer: {e}.") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise LabError(f"{url} answered {answer.status}: {data[:300].decode(errors='replace')}")
-    parsed: dict[str, Any] = json.loads(data)
+    if answer.status_code != 200:
+        raise LabError(f"{url} answered {answer.status_code}: {answer.content[:300].decode(errors='replace')}")
+    parsed: dict[str, Any] = answer.json()
     return parsed
 
 
 def counters(engine: Endpoint) -> dict[str, float]:
-    """The engine's own counters, under the names of `EngineSpec.counters`; those that it has.
+    """The engine's own counters, under the names of `EngineSpec.counters`. Counters that it does not have are left out.
 
-    A metric with several labels is summed over them. Empty if its metrics can't be had.
+    A metric with several label sets is summed over them. Empty if the engine's metrics are not available or not
+    readable.
     """
     spec, port = engine.spec, engine.port
     if spec.metrics_of:
@@ -87,14 +108,34 @@ def counters(engine: Endpoint) -> dict[str, float]:
     answer = get(port, spec.metrics)
     if answer is None or answer[0] != 200:
         return {}
-    seen: dict[str, float] = {}
-    for name, value in re.findall(r"(?m)^([\w:]+)(?:\{[^\n]*\})? ([-+.\dEeNaIinf]+)$", answer[1]):
-        seen[name] = seen.get(name, 0.0) + float(value)
+    try:
+        seen = sums(answer[1], spec.counters.values())
+    except ValueError:
+        return {}
     return {ours: seen[theirs] for ours, theirs in spec.counters.items() if theirs in seen}
 
 
+def sums(text: str, names: Collection[str]) -> dict[str, float]:
+    """The metrics of these names in a text of Prometheus' format, each summed over its label sets.
+
+    Only their sample lines are parsed, for two reasons. A page of vLLM has 56 kB, and parsing it all in a thread would
+    delay the measuring client. With its "# TYPE" line, a counter whose name does not end in "_total" (llama.cpp's
+    `n_tokens_max`) would get that ending.
+    """
+    from prometheus_client.parser import text_string_to_metric_families  # imports a web server
+
+    wanted = tuple(names)
+    lines = "\n".join(line for line in text.splitlines() if line.startswith(wanted))
+    seen: dict[str, float] = {}
+    for family in text_string_to_metric_families(lines):
+        for sample in family.samples:
+            if sample.name in names:
+                seen[sample.name] = seen.get(sample.name, 0.0) + sample.value
+    return seen
+
+
 def port_of(pid: int, program: str) -> int | None:
-    """The port that a process of this name was told to listen on."""
+    """The value of `--port` in the command line of process `pid`, or None if it does not run `program`."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
@@ -105,13 +146,15 @@ def port_of(pid: int, program: str) -> int | None:
 
 
 def greedy_tokens(engine: Endpoint, messages: Sequence[Message], tokens: int) -> tuple[list[int], list[int]]:
-    """The engine's own prompt ids and the ids of its greedy answer, up to (without) the end token.
+    """The engine's own prompt ids, and the ids of its greedy answer without the end token.
 
-    Ids come from the engine: its text, tokenised again, may split differently. Raises LabError for an engine whose
-    API returns none that the labs know of.
+    The ids come from the engine, because tokenising its text again may split it differently. Raises LabError for an
+    engine without a known way to return them.
     """
     if engine.spec.token_ids not in GREEDY:
-        raise LabError(f"{engine.spec.title} returns no token ids that the labs know of.", "compare its text")
+        raise LabError(
+            f"The labs have no way to get token ids from {engine.spec.title}.", "compare the text of its answers"
+        )
     return GREEDY[engine.spec.token_ids](engine, messages, tokens)
 
 
@@ -149,9 +192,10 @@ def _greedy_sglang(engine: Endpoint, messages: Sequence[Message], tokens: int) -
 
 
 def _greedy_ollama(engine: Endpoint, messages: Sequence[Message], tokens: int) -> tuple[list[int], list[int]]:
-    """Ollama returns no ids of an answer, but each token's bytes, which name it in a byte-level vocabulary.
+    """Ids of an answer are found by the bytes of its tokens, because Ollama returns bytes and no ids.
 
-    Of the prompt it returns ids in `context`, which is the prompt with an answer behind it.
+    Bytes identify a token in a byte-level vocabulary. The prompt's ids are the beginning of `context`, in which Ollama
+    returns the ids of a prompt and its answer.
     """
     options = {"temperature": 0, "num_predict": tokens}
     body = {"model": engine.served_name, "messages": list(messages), "stream": False, "logprobs": True}
@@ -168,10 +212,10 @@ def _greedy_ollama(engine: Endpoint, messages: Sequence[Message], tokens: int) -
 
 @functools.cache
 def byte_vocabulary(tokenizer: Path) -> dict[bytes, int]:
-    """The ids of a byte-level BPE vocabulary by their bytes; special tokens, which stand for none, left out.
+    """The ids of a byte-level BPE vocabulary by their bytes. Special tokens stand for no bytes and are left out.
 
-    In tokenizer.json a token is written in printable characters: a printable byte as itself, the others in
-    their order as the characters from 256 on (GPT-2's bytes_to_unicode).
+    tokenizer.json writes a token in printable characters. A printable byte is written as itself. The other bytes, in
+    their order, are written as the characters from 256 on (GPT-2's bytes_to_unicode).
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -4,13 +4,12 @@ It answers by running llama.cpp's `llama-server` below itself, and passes its en
 how the number of threads and the counters get there.
 """
 
-import http.client
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from shared import paths
 from shared.engines import llamacpp
+from shared.engines.http import request
 from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.errors import LabError
 from shared.models import hub
@@ -56,7 +55,7 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
         weights = hub.fetch(model.source("gguf", precision))
         name = weights.resolve().name  # the hub's cache names a large file by its hash
         digest = name if len(name) == 64 else sha256(weights)
-    client = Client(url)
+    client = Client(url, trust_env=False)  # it reaches this machine without a proxy
     parameters: dict[str, object] = {"repeat_penalty": 1.0}
     if model.stops:
         parameters["stop"] = list(model.stops)
@@ -74,14 +73,8 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
 
 
 def has_blob(url: str, digest: str) -> bool:
-    """Whether it keeps a file with this hash already."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
-    try:
-        connection.request("HEAD", f"/api/blobs/sha256:{digest}")
-        return connection.getresponse().status == 200
-    finally:
-        connection.close()
+    """Whether Ollama already stores a file with this hash. Raises OSError if it does not answer."""
+    return request("HEAD", f"{url}/api/blobs/sha256:{digest}", timeout_s=30).status_code == 200
 
 
 def flags_fault(log: str, flags: Flags) -> str:
