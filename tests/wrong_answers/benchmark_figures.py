@@ -208,7 +208,7 @@ ANSWERS = {
         ("don't add up", sum_of_speeds),
         ("longer than the run was", sum_of_durations),
         ("its tokens count for nothing", failed_count),
-        ("time was spent: the run ends", failed_forgotten),
+        ("A failed request's time was spent", failed_forgotten),
         ("the run begins with the first request", begins_with_success),
         ("not in the order of time", in_listed_order),
         ("counts requests, not tokens", counts_requests),
