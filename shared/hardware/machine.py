@@ -65,11 +65,31 @@ class Effort:
     questions: int  # on which an engine is held to the reference
     prompt_tokens: tuple[int, ...]  # lengths of the long prompts
     warm_up: bool  # whether the first round of a load begins with requests that don't count
+    open_loop_percent: tuple[int, ...]  # rates of the open loop, in % of the capacity
+    open_loop_s: float  # the longest that a load of the open loop lasts
 
 
 EFFORTS = {
-    "full": Effort(rounds=5, tokens=32, waves=2, questions=12, prompt_tokens=(128, 512, 2048), warm_up=True),
-    "quick": Effort(rounds=2, tokens=16, waves=1, questions=4, prompt_tokens=(128, 512), warm_up=False),
+    "full": Effort(
+        rounds=5,
+        tokens=32,
+        waves=2,
+        questions=12,
+        prompt_tokens=(128, 512, 2048),
+        warm_up=True,
+        open_loop_percent=(50, 80, 95, 110, 150),
+        open_loop_s=45,
+    ),
+    "quick": Effort(
+        rounds=2,
+        tokens=16,
+        waves=1,
+        questions=4,
+        prompt_tokens=(128, 512),
+        warm_up=False,
+        open_loop_percent=(80, 150),
+        open_loop_s=10,
+    ),
 }
 
 

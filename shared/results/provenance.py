@@ -26,7 +26,12 @@ MADE_BY = (
     "metrics/summary", "metrics/spread", "metrics/validity", "metrics/correctness", "metrics/roofline",
     "results/packing", "results/step_time", "report/live_panel",
 )  # fmt: skip
-OF_LAB = {"3.3.2": ("course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load")}
+OF_LAB = {
+    "3.3.2": (
+        "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load",
+        "course/batching/own_text",
+    ),
+}  # fmt: skip
 
 SIMPLE = bool | int | float | str | None  # what a function may take from outside and be told apart by
 

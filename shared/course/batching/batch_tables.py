@@ -1,0 +1,154 @@
+"""The lab's tables, made from results that are measured already."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shared.load.client import Trace
+from shared.metrics.spread import Spread, number
+from shared.metrics.summary import Summary, late_ms
+from shared.report.table import Table
+from shared.results.reading import Entry
+
+Entries = Mapping[str, Entry]
+
+
+def growth(few: Sequence[float], many: Sequence[float]) -> Spread:
+    """How many times `many` is `few`: the ratio of the medians, and the least and largest ratio of any two rounds."""
+    a, b = Spread.of(few), Spread.of(many)
+    assert a is not None, "no round was measured with few users"
+    assert b is not None, "no round was measured with many users"
+    return Spread(b.median / a.median, b.low / a.high, b.high / a.low, min(a.n, b.n))
+
+
+def beside_rounds(value: float, rounds: Sequence[float]) -> str:
+    """Whether one measurement differs from several rounds by more than these do among themselves."""
+    if value > max(rounds):
+        return f"above all {len(rounds)} rounds of"
+    return f"below all {len(rounds)} rounds of" if value < min(rounds) else f"within the {len(rounds)} rounds of"
+
+
+def of_rounds(entries: Entries, prefix: str, value: str) -> list[float]:
+    """One figure (of a spread the median) of every result under the prefix."""
+    found = [entry["values"][value] for key, entry in entries.items() if key.startswith(prefix)]
+    return [float(one["median"] if isinstance(one, dict) else one) for one in found]
+
+
+def spread(entries: Entries, prefix: str, value: str) -> str:
+    return str(Spread.of(of_rounds(entries, prefix, value)) or "–")
+
+
+def own_text(found: Mapping[str, Any]) -> Table:
+    """The worst gap of each kind of batch, and how many texts did not depend on the batch."""
+    worst, equal = found["worst_by_batch_nats"], found["texts_as_alone"]
+    rows = [(batch, f"{worst[batch]:.3f}", f"{equal[batch]} of {found['questions']}") for batch in worst]
+    return Table(
+        "How far your engine's text is from the reference", ("batch", "worst gap, nats", "texts as alone"), rows
+    )
+
+
+def control(ways: Mapping[str, Summary]) -> Table:
+    """The three schedules on requests that give them nothing to decide."""
+    rows = [
+        (way, f"{one.counted['steps']:.0f}", number(one.output_tok_s), str(one.ttft_ms)) for way, one in ways.items()
+    ]
+    header = ("schedule", "steps", "output tok/s", "TTFT, ms")
+    return Table("The control: eight requests at once, answers of one length", header, rows)
+
+
+def queue_and_prefill(entries: Entries, users_at_once: Sequence[int]) -> Table:
+    """Where TTFT goes, by vLLM's own counters."""
+    rows = []
+    for users in users_at_once:
+        values = entries[f"load/users-{users}/vllm/round-1"]["values"]
+        counted = values["counted"]
+        queue_ms = 1e3 * counted["queue_s"] / counted["queued_requests"]
+        prefill_ms = 1e3 * counted["prefill_s"] / counted["prefills"]
+        rows.append((str(users), f"{queue_ms:.0f}", f"{prefill_ms:.0f}", f"{values['ttft_ms']['median']:.0f}"))
+    header = ("users", "mean time in the queue, ms", "mean prefill, ms", "median TTFT seen by the client, ms")
+    return Table("Time in the queue and in prefill, by vLLM's counters (round 1)", header, rows)
+
+
+def seats(entries: Entries) -> Table:
+    """The same 32 users with 32 seats and with one."""
+    compared = {
+        "vLLM, 32 seats": "load/users-32/vllm/",
+        "vLLM, 1 seat": "seats/users-32",
+        "your engine, 32 seats": "load/users-32/yours/",
+    }
+    rows = [
+        (name, *(spread(entries, prefix, value) for value in ("output_tok_s", "ttft_ms", "itl_ms")))
+        for name, prefix in compared.items()
+    ]
+    return Table("The same 32 users, by number of seats", ("server", "output tok/s", "TTFT, ms", "ITL, ms"), rows)
+
+
+def prefix(entries: Entries, names: Sequence[str]) -> Table:
+    """TTFT with prefix caching and without, and the hit rate by the engine's counter."""
+    rows = []
+    for name in names:
+        on, off = (entries[f"prefix/{way}/{name}"]["values"] for way in ("on", "off"))
+        hits = on["counted"]["cached_tokens"] / on["counted"]["cache_queries"]
+        with_it, without = (Spread(**values["ttft_ms"]) for values in (on, off))
+        what = name.replace("shared-", "shared, ") + " tokens" * name.startswith("shared")
+        rows.append((what, f"{100 * hits:.0f} %", str(with_it), str(without), f"{without.median / with_it.median:.1f}"))
+    header = ("prompts", "hit rate", "TTFT with the cache, ms", "TTFT without, ms", "times shorter")
+    return Table("TTFT with prefix caching and without (three requests each)", header, rows)
+
+
+def stall(seen: Mapping[str, Sequence[Trace]], promised_ms: float, stall_s: float) -> Table:
+    """The same stall in the latencies of a closed and an open loop, counted from the schedule."""
+    rows = []
+    for loop, traces in seen.items():
+        waits = sorted(trace.e2e_ms + late_ms(trace) for trace in traces)
+        slow = sum(wait > promised_ms for wait in waits)
+        mean_ms = sum(waits) / len(waits)
+        share = f"{slow} ({100 * slow / len(waits):.0f} %)"
+        rows.append((loop, str(len(waits)), f"{mean_ms:.0f}", share, f"{waits[-1]:.0f}"))
+    title = f"A stall of {stall_s:.1f} s in two loops; promised: an answer within {promised_ms:.0f} ms"
+    return Table(title, ("loop", "requests", "mean latency, ms", "later than promised", "worst latency, ms"), rows)
+
+
+def preemptions(runs: Mapping[str, Summary]) -> Table:
+    """What too few blocks do to the same sixteen users."""
+    rows = [
+        (blocks, f"{one.counted['preemptions']:.0f}", number(one.itl_ms.high) if one.itl_ms else "–")
+        for blocks, one in runs.items()
+    ]
+    return Table(
+        "Sixteen users with enough blocks and with too few", ("blocks", "preemptions", "longest gap, ms"), rows
+    )
+
+
+def room_for_kv(used: Sequence[int], context: int, blocks_needed: Callable[[int, int], Any]) -> dict[str, int]:
+    """Tokens of memory that these requests take: reserved beforehand, and in blocks of two sizes."""
+    return {
+        f"reserved, whole context ({context:,})": len(used) * context,
+        f"reserved, longest request ({max(used)})": len(used) * max(used),
+        "blocks of 128": sum(blocks_needed(tokens, 128) * 128 for tokens in used),
+        "blocks of 16": sum(blocks_needed(tokens, 16) * 16 for tokens in used),
+    }
+
+
+def room(used: Sequence[int], taken: Mapping[str, int]) -> Table:
+    rows = [(name, f"{tokens:,}", f"{100 * (1 - sum(used) / tokens):.0f} %") for name, tokens in taken.items()]
+    return Table(f"Memory for the keys and values of {len(used)} requests", ("way", "room, tokens", "empty"), rows)
+
+
+def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[Table, list[str]]:
+    """Start-up and throughput of both, and for each load whether they differ by more than the eager rounds do."""
+    eager = {users: f"load/users-{users}/vllm/" for users in users_at_once}
+    compiled = {users: f"compiled/users-{users}" for users in users_at_once}
+    header = ("", "start-up, s", *(f"tok/s, {users} user{'s' * (users > 1)}" for users in users_at_once))
+    rows = []
+    for name, keys in (("eager", eager), ("compiled", compiled)):
+        first = next((entry for key, entry in entries.items() if key.startswith(keys[users_at_once[0]])), None)
+        if first:
+            speeds = (spread(entries, prefix, "output_tok_s") for prefix in keys.values())
+            rows.append((name, f"{first['provenance']['startup_s']:.0f}", *speeds))
+    sentences = [
+        f"{users} user{'s' * (users > 1)}: compiled is "
+        f"{beside_rounds(value, of_rounds(entries, eager[users], 'output_tok_s'))} eager"
+        for users in users_at_once
+        for value in of_rounds(entries, compiled[users], "output_tok_s")
+    ]
+    return Table("Eager or compiled", header, rows), sentences
