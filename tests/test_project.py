@@ -110,7 +110,7 @@ def test_a_solution_is_fit_to_be_published(file: Path) -> None:
     assert all(o["metadata"]["image/png"]["alt"] for o in figures)
     milestone = json.dumps([c.outputs for c in code if c.id == "milestone"])
     [lab] = [lab for lab in registry.LABS.values() if lab.notebook == file.name]
-    assert f"{len(lab.claims)} of {len(lab.claims)} claims borne out" in milestone
+    assert f"{len(lab.claims)} of {len(lab.claims)} claims hold" in milestone
     for cell in code:
         said = "".join(o.get("text", "") for o in cell.outputs)
         assert said.count("\n") <= 40, f"{cell.id} prints more than a screen"

@@ -1,16 +1,16 @@
-"""Which results count as evidence, and for what.
+"""Which results count as evidence, and how a claim is tested on them.
 
     evidence = Evidence("3.3.1")
-    evidence.of("load/")        # the entries under this prefix that can be believed
-    evidence.refused            # the others, each with the reason
+    evidence.of("load/")        # the believed entries under this prefix
+    evidence.refused            # the other entries' keys, each with the reason
 
-An entry is believed if it was measured, says on what machine, is the same as the copy beside its raw data, follows
-from that raw data when it is computed again, and was made by the code that is here now. Evidence from another
-machine counts, and is marked.
+An entry is believed if it was measured, names its machine and code, equals the copy beside its raw data, follows from
+that raw data when it is computed again, and was made by the lab's present code. Evidence from another machine counts
+and is marked.
 """
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +18,26 @@ from shared.course import attempts
 from shared.errors import LabError
 from shared.metrics.summary import summarise
 from shared.results import ledger, provenance
+from shared.results.participants import missing
 from shared.results.reading import Entry
 
-# What reading an entry raises that is JSON, but not of the form that the labs write.
+# What reading raises for an entry that is valid JSON, but has another form than the labs write.
 NONSENSE = (LabError, TypeError, LookupError, ValueError, ArithmeticError, AttributeError)
-NAMED = ("time", "host", "processor", "code_sha256")  # what an entry says that `results.record` wrote here
+NAMED = ("time", "host", "processor", "code_sha256")  # `results.record` writes these into every entry
+HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run here"
+SIGNS = {HOLDS: "✔", FAILS: "✘", NOT_RUN: "○"}
+
+
+class NotRunHere(Exception):
+    """Raised by a claim's test: this machine could not run what the claim needs. Its text is the reason."""
 
 
 @dataclass
 class Evidence:
-    """The believable part of one lab's ledger; remembers what a claim has looked at."""
+    """The believed entries of one lab's ledger. Records which of them a claim has read."""
 
     lab: str
-    any_code: bool = False  # for an instructor, whose checkout may be newer than the student's
+    any_code: bool = False  # believe results of other code: an instructor's checkout may be newer than the student's
     refused: dict[str, str] = field(default_factory=dict)
     seen: list[Entry] = field(default_factory=list)
 
@@ -44,78 +51,144 @@ class Evidence:
                 self.entries[key] = entry
 
     def of(self, prefix: str) -> dict[str, Entry]:
+        """The believed entries whose key starts with `prefix`, by key."""
         found = {key: entry for key, entry in self.entries.items() if key.startswith(prefix)}
         self.seen += found.values()
         return found
 
     def raw(self, key: str) -> Any:
+        """The raw data of one entry."""
         return ledger.load_raw(self.lab, key)
 
     def judged(self, holds: bool, text: str) -> tuple[bool, str]:
-        """The outcome of a claim that compares speeds: it needs results of the full size.
+        """The outcome of a claim that compares speeds.
 
-        Loads of the quick size are too short to decide one on a busy machine. They are recorded, and not judged.
+        Only results of the full size decide it. Loads of the quick size are too short for that on a busy machine:
+        the claim then holds as soon as they are recorded, and its evidence begins with "not judged at the quick size".
         """
         if any(entry["provenance"].get("size") != "full" for entry in self.seen):
             return True, f"not judged at the quick size: {text}"
         return holds, text
 
+    def raise_if_not_run(self, *prefixes: str) -> None:
+        """Raise NotRunHere if the ledger holds the reason why a result under a prefix could not be measured.
 
-Test = Callable[[Evidence], tuple[bool, str]]  # whether it holds, and by what; or what is missing
+        `lab.start_engines` records such reasons under "engine/vllm" and the like, `lab.attempt` under the key that it
+        is given. A claim calls this where its results are missing, before it names the cell to run:
+
+            if not (loads := evidence.of("load/users-16/vllm/")):
+                evidence.raise_if_not_run("engine/vllm")
+                return False, "nothing recorded at 16 users: run the cell `run-load`"
+        """
+        for prefix in prefixes:
+            for key, reason in missing(self.entries, prefix).items():
+                self.seen.append(self.entries[key])
+                raise NotRunHere(reason.rstrip("."))
+
+
+Test = Callable[[Evidence], tuple[bool, str]]  # whether the claim holds, and its evidence or what is missing
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing to be able to say with evidence."""
+    """One sentence that a student can support with evidence after the lab.
+
+    `test` returns (True, the evidence), or (False, what is missing or contradicts the claim). It names the cell to run
+    where results are missing, and raises NotRunHere where this machine can't run that cell.
+    """
 
     text: str
     test: Test
-    needs: tuple[str, ...] = ()  # prefixes of results: if one there is refused, so is the claim
-    exercises: tuple[str, ...] = ()  # functions of the student that its numbers went through
+    # Prefixes of the results it rests on: if one of those is refused, so is the claim. Each may name the cell that
+    # measures it: {"load/": "run-load"}.
+    needs: tuple[str, ...] | Mapping[str, str] = ()
+    exercises: tuple[str, ...] = ()  # the student's functions that computed its numbers
+
+    def cell_of(self, key: str) -> str:
+        """The cell that measures this result, by the longest prefix in `needs`; "" if `needs` names no cells."""
+        if not isinstance(self.needs, Mapping):
+            return ""
+        return self.needs[max((prefix for prefix in self.needs if key.startswith(prefix)), key=len)]
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim, tested."""
+    """A tested claim."""
 
     text: str
-    ok: bool
+    outcome: str  # HOLDS, FAILS or NOT_RUN
     evidence: str
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome == HOLDS
+
+    @property
+    def not_run(self) -> bool:
+        return self.outcome == NOT_RUN
+
+    @property
+    def sign(self) -> str:
+        return SIGNS[self.outcome]
 
 
 def test_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
-    """Test one claim: what it rests on must be believable, then it must hold."""
-    bad = {key: why for key, why in evidence.refused.items() if key.startswith(claim.needs)} if claim.needs else {}
-    if bad:
-        key, why = next(iter(sorted(bad.items())))
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        return ClaimResult(claim.text, False, f"refused: {key}: {why}{more}: run its cell again")
+    """Test one claim. It fails without being tested if a result that it rests on is refused."""
+    if said := refusal(claim, evidence):
+        return ClaimResult(claim.text, FAILS, said)
     evidence.seen.clear()
     try:
         ok, found = claim.test(evidence)
+    except NotRunHere as e:
+        return ClaimResult(claim.text, NOT_RUN, f"not run here: {e}{origin(evidence.seen)}")
     except NONSENSE as e:
         return ClaimResult(
-            claim.text, False, f"refused: its results are not as the lab's cells write them ({error_line(e)})"
+            claim.text, FAILS, f"refused: its results are not as the lab's cells write them ({error_line(e)})"
         )
-    return ClaimResult(
-        claim.text, ok, found + (origin(evidence.seen) + by_reference(evidence.lab, claim) if ok else "")
-    )
+    if ok:
+        return ClaimResult(claim.text, HOLDS, found + origin(evidence.seen) + by_reference(evidence.lab, claim))
+    return ClaimResult(claim.text, FAILS, found or nothing_recorded(claim))
+
+
+def refusal(claim: Claim, evidence: Evidence) -> str:
+    """Why a result that the claim rests on is refused, and how many others are; "" if none is."""
+    bad = sorted(key for key in evidence.refused if key.startswith(tuple(claim.needs)))
+    if not bad:
+        return ""
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    cell = claim.cell_of(bad[0])
+    run = f"run the cell `{cell}` again" if cell else "run its cell again"
+    return f"refused: {bad[0]}: {evidence.refused[bad[0]]}{more}: {run}"
+
+
+def nothing_recorded(claim: Claim) -> str:
+    """For a claim whose test found nothing and gave no reason."""
+    if not isinstance(claim.needs, Mapping) or not claim.needs:
+        return "nothing recorded: run the lab's cells"
+    cells = list(dict.fromkeys(claim.needs.values()))
+    return f"nothing recorded: run the cell{'s' if len(cells) > 1 else ''} {', '.join(f'`{cell}`' for cell in cells)}"
+
+
+def count(results: Sequence[ClaimResult], unit: str = "") -> str:
+    """How many claims hold: "7 of 8 hold, 1 not run here", with the unit after the 8."""
+    held, not_run = sum(one.ok for one in results), sum(one.not_run for one in results)
+    return f"{held} of {len(results)}{unit} hold" + (f", {not_run} not run here" if not_run else "")
 
 
 def error_line(e: Exception) -> str:
-    """An error in one line, whatever it carries."""
+    """The first line of an error's text, with its type unless it is a LabError."""
     return (str(e) if isinstance(e, LabError) else f"{type(e).__name__}: {e}").splitlines()[0]
 
 
 def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
-    """Why an entry can't be believed; "" if it can."""
+    """Why an entry isn't believed; "" if it is."""
     source = entry["provenance"]
-    missing = [name for name in NAMED if not isinstance(source.get(name), str)]
-    if missing:
-        return f"it doesn't say its {', '.join(missing)}: nothing that was measured here lacks that"
+    lacking = [name for name in NAMED if not isinstance(source.get(name), str)]
+    if lacking:
+        return f"it doesn't name its {', '.join(lacking)}, which every measured result does"
     beside = ledger.stored_copy(lab, entry["key"])
     if beside is None:
-        return "its raw data is missing or torn"
+        return "its raw data is missing or damaged"
     if beside != entry:
         return "it differs from the copy beside its raw data"
     if not any_code and source["code_sha256"] != provenance.code_sha256(lab):
@@ -132,7 +205,7 @@ def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
 
 
 def origin(entries: list[Entry]) -> str:
-    """When and on which machine, for the end of a sentence."""
+    """When and on which machine these entries were measured, for the end of a sentence."""
     if not entries:
         return ""
     times = sorted(e["provenance"]["time"][:16].replace("T", " ") for e in entries)
@@ -146,7 +219,7 @@ def origin(entries: list[Entry]) -> str:
 
 
 def by_reference(lab: str, claim: Claim) -> str:
-    """Which of the claim's functions were not the student's own."""
+    """Names the claim's functions for which the reference solution was used; "" if all were the student's own."""
     done: Mapping[str, Any] = attempts.read_attempts(lab)
     theirs = [name for name in claim.exercises if done.get(name, {}).get("uses") != "own"]
-    return f" (with the reference: {', '.join(theirs)})" if theirs else ""
+    return f" (using the reference solution of {', '.join(theirs)})" if theirs else ""

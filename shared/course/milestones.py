@@ -1,10 +1,11 @@
-"""Has this lab been done? Asked of the ledger, never of a notebook's variables.
+"""Tests a lab's claims on the ledger, never on a notebook's variables.
 
     milestones.check("3.3.1")       # the last cell of a lab
-    milestones.progress()           # all six: make progress
+    milestones.progress()           # all six labs: make progress
 
-Each claim is tested on what was recorded, shows its evidence with its time and machine, or says what is missing and
-which cell makes it (shared.course.evidence says what is believed).
+A claim that holds shows its evidence with time and machine. One that does not hold shows what contradicts it, or what
+is missing and which cell measures that. One that this machine could not run shows the reason. shared.course.evidence
+decides which results are believed.
 """
 
 import html
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.course import attempts, registry
-from shared.course.evidence import ClaimResult, Evidence, test_claim
+from shared.course.evidence import NOT_RUN, ClaimResult, Evidence, count, test_claim
 from shared.errors import LabError
 from shared.report.table import Table
 
 
 @dataclass(frozen=True, repr=False)
 class Milestone:
-    """The last cell of a lab."""
+    """A lab's tested claims, as its last cell shows them."""
 
     lab: str
     title: str
@@ -28,19 +29,24 @@ class Milestone:
 
     @property
     def complete(self) -> bool:
+        """Whether every claim holds."""
         return all(claim.ok for claim in self.claims)
 
+    @property
+    def complete_here(self) -> bool:
+        """Whether every claim holds or could not be run on this machine."""
+        return all(claim.ok or claim.not_run for claim in self.claims)
+
     def __repr__(self) -> str:
-        lines = [f"{'✔' if c.ok else '✘'} {c.text}\n    {c.evidence}" for c in self.claims]
+        lines = [f"{c.sign} {c.text}\n    {c.evidence}" for c in self.claims]
         return "\n".join([self.headline(), *lines])
 
     def headline(self) -> str:
-        done = sum(c.ok for c in self.claims)
-        return f"Milestone {self.lab}, {self.title}: {done} of {len(self.claims)} claims borne out"
+        return f"Milestone {self.lab}, {self.title}: {count(self.claims, ' claims')}"
 
     def _repr_html_(self) -> str:
         items = "".join(
-            f"<tr><td>{'✔' if c.ok else '✘'}</td><td style='text-align:left'>{html.escape(c.text)}</td>"
+            f"<tr><td>{c.sign}</td><td style='text-align:left'>{html.escape(c.text)}</td>"
             f"<td style='text-align:left'>{html.escape(c.evidence)}</td></tr>"
             for c in self.claims
         )
@@ -55,24 +61,29 @@ def check(number: str, any_code: bool = False) -> Milestone:
 
 
 def progress() -> Table:
-    """All six labs: claims borne out, exercises done, and what to do next."""
-    rows = []
+    """All six labs: how many claims hold, how many exercises are right, and what to do next.
+
+    Where nothing is left to do on this machine, `next` is the reason why a claim was not run.
+    """
+    rows: list[tuple[str, ...]] = []
     for lab in registry.LABS.values():
         if not lab.claims:
             rows.append((lab.number, lab.milestone, "not written yet", "", ""))
             continue
         found = check(lab.number)
-        done = sum(c.ok for c in found.claims)
-        missing = next((c.evidence for c in found.claims if not c.ok), "")
+        to_do = [c.evidence for c in found.claims if not c.ok and not c.not_run]
+        not_run = [c.evidence for c in found.claims if c.not_run]
         counts = attempts.read_attempts(lab.number)
         right = sum(counts.get(e.function, attempts.FRESH)["outcome"] == "correct" for e in lab.exercises)
-        sign = "✔" if found.complete else f"{done} of {len(found.claims)}"
-        rows.append((lab.number, lab.milestone, sign, f"{right} of {len(lab.exercises)}", missing))
+        sign = "✔" if found.complete else count(found.claims)
+        rows.append(
+            (lab.number, lab.milestone, sign, f"{right} of {len(lab.exercises)}", *(to_do + not_run + [""])[:1])
+        )
     return Table("Progress", ("lab", "milestone", "claims", "exercises right", "next"), rows)
 
 
 def live(number: str) -> None:
-    """Display the milestone with a button that tests it again; as text and table where widgets don't work."""
+    """Display the milestone with a button that tests it again. Without widgets it is text and a table."""
     import ipywidgets
     from IPython.display import display
 
@@ -98,11 +109,11 @@ def main() -> int:
     except LabError as e:
         print(e, file=sys.stderr)
         return 1
-    for lab, milestone, claims, exercises, missing in table.rows:
-        counted = f"{claims} claims" if " of " in claims else claims
+    for lab, milestone, claims, exercises, following in table.rows:
+        counted = claims.replace(" hold", " claims hold")
         print(f"{lab}  {milestone}: {counted}" + (f", {exercises} exercises right" if exercises else ""))
-        if missing:
-            print(f"       next: {missing}")
+        if following:
+            print(f"       {'' if following.startswith(NOT_RUN) else 'next: '}{following}")
     return 0
 
 

@@ -12,7 +12,6 @@ from shared.course import attempts, checks, registry
 from shared.course.checks import Checker
 from tests.wrong_answers.benchmark_figures import ceiling_otherwise, in_gb
 
-
 [CEILING] = [e for e in registry.find_lab("3.3.1").exercises if e.function == "ceiling_tok_s"]
 
 

@@ -90,7 +90,7 @@ def test_a_quoted_figure_does_not_count_as_measured() -> None:
 @pytest.mark.usefixtures("done")
 def test_lost_raw_traces_are_missed() -> None:
     raw_file("3.3.1", "load/users-1/llamacpp/round-2").unlink()
-    assert any("missing or torn" in e for e in failing())
+    assert any("missing or damaged" in e for e in failing())
 
 
 @pytest.mark.usefixtures("done")
@@ -147,7 +147,9 @@ def test_a_quoted_entry_relabelled_as_measured_is_refused() -> None:
             del entry["provenance"][name]
 
     alter_both(KEY, relabel)
-    assert any("it doesn't say its host, processor, code_sha256" in e for e in failing())
+    assert any(
+        "it doesn't name its host, processor, code_sha256, which every measured result does" in e for e in failing()
+    )
 
 
 @pytest.mark.usefixtures("done")
@@ -175,14 +177,14 @@ def test_a_claim_says_whose_functions_its_numbers_went_through() -> None:
     def evidence() -> str:
         return next(c.evidence for c in milestones.check("3.3.1").claims if c.text.startswith("Your own"))
 
-    assert "(with the reference: ttft_ms, tpot_ms, output_tok_s)" in evidence()
+    assert "(using the reference solution of ttft_ms, tpot_ms, output_tok_s)" in evidence()
     check = checks.of("3.3.1")
     own = {e.function: checks.reference(check.lab, e) for e in check.lab.exercises}
     for name in ("ttft_ms", "tpot_ms", "output_tok_s"):
         assert check.use(own[name]) is own[name]
-    assert "with the reference" not in evidence()
+    assert "reference solution" not in evidence()
     check.use(ttft_ms)
-    assert "(with the reference: ttft_ms)" in evidence()
+    assert "(using the reference solution of ttft_ms)" in evidence()
 
 
 @pytest.mark.usefixtures("done")
@@ -203,7 +205,7 @@ def test_progress_shows_all_six() -> None:
     )
     lines = said.stdout.splitlines()
     assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 12 exercises right"
-    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims, 0 of 8 exercises right"
+    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 8 exercises right"
     assert lines[2] == "       next: nothing recorded: run the cell `own-text`"
     assert lines[3:] == [line for line in lines[3:] if line.endswith(": not written yet")]
     assert len(lines) == 7
@@ -212,7 +214,7 @@ def test_progress_shows_all_six() -> None:
         [sys.executable, "-m", "shared.course.milestones"], capture_output=True, text=True, check=True
     )
     assert "of 8 claims" in said.stdout
-    assert f"next: refused: {KEY}: its raw data is missing or torn: run its cell again" in said.stdout
+    assert f"next: refused: {KEY}: its raw data is missing or damaged: run its cell again" in said.stdout
 
 
 def test_the_live_view_is_a_widget_with_text_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

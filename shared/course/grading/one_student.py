@@ -21,7 +21,7 @@ from typing import Any
 
 from shared import paths
 from shared.course import attempts, milestones, registry
-from shared.course.evidence import ClaimResult
+from shared.course.evidence import FAILS, NOT_RUN, ClaimResult, count
 from shared.course.grading.submissions import printable
 from shared.course.registry import Lab
 from shared.errors import LabError
@@ -53,13 +53,14 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
     problems: list[str] = []
     notes: list[str] = []
     entries: dict[str, Any] = {}
-    borne = 0
+    claims = f"0 of {len(lab.claims)}"
     with contextlib.redirect_stdout(io.StringIO()) as printed:  # what is torn in a ledger is printed
         try:
             entries = ledger.load_results(lab.number)
             found = milestones.check(lab.number, any_code=True).claims
-            borne = sum(claim.ok for claim in found)
-            problems += refusals(found)
+            claims = count(found).replace(" hold", "")  # the column's title has the word
+            problems += reasons(found, FAILS)
+            notes += reasons(found, NOT_RUN)
         except LabError as e:
             problems.append(str(e).splitlines()[0])
     other = sum(
@@ -75,15 +76,14 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
     notes += not_compared
     here = f"{paths.show(copy)}/"
     told = tuple(one_line(one.replace(here, "")) for one in problems)
-    claims = f"{borne} of {len(lab.claims)}"
     return Grade("", lab.number, claims, alone, hinted, revealed, left, machines(entries), told, tuple(notes))
 
 
-def refusals(claims: Sequence[ClaimResult]) -> list[str]:
-    """Why claims don't hold, each reason once, with the claims' places in the milestone."""
+def reasons(claims: Sequence[ClaimResult], outcome: str) -> list[str]:
+    """Why claims have this outcome: each reason once, with the claims' places in the milestone."""
     why: dict[str, list[str]] = {}
     for number, claim in enumerate(claims, 1):
-        if not claim.ok:
+        if claim.outcome == outcome:
             why.setdefault(claim.evidence, []).append(str(number))
     return [f"claim{'s' if len(which) > 1 else ''} {', '.join(which)}: {reason}" for reason, which in why.items()]
 

@@ -289,7 +289,7 @@ def test_no_cell_of_a_notebook_is_run(judged: Any) -> None:
 HOSTILE = {
     "fay": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
     "gus": ["results/3.3.1/x.json is too large: 64 MiB, 64 at most",
-            "refused: load/bomb: its raw data is missing or torn"],
+            "refused: load/bomb: its raw data is missing or damaged"],
     "hal": ["; results/3.3.1/x.json is torn or no result: run the cell that measures it again",
             "; results/3.3.1/other.json is torn or no result: run the cell that measures it again",
             "; results/3.3.1/  [31m.json is torn or no result: run the cell that measures it again",
@@ -303,7 +303,7 @@ HOSTILE = {
     "kim": ["the folder is a link: not followed"],
     "lea": ["3.3.1/x.json is no plain file: not opened", "3.3.1/load--x.json.gz is no plain file: not opened",
             "report.md is no plain file: not opened"],
-    "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't say its code_sha256"],
+    "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't name its code_sha256"],
     "\\xff\\xfe": ["results/3.3.1/x.json is of schema 1000000000; these labs read 3 at most"],
     "max": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
     "pat": ["results/3.3.1.json was written by an older version of these labs, which kept all results of a lab in one "
