@@ -42,7 +42,7 @@ def late(f: Function) -> None:
     for _ in range(3):
         every, own, stalled = source.randrange(90, 120), source.randrange(30, 60), source.randrange(3, 6)
         now, requests = 0, []
-        for number in range(20):
+        for number in range(21):  # an odd number: half of them late would look like half of them in time
             scheduled = number * every
             sent = max(scheduled, now)
             now = sent + own + (source.randrange(500, 700) if number == stalled else 0)
