@@ -1,4 +1,4 @@
-"""One running engine: its process or container, its log, and what a result must say of it."""
+"""One running engine: its process or container, its log, and what a result records about it."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from shared import paths
 from shared.engines import EngineSpec, Flags, LaunchPlan
@@ -38,7 +40,7 @@ class Engine:
     log: Path
     process: Guarded | Adopted = field(repr=False)
     need: Need
-    container: str = ""  # its container's name
+    container: str = ""  # the name of its container; "" for a native process
     startup_s: float = 0.0
 
     @property
@@ -47,7 +49,7 @@ class Engine:
 
     @property
     def served_name(self) -> str:
-        """What a request must call the model."""
+        """The name of the model in requests."""
         return self.spec.served_name(self.model, self.precision)
 
     @property
@@ -61,61 +63,58 @@ class Engine:
         self.stop()
 
     def stop(self) -> None:
-        """End the engine; one that many notebooks share (process.keeper) stays for the next."""
+        """End the engine. An engine that many notebooks share (process.keeper) keeps running."""
         if keeper() is None:
             self.end()
 
     def end(self) -> None:
-        """End the engine and every process below it; returns when they are gone."""
+        """End the engine and every process below it. Returns when they are gone."""
         self.process.end()
         record_file(self.process.pid).unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """Hold every process of the engine still: it takes no processor time, and its memory stays."""
+        """Pause every process of the engine. A paused engine uses no processor time and keeps its memory."""
         if self.container:
             containers.pause(self.container)
         else:
             signal_all(descendants(self.process.pid), signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused engine go on where it was."""
+        """Resume a paused engine."""
         if self.container:
             containers.resume(self.container)
         else:
             signal_all(descendants(self.process.pid), signal.SIGCONT)
 
     def resident_gib(self) -> float | None:
-        """The memory of all its processes now; what they share is counted once (Linux' proportional set size).
+        """The memory of all its processes now, in GiB. Shared pages count once (Linux' proportional set size).
 
-        None where another user's processes can't be read, as those of a container.
+        None if a process can't be read, because it has just ended or belongs to another user, as in a container.
         """
         if self.container:
             return None
-        kib = 0
         try:
-            for pid in descendants(self.process.pid):
-                kib += int(re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[0])
-        except (OSError, IndexError):
+            return sum(psutil.Process(pid).memory_full_info().pss for pid in descendants(self.process.pid)) / 2**30
+        except psutil.Error:
             return None
-        return kib / 2**20
 
     def log_text(self) -> str:
-        """Its log so far."""
+        """The log so far."""
         return self.log.read_text(errors="replace")
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
+        """The last lines of the log."""
         return "\n".join(self.log_text().splitlines()[-lines:])
 
     def provenance(self) -> dict[str, Any]:
-        """What a result must say of the engine that produced it."""
+        """What a result records about the engine that produced it."""
         form = self.spec.weights_form(self.model, self.precision)
         return {
             "engine": self.spec.name,
             "engine_version": self.version,
             "runner": "container" if self.container else "native",
             "flags": dict(self.flags),
-            # Not where it listens nor where its files are: these change nothing that is measured.
+            # Ports and paths are left out, because they change nothing that is measured.
             "environment": {
                 name: value
                 for name, value in self.environment().items()
@@ -131,14 +130,14 @@ class Engine:
         }
 
     def environment(self) -> dict[str, str]:
-        """What the labs set in the environment of the native process; a container's is in its command."""
+        """The variables that the labs set for a native process. Empty for a container, whose command holds them."""
         if self.container or self.spec.native is None:
             return {}
         plan = LaunchPlan(Path(), self.model, self.precision, self.port, self.cores, self.flags)
         return {**self.spec.native.env(plan), **flag_environment(self.spec, self.flags)}
 
     def command_line(self) -> str:
-        """The start command as one could type it, one setting of the environment and one flag a line."""
+        """The start command as it can be typed in a shell, with one variable or flag on each line."""
 
         def typed(word: str) -> str:
             shown = paths.show(Path(word)) if word.startswith("/") else word
@@ -148,8 +147,8 @@ class Engine:
         return "".join(lines) + " ".join(map(typed, self.command)).replace(" --", " \\\n  --")
 
 
-# What engines, their allocators and their thread pools read. It comes from flags and from the engine's own file in
-# shared/engines, never from the user's shell: there it would change what is measured, and no result would show it.
+# Variables that engines, their allocators and their thread pools read. Flags and the engine's file in shared/engines
+# set them. From the user's shell they would change what is measured, and no result would show it.
 ENGINES_READ = re.compile(
     r"(LLAMA|GGML|OLLAMA|VLLM|SGLANG|SGL|TRTLLM|TLLM|OMP|GOMP|KMP|MKL|TORCH|TORCHINDUCTOR|PYTORCH|ATEN|MALLOC|MIMALLOC"
     r"|JEMALLOC|TCMALLOC)_\w+|OPENBLAS_NUM_THREADS|NUMEXPR_NUM_THREADS|LD_PRELOAD"
@@ -157,13 +156,13 @@ ENGINES_READ = re.compile(
 
 
 def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
-    """What an engine gets of the user's environment, and the names that it doesn't get."""
+    """The variables of the user that an engine gets, and the names of those that it does not get."""
     kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
     return kept, sorted(environment.keys() - kept.keys())
 
 
 def flag_environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
-    """The flags of an engine that takes them from the environment."""
+    """The flags as variables, for an engine that reads its flags from the environment; else empty."""
     return {name: str(value) for name, value in flags.items()} if spec.flags_in == "environment" else {}
 
 
@@ -178,7 +177,7 @@ def start_guarded(
     machine: Machine,
     container: str = "",
 ) -> Engine:
-    """Run the command under its watchdog, its output to a log, and note it for `down`."""
+    """Run the command under its watchdog, write its output to a log, and record it for `down`."""
     logs = paths.cache() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:

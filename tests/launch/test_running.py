@@ -1,0 +1,68 @@
+"""The memory of a running engine, with real processes in place of the engine."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from shared.engines import ENGINES
+from shared.launch.memory import Need
+from shared.launch.process import Guarded
+from shared.launch.running import Engine
+from shared.models import ModelChoice
+from shared.processes import descendants
+from tests.helpers.processes import eventually
+
+FAMILY = "sleep 60 & sleep 60 & wait"
+
+
+@pytest.fixture
+def engine(model: ModelChoice, tmp_path: Path) -> Iterator[Engine]:
+    with (tmp_path / "log").open("wb") as log:
+        process = Guarded(["sh", "-c", FAMILY], log)
+    need = Need("llama.cpp", 0, 0, 0, 0)
+    with Engine(ENGINES["llamacpp"], model, "BF16", {}, 2, "1", [], 4711, tmp_path / "log", process, need) as engine:
+        assert eventually(lambda: [psutil.Process(pid).name() for pid in below(engine)] == ["sh", "sleep", "sleep"])
+        yield engine
+
+
+def below(engine: Engine) -> list[int]:
+    return descendants(engine.process.pid)
+
+
+def test_memory_is_the_sum_over_all_processes_with_shared_pages_counted_once(engine: Engine) -> None:
+    by_kernel_kib = 0
+    for pid in below(engine):
+        found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+        assert found
+        by_kernel_kib += int(found[1])
+    resident_gib = engine.resident_gib()
+    assert resident_gib is not None
+    # Other programs map the same libraries, so a share moves by a few KiB when one starts or ends.
+    assert resident_gib * 2**20 == pytest.approx(by_kernel_kib, abs=100)
+    assert by_kernel_kib > 200
+
+
+def test_memory_that_can_not_be_read_is_unknown(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: psutil.Process) -> Any:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    assert engine.resident_gib() is None
+    monkeypatch.undo()
+    engine.container = "its processes belong to another user"
+    assert engine.resident_gib() is None
+    engine.container = ""
+
+
+def test_a_process_that_ends_during_the_reading_makes_it_unknown(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr("shared.launch.running.descendants", lambda _: [gone.pid])
+    assert engine.resident_gib() is None
