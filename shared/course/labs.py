@@ -1,4 +1,4 @@
-"""A lab as its notebook uses it: its check, guesses, results and milestone.
+"""A lab as its notebook uses it: its checks, guesses, engines, results and milestone.
 
 lab = labs.open("3.3.2")        # in a lab's first cell
 lab.guess(growth=8)
@@ -37,10 +37,10 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class OpenLab:
-    """One lab, from inside its notebook."""
+    """One lab, opened in its notebook."""
 
     number: str
-    _announced: set[str] = field(default_factory=set, repr=False)  # series of which reuse has been announced
+    _announced: set[str] = field(default_factory=set, repr=False)  # series whose reuse has been announced
 
     @functools.cached_property
     def check(self) -> checks.Checker:
@@ -64,16 +64,18 @@ class OpenLab:
         uses: tuple[Function, ...] = (),
         **settings: object,
     ) -> Any:
-        """Measure once: the result under `key` if it still stands, else `one` is run, recorded and returned.
+        """Measure once: return the result recorded under `key` if it can be reused, else run `one` and record it.
 
-        `one` is a Load, or a function for what is no load; it may be `async`. It returns a Run, or the values for the
-        ledger, or (values, raw data). Returned is the Summary of a load, and the values of everything else;
-        `lab.raw(key)` has the raw data. The other engines of this notebook are paused meanwhile.
+        `one` is a Load, or a function (it may be `async`) that measures something else and returns a Run, the values
+        for the ledger, or (values, raw data). `lab.measure` returns the Summary of a load or a Run, else the values;
+        `lab.raw(key)` returns the raw data. While it measures, the other engines of this notebook are paused.
 
-        A result stands if nothing that makes the number has changed: the machine, the engine with its flags, the
-        model, the load, the lab's code, and the notebook's functions: `one` itself and those in `uses`, with all that
-        they call. `engine` is the one that a function measures (for its provenance), and `settings` are what else
-        decides the number. Raises LabError for a key that can't be one, and for what is neither Load nor function.
+        A result is reused as long as everything that decides it is unchanged: the machine, the engine with its flags,
+        the model, the load, the lab's code, `settings`, and the notebook's functions (`one`, those in `uses`, and all
+        that they call). For a function, name the engine that it measures as `engine`, and what else decides the number
+        as `settings`.
+
+        Raises LabError for an invalid key, and if `one` is neither a Load nor a function.
         """
         ledger.check_key(key)  # before, not after a minute of measuring
         if not isinstance(one, Load) and not callable(one):
@@ -107,7 +109,7 @@ class OpenLab:
         return self._stored(key, json.loads(json.dumps(entry)))  # keys are texts, as in the ledger
 
     def _stored(self, key: str, entry: Entry) -> Any:
-        """The same for a result that was measured just now and for one of the ledger."""
+        """What `measure` returns for an entry, whether it was measured now or earlier."""
         if "output_tok_s" in entry["values"] and "requests" in entry["values"]:
             return summarise(ledger.run_of(entry, self.raw(key)))
         return entry["values"]
@@ -120,56 +122,83 @@ class OpenLab:
             print(f'Reusing results of {series} (this one from {when}). To measure again: lab.set_aside("{series}")')
 
     def guess(self, **guesses: object) -> dict[str, float]:
-        """Record predictions before the measurement, one number each; `...` leaves one open."""
+        """Record your predictions before you measure, one number per name: `lab.guess(growth=8, ttft_ms=120)`.
+
+        Returns them by name. Replace each `...` by a number; a `...` that you leave is skipped, and a line names it.
+        A changed number is recorded with a new time. Raises LabError for anything else than a number.
+        """
         return record_guesses(self.number, guesses)
 
     def guess_beside_result(self, measured_under: str, **results: object) -> Table:
-        """Each result beside the guess of the same name; `measured_under` is the prefix of what the results rest on."""
+        """A table of results, each with your guess of the same name: `lab.guess_beside_result("load/", growth=7.6)`.
+
+        A result is a number, a Spread, or a text with its unit. `measured_under` is the prefix of the measurements
+        that the results were computed from: a guess recorded after the first of them is marked.
+        """
         return guess_beside_result(self.number, measured_under, results)
 
     def start_engines(self, model: ModelChoice, asked: Mapping[str, Flags]) -> tuple[Engine, ...]:
-        """Start these engines with these flags; one that can't start is left out, and the ledger holds the reason."""
+        """Start several engines, given as {name: flags}, and return those that started.
+
+        An engine that can't start on this machine is skipped: the reason is printed, and recorded under
+        "engine/<name>". The start-up time of each other one is recorded there, in seconds. Raises LabError if no
+        engine starts.
+        """
         return participants.start_engines(self.number, model, asked)
 
     def attempt(self, key: str, what: str, do: Callable[[], Done]) -> Done | None:
-        """What `do` returns; None where it raises LabError, with the reason recorded under `key`."""
+        """Call `do` and return its result. If it raises LabError, go on without: return None.
+
+        The reason is then recorded under `key`, and printed after "Without" and `what`. Use it for a part of a lab
+        that some machines can't run.
+        """
         return participants.attempt(self.number, key, what, do)
 
     def milestone(self) -> milestones.Milestone:
-        """Every claim of this lab, tested on the ledger."""
+        """Test every claim of this lab on the recorded results.
+
+        Show it as a cell's last line. `.complete` is True if every claim holds, and `.complete_here` if each one
+        holds or could not be run on this machine.
+        """
         return milestones.check(self.number)
 
     def show_milestone(self) -> None:
-        """Display the milestone, with a button that tests it again."""
+        """Display the milestone with a button that tests the claims again."""
         milestones.live(self.number)
 
     def write_timeline(self, key: str) -> Path:
-        """Write the requests of one load as a timeline for Perfetto, and return the file."""
+        """Write the requests of the load under `key` as a timeline, and return its file.
+
+        Open the file at https://ui.perfetto.dev. Raises LabError if no load is recorded under `key`.
+        """
         return timeline.write(self.number, key)
 
     def record(self, key: str, values: Mapping[str, Any], **more: Any) -> Entry:
-        """Write a result that follows from others, or is quoted (see shared.results.ledger.record)."""
+        """Record a result that was computed from others or is quoted, and return its entry.
+
+        `more` are the keyword arguments of shared.results.ledger.record: kind, raw, engine, uses, settings.
+        """
         return ledger.record(self.number, key, values, **more)
 
     def results(self, kind: str | None = "measured") -> dict[str, Entry]:
-        """The entries of this lab, by key."""
+        """The recorded entries of this lab, by key; `kind=None` includes those that were not measured."""
         return ledger.load_results(self.number, kind)
 
     def values(self, key: str) -> Values:
-        """The values of one result."""
+        """The values recorded under `key`."""
         found: Values = self.results(None)[key]["values"]
         return found
 
     def raw(self, key: str) -> Any:
-        """The raw data of one result."""
+        """The raw data recorded under `key`. Raises LabError if it is missing or damaged."""
         return ledger.load_raw(self.number, key)
 
     def traces(self, key: str) -> list[Trace]:
-        """The requests of one load."""
+        """The requests of the load under `key`, with their raw timestamps."""
         return [Trace.restore(stored) for stored in self.raw(key)]
 
     def set_aside(self, prefix: str) -> None:
-        """Make room for a new series: what is under `prefix` is kept in a folder beside."""
+        """Move the results whose key starts with `prefix` into a folder beside the others, to measure them again."""
         ledger.set_aside(self.number, prefix)
 
 
@@ -179,8 +208,10 @@ def _result(one: Function) -> Any:
 
 
 def open(number: str) -> OpenLab:
-    """Open a lab in its notebook. From now on long cells announce how long they take. Raises LabError if there is
-    no such lab."""
+    """Open a lab in its notebook. From then on, each long cell first prints how long it takes.
+
+    Raises LabError if there is no such lab.
+    """
     registry.find_lab(number)
     cell_times.announce_long_cells(number)
     return OpenLab(number)
