@@ -1,7 +1,7 @@
-"""The Chromium that tests look at pages with: one on the PATH, else Debian's (as root), else Playwright's own.
+"""Find or install the Chromium of the tests: one on the PATH, else Debian's (as root), else Playwright's own.
 
-Playwright's goes into the cache, where shared.hardware.host.browser finds it as well. There is no going on without:
-a test that is left out proves nothing.
+Playwright's goes into the cache, where shared.hardware.host.browser also looks. Without a browser this program fails,
+because a skipped test proves nothing.
 """
 
 import os
@@ -16,7 +16,7 @@ DEBIAN = ("chromium", "fonts-dejavu-core")
 
 
 def ensure() -> str:
-    """The path of a Chromium that starts. Raises LabError if none could be had."""
+    """The path of a Chromium that starts. Raises LabError if none is available."""
     if not browser() and os.geteuid() == 0 and shutil.which("apt-get"):
         print("Installing Debian's Chromium ...", flush=True)
         for command in (["update", "-qq"], ["install", "-y", "-qq", *DEBIAN]):
@@ -28,14 +28,14 @@ def ensure() -> str:
     found = browser()
     if found is None:
         raise LabError(
-            "The tests open pages in Chromium, and none is there or could be fetched (see above).",
-            "sudo apt install chromium, then the same command again",
+            "The tests need Chromium, but none is installed and the download failed (see above).",
+            "sudo apt install chromium, then run the same command again",
         )
     version = subprocess.run([found, "--version"], capture_output=True, text=True)
     if version.returncode:
         raise LabError(
             f"{found} does not start: {version.stderr.strip()[-300:]}",
-            "sudo apt install chromium, then the same command again",
+            "sudo apt install chromium, then run the same command again",
         )
     return found
 

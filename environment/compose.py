@@ -1,7 +1,7 @@
-"""containers/compose.yaml, from the engines' specs: the same images and flags as `launch` uses. `make compose`.
+"""Write containers/compose.yaml from the engines' specs, with the images and flags of `launch`: `make compose`.
 
-For those who want an engine to stay up beside their notebooks, and for the pages around it. The labs don't need it:
-they start, measure and end their engines themselves.
+It is for an engine that stays up beside the notebooks, and for the web pages around it. The labs don't need it: they
+start, measure and end their engines themselves.
 """
 
 import textwrap
@@ -20,13 +20,13 @@ from shared.report import verified
 
 FILE = paths.REPO / "environment" / "containers" / "compose.yaml"
 HEADER = """\
-# Written by environment/compose.py from the engines' specs: edit those, then `make compose`.
+# Written by environment/compose.py from the engines' specs: edit those, then run `make compose`.
 {banner}
 #
 #   docker compose -f environment/containers/compose.yaml --profile vllm up      # one engine; Ctrl-C ends it
-#   ... --profile vllm --profile webui --profile monitoring up                   # with its pages
+#   ... --profile vllm --profile webui --profile monitoring up                   # with web UI and monitoring
 #
-# One engine at a time: CPU and GPU of a Spark share their memory, and running out of it freezes the machine.
+# Run one engine at a time: CPU and GPU of a Spark share their memory, and running out of it freezes the machine.
 # No restart policy, on purpose: a crash loop leaked memory until the machine died (several owners' reports).
 # Everything listens on 127.0.0.1 only.
 """
@@ -42,7 +42,7 @@ FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
 SPARK = Machine(
     profile="spark",
     runner="container",
-    why="the file is for it",
+    why="compose.yaml is for a DGX Spark",
     name="DGX Spark",
     processor="",
     architecture="aarch64",
@@ -121,10 +121,10 @@ def pages() -> dict[str, Any]:
             "ports": ["127.0.0.1:3000:8080"],
             "extra_hosts": ["host.docker.internal:host-gateway"],
             "environment": [
-                # Read at its first start only, and copied into its database: later changes are made in its settings.
+                # Read only at the first start and copied into a database. Change them later in the web UI's settings.
                 "OPENAI_API_BASE_URL=${OPENAI_API_BASE_URL:-http://vllm:8000/v1}",
                 "OPENAI_API_KEY=${OPENAI_API_KEY:-none}",
-                "WEBUI_SECRET_KEY=${WEBUI_SECRET_KEY:?any long secret, always the same one}",
+                "WEBUI_SECRET_KEY=${WEBUI_SECRET_KEY:?set it to a long secret, always the same one}",
             ],
             "volumes": ["webui:/app/backend/data"],
         },
@@ -145,7 +145,7 @@ def pages() -> dict[str, Any]:
 
 
 def compose() -> str:
-    """The whole file."""
+    """The text of compose.yaml."""
     services: dict[str, Any] = {}
     configs: dict[str, Any] = {}
     for name in ENGINES:

@@ -1,7 +1,8 @@
-"""On a machine whose engines run in containers: fetch every image and the weights, so that no cell waits for them.
+"""Fetch all container images and the weights in advance, so that no notebook cell waits for them.
 
-`make engines` does it there, after the steps of install.py. It is tens of gigabytes; what is there is not fetched
-again, and one engine's trouble doesn't keep the others from being fetched.
+`make engines` does this after the steps of install.py, on a machine whose engines run in containers. The downloads are
+tens of gigabytes. Images and weights that are already present are not fetched again. If the download for one engine
+fails, the others still run.
 """
 
 from shared import LabError, models
@@ -12,7 +13,7 @@ from shared.models import ModelChoice, hub
 
 
 def fetch_all(machine: Machine) -> int:
-    """Every engine's image and first precision; returns how many engines are not ready, each with its reason said."""
+    """Fetch every engine's image and first precision. Prints why one failed; returns how many failed."""
     model, failed = models.choose(machine), 0
     for spec in ENGINES.values():
         try:
@@ -24,9 +25,9 @@ def fetch_all(machine: Machine) -> int:
 
 
 def fetch(spec: EngineSpec, model: ModelChoice, machine: Machine) -> str:
-    """What is there now."""
+    """Fetch one engine's image and weights; returns a line that names both. Raises LabError."""
     image = containers.images()[spec.container.image]
     containers.ensure(image, machine.architecture)
     source = model.source(spec.reads, spec.container.precisions[0])
     hub.fetch(source)
-    return f"{image.image}:{image.tag} and {source.repository} are here"
+    return f"{image.image}:{image.tag} and {source.repository} are on this machine"

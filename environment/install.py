@@ -1,8 +1,8 @@
-"""Everything that the labs need on this machine: `make engines`. Or only the steps that are named.
+"""Install everything that the labs need on this machine (`make engines`), or only the steps named as arguments.
 
-Steps run side by side as soon as what they need is there: vLLM is fetched while llama.cpp compiles.
-Each engine is then proved on the small model; compilers are held still while it answers.
-Run again, it goes on where it stopped, and does nothing when all is ready.
+Each step starts as soon as the steps that it needs are ready, so vLLM is fetched while llama.cpp compiles.
+Each engine is then proved on the small model. Builds pause while it answers.
+A second run continues where the first one stopped. It does nothing if everything is ready.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ from shared.hardware.doctor_checks import check_tool
 from shared.hardware.host import HERE
 from shared.launch import down
 
-NAMED = named.steps()  # LABS_MODEL: engines are then proved on it
+NAMED = named.steps()  # for LABS_MODEL: engines are then proved on that model
 ENGINES = [
     dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
     for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
 ]
 STEPS: dict[str, Step] = {step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
 
-# Where engines run in containers: torch, and the small model that labs compute by themselves.
+# The steps for a machine whose engines run in containers: torch, and the small model that the labs compute with it.
 BESIDE_CONTAINERS = ("torch", "models/smollm2-135m-instruct")
 
 
@@ -60,11 +60,12 @@ class Installation:
                 self.done[name].set()
 
     def say(self, text: str) -> None:
-        """A line that stays, with the time since the start."""
+        """Print a line that stays on the screen, with the time since the start."""
         with self.screen:
             print(("\r\033[K" if sys.stdout.isatty() else "") + f"[{clock(self.started)}] {text}", flush=True)
 
     def wait_for(self, names: tuple[str, ...]) -> None:
+        """Wait until these steps are built. Raises Stopped if the set-up is stopping."""
         for name in names:
             while not self.done[name].wait(0.1):
                 if self.stop.is_set():
@@ -74,7 +75,7 @@ class Installation:
 
     @contextlib.contextmanager
     def one_proof(self) -> Iterator[None]:
-        """One engine at a time, and never beside somebody's measurement: a first token is measured in a proof."""
+        """Allow one proof at a time, and none during a measurement, because a proof measures a first token."""
         while not self.proving.acquire(timeout=0.1):
             if self.stop.is_set():
                 raise Stopped
@@ -88,7 +89,7 @@ class Installation:
             self.proving.release()
 
     def give_way(self) -> None:
-        """While a notebook measures, every build is held still."""
+        """Pause every build while a notebook measures."""
         with contextlib.suppress(Stopped), self.quiet.hold():
             while held(paths.measuring()) and not self.stop.wait(0.1):
                 pass
@@ -104,7 +105,7 @@ class Installation:
                 self.done[step.name].set()
                 self.say(f"{step.title}: ready, took {clock(job.started)}")
             if step.verify and not step.verified():
-                job.doing = "waiting for what its proof needs"
+                job.doing = "waiting for the steps that its proof needs"
                 self.wait_for(step.verify_after)
                 with self.one_proof():
                     job.doing = "answering the first prompts"
@@ -118,22 +119,21 @@ class Installation:
         except LabError as e:
             self.fail(str(e))
         except Exception as e:
-            # The traceback is for us: it goes to the log, if that can still be written.
+            # Only the log gets the traceback, if it can still be written.
             with contextlib.suppress(OSError), step.log.open("a") as log:
                 traceback.print_exc(file=log)
             what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
-            self.fail(
-                str(LabError(what, job.advice([str(e)], "this is our mistake: please report it with the log's end")))
-            )
+            bug = "please report this bug in the labs with the end of the log"
+            self.fail(str(LabError(what, job.advice([str(e)], bug))))
 
     def fail(self, message: str) -> None:
-        """Stop all steps. What goes wrong while they are stopping is only a consequence: not told."""
+        """Stop all steps and record the message. Later errors are only consequences, and are dropped."""
         if not self.stop.is_set():
             self.errors.append(message)
         self.stop.set()
 
     def run(self) -> int:
-        # Daemons: after Ctrl-C nobody waits for one that is busy inside a library.
+        # Daemon threads: after Ctrl-C, a thread that is busy inside a library must not delay the exit.
         threads = [threading.Thread(target=self.do, args=[job], daemon=True) for job in self.jobs.values()]
         try:
             for thread in threads:
@@ -144,7 +144,7 @@ class Installation:
                     self.give_way()
                 self.progress()
         except KeyboardInterrupt:
-            self.errors.append("Stopped. Nothing is left running; the same command goes on from here.")
+            self.errors.append("Stopped. Nothing is left running. Run the same command again to continue.")
         finally:
             self.end(threads)
         if self.errors:
@@ -152,18 +152,18 @@ class Installation:
             code = 130 if self.errors[0].startswith("Stopped.") else 1
             if any(t.is_alive() for t in threads):
                 sys.stdout.flush()
-                os._exit(code)  # torch aborts, loudly, if Python is taken down around one of its threads
+                os._exit(code)  # torch aborts with an error message if Python ends under one of its threads
             return code
         self.say(f"all ready, took {clock(self.started)}")
         return 0
 
     def end(self, threads: list[threading.Thread]) -> None:
-        """Wait until every process that was started is gone. An impatient second Ctrl-C changes nothing."""
+        """Wait until every process that was started has ended. A second Ctrl-C changes nothing."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = [signal.signal(number, lambda *_: None) for number in numbers]
         try:
             self.stop.set()
-            down(parent=os.getpid())  # a proof would wait for its engine's answer
+            down(parent=os.getpid())  # otherwise a proof would wait for its engine's answer
             deadline = time.monotonic() + 5  # a watchdog takes 3 s at most
             for thread in threads:
                 if thread.ident:
@@ -173,7 +173,7 @@ class Installation:
                 signal.signal(number, handler)
 
     def progress(self) -> None:
-        """One line of what goes on: on the screen, and in a file for those who wait (shared.launch.launcher)."""
+        """Show the running steps in one line: on the screen, and in a file that waiting launches read."""
         busy = [j for j in self.jobs.values() if j.doing and not j.doing.startswith("waiting")]
         parts = []
         for job in busy:
@@ -195,44 +195,45 @@ class Installation:
 
 
 def clock(since: float) -> str:
+    """The time since then in minutes and seconds, as in 3:07."""
     seconds = int(time.monotonic() - since)
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
 def one_at_a_time() -> contextlib.AbstractContextManager[None]:
-    """Two installations into one cache wait for each other."""
+    """Lock the cache for one installation; a second one waits. Raises LabError if the cache can't be written."""
     try:
         paths.cache().mkdir(parents=True, exist_ok=True)
         paths.installing().touch()
     except OSError as e:
         raise LabError(
             f"The set-up can't write to its cache, {paths.show(paths.cache())}: {e.strerror}.",
-            "make it a folder that you can write to, or name another one: make LABS_CACHE=/some/folder",
+            "make this folder writable, or choose another one: make LABS_CACHE=/some/folder lab",
         ) from None
     return exclusive(paths.installing(), "Another set-up is running on this cache; waiting for it ...")
 
 
 def choose(names: list[str]) -> dict[str, Step]:
-    """The steps of these names and all that they need; all that this machine needs if no name is given.
+    """The named steps and all steps that they need. Without names: all steps that this machine needs.
 
-    Raises LabError for a name that is not a step.
+    Raises LabError if there is no step of that name.
     """
     if not names and detect().runner == "container":
         names = list(BESIDE_CONTAINERS)
     if unknown := [name for name in names if name not in STEPS]:
         raise LabError(f"No such step: {', '.join(unknown)}.", f"name one of: {', '.join(STEPS)}")
     wanted = list(names or STEPS)
-    for name in wanted:  # grows meanwhile
+    for name in wanted:  # the list grows during this loop
         wanted += [other for other in (*STEPS[name].after, *STEPS[name].verify_after) if other not in wanted]
     return {name: step for name, step in STEPS.items() if name in wanted}
 
 
 def check_compiler(steps: dict[str, Step]) -> None:
-    """Raise LabError if llama.cpp is still to be compiled and nothing here can: now, not after the downloads."""
+    """Raise LabError, before any download, if llama.cpp must still be compiled and a compiler is missing."""
     step = steps.get("engines/llamacpp")
     if step is None or step.built():
         return
-    for tool, variable in (("c++", "CXX"), ("cc", "CC")):  # CMake looks at the variable first
+    for tool, variable in (("c++", "CXX"), ("cc", "CC")):  # CMake reads the variable first
         check = check_tool(HERE, (os.environ.get(variable) or tool).split()[0], "g++")
         if check.state != "ok":
             raise LabError(
@@ -247,7 +248,7 @@ def interrupt(*_: object) -> None:
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: leave it so
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: keep it ignored
             signal.signal(number, interrupt)
     os.chdir(paths.REPO)
     try:

@@ -1,9 +1,9 @@
-"""What an installation step is, and how its commands are run.
+"""Installation steps, and how their commands run.
 
-A step makes one folder in the cache. Its key is the hash of the files it is made from, so a changed
-recipe makes a new folder. It works in `<key>.partial`, which survives an interruption (a build goes on
-where it stopped), and only a whole result gets its final name; the link `<name>` is moved last. So a
-half-made engine is never taken for a whole one, and the old one serves until the new one is ready.
+A step makes one folder in the cache, `<name>-<key>`. The key is the hash of the step's input files, so a changed recipe
+makes a new folder. The step works in `<name>-<key>.partial`. That folder survives an interruption, and the next run
+continues the build in it. Only a complete result gets its final name, and the link `<name>` is moved last. So an
+incomplete engine is never used, and the old one serves until the new one is ready.
 """
 
 import contextlib
@@ -30,21 +30,21 @@ UV = str(paths.REPO / ".venv" / "bin" / "uv")
 
 @dataclass(frozen=True)
 class Step:
-    """One folder of the cache: what it is made from, how much room that takes, how it is made."""
+    """One folder of the cache: its inputs, the disk space that it needs, and how it is built."""
 
-    name: str  # the folder's place in the cache: "engines/vllm"
-    title: str  # as a person reads it, with its version
-    inputs: tuple[str, ...]  # files it is made from, relative to the project
+    name: str  # the folder's path in the cache, such as "engines/vllm"
+    title: str  # for messages; with the version
+    inputs: tuple[str, ...]  # files that it is made from, relative to the project
     needs_gib: float
     build: Callable[["Job"], None]
     after: tuple[str, ...] = ()  # steps that must be built first
     nice: int = 0
-    verify: Callable[["Job"], str] | None = None  # proves that it works; returns a sentence with numbers
-    verify_after: tuple[str, ...] = ()  # steps that the proof needs as well
-    facts: tuple[str, ...] = ()  # of this machine, if the result depends on them
-    root: Path | None = None  # instead of the cache: for what is installed into .venv
+    verify: Callable[["Job"], str] | None = None  # proves that the result works; returns a sentence with figures
+    verify_after: tuple[str, ...] = ()  # further steps that the proof needs
+    facts: tuple[str, ...] = ()  # facts about this machine that the result depends on
+    root: Path | None = None  # the folder to use in place of the cache, for steps that install into .venv
 
-    @functools.cached_property  # once: a file edited during a build must not move the folder under it
+    @functools.cached_property  # computed once: a file edited during a build must not rename the folder
     def key(self) -> str:
         digest = hashlib.sha256(platform.machine().encode())
         for fact in self.facts:
@@ -77,7 +77,7 @@ class Step:
 
 @dataclass
 class Job:
-    """One run of a step: where it works, and the processes that it started."""
+    """One run of a step: its folder, its state, and its commands."""
 
     step: Step
     stop: threading.Event
@@ -85,15 +85,15 @@ class Job:
     say: Callable[[str], None]
     started: float = field(default_factory=time.monotonic)
     doing: str = "waiting"
-    first: bool = False  # its engine is the first that will answer on this machine
+    first: bool = False  # its engine will be the first to answer on this machine
 
     @property
     def dest(self) -> Path:
-        """Where the result is put together."""
+        """The folder in which the result is assembled."""
         return self.step.home.with_name(self.step.home.name + ".partial")
 
     def make(self) -> None:
-        """Build, then give the result its final name; or say what went wrong and where to read more."""
+        """Build, then give the result its final name. Raises LabError with the cause and the path of the log."""
         step = self.step
         need_room(step.link.parent, step.needs_gib, step.title)
         self.dest.mkdir(parents=True, exist_ok=True)
@@ -107,16 +107,16 @@ class Job:
         new.unlink(missing_ok=True)
         new.symlink_to(step.home.name)
         new.rename(step.link)
-        # What other inputs made, whole or half, serves nobody any more. (A name may begin another: "-gguf".)
+        # Remove the results of other inputs, complete or partial. One step's name may begin another's ("-gguf").
         for old in step.link.parent.glob(f"{step.link.name}-*"):
             suffix = old.name.removeprefix(f"{step.link.name}-")
             if old != step.home and re.fullmatch(r"[0-9a-f]{12}(\.partial)?", suffix):
                 shutil.rmtree(old, ignore_errors=True)
 
     def run(self, doing: str, command: list[str], cwd: Path | None = None, **env: str) -> None:
-        """Run a command, its output to the step's log. It can't outlive this program.
+        """Run a command with its output appended to the step's log. The command can't outlive this program.
 
-        Raises LabError with the last lines of the log if it fails, Stopped if the set-up is ending.
+        Raises LabError with the last lines of the log if the command fails, and Stopped if the set-up is stopping.
         """
         self.doing = doing
         with self.step.log.open("ab") as log:
@@ -142,15 +142,19 @@ class Job:
                 self.advice([*tail, "Killed"] if code == 137 else tail),
             )
 
-    def advice(self, lines: list[str], otherwise: str = "read the lines above: the first error usually says it") -> str:
-        """What to do about a failure that printed these lines; `otherwise` if they show no known cause."""
+    def install(self, doing: str, python: str, *what: str) -> None:
+        """Run `uv pip install --no-deps` for the environment of the interpreter `python`. Raises as `run` does."""
+        self.run(doing, [UV, "pip", "install", "--python", python, "--no-deps", *what])
+
+    def advice(self, lines: list[str], otherwise: str = "read the lines above for the first error") -> str:
+        """The fix for a failure that printed these lines; it begins with `otherwise` if they show no known cause."""
         first = likely_cause(lines) or otherwise
-        return f"{first}; the whole log is {paths.show(self.step.log)}; then run the same command again"
+        return f"{first}, then run the same command again; full log: {paths.show(self.step.log)}"
 
     def download(self, lock: str, dest: Path, python: str = sys.executable, **env: str) -> Path:
-        """Fetch the one archive that a lock file pins, its hash checked; returns where it lies.
+        """Download the one archive that a lock file pins, check its hash, and return its path. Raises LabError.
 
-        pip needs the build backend of a source archive to read its name: `python` is one that has it.
+        pip needs the build backend of a source archive to read the archive's name: `python` must have it installed.
         """
         dest.mkdir(parents=True, exist_ok=True)
         self.run(
@@ -180,12 +184,12 @@ class Job:
             if file.is_file() and sha256(file) in pinned:
                 return file
         raise LabError(
-            f"pip said that it fetched what {lock} pins, but no such file is in {paths.show(dest)}.",
+            f"pip succeeded, but the archive that {lock} pins is not in {paths.show(dest)}.",
             "delete that folder, then run the same command again",
         )
 
     def last_line(self) -> str:
-        """The newest line of the log, for the progress display."""
+        """The last line of the log, for the progress line."""
         with contextlib.suppress(OSError), self.step.log.open("rb") as log:
             log.seek(max(0, self.step.log.stat().st_size - 400))
             lines = log.read().decode(errors="replace").strip().splitlines()
@@ -194,23 +198,23 @@ class Job:
 
 
 def likely_cause(lines: list[str]) -> str | None:
-    """What the first sign of a known cause means, and what to do."""
+    """The cause and the fix of the first known symptom in these lines, or None."""
     known = symptoms.recognised(lines, "install")
     return f"{known[0][0].cause}: {known[0][0].fix}" if known else None
 
 
 def need_room(folder: Path, gib: float, what: str) -> None:
-    """Raise LabError unless `gib` GiB are free where `folder` is (or will be)."""
+    """Raise LabError unless `gib` GiB are free on the disk of `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise LabError(
-            f"{what} needs {gib:.1f} GiB of disk, and {free:.1f} GiB are free in {paths.show(folder)}.",
+            f"{what} needs {gib:.1f} GiB of disk space, but only {free:.1f} GiB are free in {paths.show(folder)}.",
             "free some space, or "
             + (
                 "put the project on another disk"
                 if folder.is_relative_to(paths.REPO)
-                else "point LABS_CACHE at a bigger disk: make LABS_CACHE=/big/disk/labs"
+                else "put the cache on a bigger disk: make LABS_CACHE=/big/disk/labs lab"
             ),
         )

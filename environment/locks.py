@@ -1,8 +1,8 @@
-"""Write the lock files again from what they are made of: `make lock`.
+"""Write the lock files anew from their inputs: `make lock`.
 
-Every lock is a requirements file with hashes for all platforms and no download address: an address pins
-a host, and many students install through a mirror. Its first line carries the hash of its inputs, so a
-test can tell a stale lock without asking the network.
+Every lock is a requirements file with hashes for all platforms and no download addresses. An address would pin a host,
+and many students install through a mirror. The first line carries the hash of the lock's inputs, so a test recognises
+a stale lock without the network.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ HERE = "environment"
 
 @dataclass(frozen=True)
 class Lock:
-    """One lock file: `output` follows from the `inputs`, compiled by uv with `options`."""
+    """One lock file: uv compiles `output` from the first of the `inputs`, with `options`."""
 
     output: str
     inputs: tuple[str, ...]
     options: tuple[str, ...] = ()
 
     def stamp(self) -> str:
-        """First line of the lock: names the inputs and their hash."""
+        """The first line of the lock: its inputs and their hash."""
         digest = hashlib.sha256()
         for name in self.inputs:
             digest.update(name.encode() + b"\0" + requirements(ROOT / name).encode() + b"\0")
@@ -33,7 +33,7 @@ class Lock:
 
 
 def requirements(path: Path) -> str:
-    """What of an input file decides the lock: of pyproject.toml only the dependencies."""
+    """The part of an input file that decides the lock: of pyproject.toml, only the dependencies."""
     text = path.read_text()
     if path.name == "pyproject.toml":
         start = text.index("requires-python")
@@ -72,7 +72,7 @@ def main() -> int:
             command.append("--upgrade")
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         path = ROOT / lock.output
-        # A package that the overrides rule out everywhere still gets a line: drop it.
+        # uv still writes a line for a package that the overrides exclude on every platform: drop it.
         text = re.sub(r"(?m)^\S+ ; .*sys_platform == 'never' \\\n(?:    .*\n)+", "", path.read_text())
         text = "".join(line for line in text.splitlines(True) if not line.startswith("# made by"))
         path.write_text(lock.stamp() + text)

@@ -1,4 +1,4 @@
-"""Holding every build still while something is measured."""
+"""Pause all builds while something is measured."""
 
 import contextlib
 import signal
@@ -11,11 +11,11 @@ from shared.processes import descendants, signal_all, start_time
 
 
 class Stopped(Exception):
-    """Another step failed, or the person pressed Ctrl-C."""
+    """Raised in a step when another step failed or Ctrl-C was pressed."""
 
 
 class Quiet:
-    """Stops all running builds while something is measured: nothing is measured beside a compiler."""
+    """Pauses all running builds during a measurement, so that no compiler distorts it."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -25,7 +25,7 @@ class Quiet:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Waits until nothing is being measured. A process is started, and added, inside this block."""
+        """Wait until nothing is being measured. Start a process, and add it, inside this block."""
         with self._change:
             self._wait()
             yield
@@ -40,7 +40,7 @@ class Quiet:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Nothing else runs inside this block. One at a time."""
+        """Pause all builds during this block. Only one such block runs at a time."""
         with self._change:
             self._wait()
             self._held = True
@@ -63,11 +63,11 @@ class Quiet:
             raise Stopped
 
     def _stop_all(self) -> bool:
-        """Stop every build once; whether all stand still now.
+        """Send SIGSTOP to every build once. Returns whether all of them have stopped.
 
-        Once is not enough: a process forks while its siblings are being stopped, and a watchdog that has
-        only just begun has no command below it yet. The watchdogs themselves go on: they must see this
-        program end.
+        Once is not enough: a process may fork while its siblings are being stopped, and a watchdog that has just
+        started has no child yet. The watchdogs themselves keep running, because they must notice when this program
+        ends.
         """
         still = True
         for root in self._pids:
@@ -79,7 +79,7 @@ class Quiet:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is neither gone nor stopped."""
+    """Whether a process is alive and not stopped."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "TtZX"
     return False

@@ -1,4 +1,4 @@
-"""The proof that an installed engine works: real answers, judged by the reference."""
+"""Prove that an installed engine works: it gives real answers, and the reference model judges them."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,9 @@ FLAGS: dict[str, dict[str, object]] = {
 
 
 def prove(job: Job, name: str) -> str:
-    """Start the engine, measure a first token, hold its greedy text to the reference. Returns the figures.
+    """Start the engine, measure a first token, and judge its greedy text by the reference. Returns the figures.
 
-    Raises LabError if a token lies further below the reference's best than a correct engine's does.
+    Raises LabError if a token lies further below the reference's best token than a correct engine's tokens do.
     """
     # Torch takes seconds to import and may not have been there when this program started.
     import torch
@@ -31,7 +31,7 @@ def prove(job: Job, name: str) -> str:
 
     model = models.choose(hardware.detect())
     with contextlib.ExitStack() as stack:
-        # A person waits for the first engine: no build slows it. Later ones start beside the builds.
+        # A student waits for the first engine, so builds pause while it starts. Later ones start beside the builds.
         if job.first:
             stack.enter_context(job.quiet.hold())
         engine = stack.enter_context(launch(name, model, FLAGS[name], quiet=True))
@@ -54,11 +54,11 @@ def prove(job: Job, name: str) -> str:
     for question, (prompt_ids, tokens) in zip(CHECK_QUESTIONS, answers, strict=True):
         if prompt_ids != llama.prompt_ids(chat(model, question)):
             raise LabError(
-                f"{job.step.title} turns {question!r} into other tokens than the reference: its template is wrong."
+                f"{job.step.title} and the reference turn {question!r} into different tokens: its template is wrong."
             )
         gaps += greedy_gap(llama, chat(model, question), tokens)
     if fault := gap_fault(gaps):
-        raise LabError(f"{job.step.title}: {fault}: it does not compute the model that it was given.")
+        raise LabError(f"{job.step.title} does not compute the model that it was given: {fault}.")
     return (
         f"proved: TTFT {trace.ttft_ms:.0f} ms, {len(answers)} greedy answers within {max(gaps):.3f} nats "
         "of the reference"

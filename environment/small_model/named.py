@@ -1,7 +1,7 @@
-"""The model that LABS_MODEL=owner/name names, on a machine without a GPU: BF16 safetensors, and GGUF made from them.
+"""The steps for LABS_MODEL=owner/name on a machine without a GPU: BF16 safetensors, and GGUF made from them.
 
-The GGUF is written by llama.cpp's own converter, from the pinned source archive that llama.cpp is built from: it
-knows each tokenizer's way of splitting text. llama.cpp is then proved on it, as on the labs' own small model.
+llama.cpp's own converter writes the GGUF, because it knows how each tokenizer splits text. It comes from the pinned
+source archive of which llama.cpp is built. llama.cpp is then proved on the model, as on the labs' own small model.
 """
 
 import json
@@ -51,7 +51,7 @@ def build_gguf(job: Job, asked: str) -> None:
     except LabError as e:
         if "pre-tokenizer was not recognized" in str(e):
             raise LabError(
-                f"llama.cpp doesn't know how {asked} splits text into tokens.", "choose another model"
+                f"llama.cpp does not support the way in which {asked} splits text into tokens.", "choose another model"
             ) from None
         raise
     tool = paths.cache() / "engines" / "llamacpp" / "bin" / "llama-quantize"
@@ -63,7 +63,7 @@ def build_gguf(job: Job, asked: str) -> None:
 
 
 def unpack_converter(job: Job, work: Path) -> Path:
-    """llama.cpp's converter, with the modules that it imports, out of the pinned archive."""
+    """Unpack llama.cpp's converter and the modules that it imports from the pinned archive; returns its path."""
     tools = (paths.cache() / "build-tools" / "venv" / "bin").resolve()
     archive = job.download(LOCK, work, str(tools / "python"), PATH=f"{tools}:{os.environ['PATH']}")
     job.doing = "unpacking"
@@ -71,18 +71,18 @@ def unpack_converter(job: Job, work: Path) -> Path:
         root = f"{tar.getnames()[0].split('/')[0]}/vendor/llama.cpp/"
         wanted = [m for m in tar if m.name.removeprefix(root).startswith(CONVERTER)]
         tar.extractall(work, members=wanted, filter="data")
-    # It asks for SentencePiece before it looks whether the model has such a file; a byte-level BPE has none.
+    # The converter imports SentencePiece before it checks whether the model needs it; a byte-level BPE doesn't.
     (work / "sentencepiece.py").write_text("class SentencePieceProcessor: pass\n")
     return work / root / CONVERTER[0]
 
 
 def steps() -> tuple[Step, ...]:
-    """The named model's steps; none if none is named, or this machine has a GPU (its containers fetch weights)."""
+    """The steps for LABS_MODEL. None if it is not set, or on a machine with a GPU, where containers fetch weights."""
     asked = os.environ.get("LABS_MODEL", "").strip()
     try:
         if not asked or hardware.detect().profile != "cpu":
             return ()
-    except LabError:  # a wrong setting: said by the first step that needs it, not while this file is imported
+    except LabError:  # a wrong setting: the first step that needs it raises the error, not the import of this file
         return ()
     name = f"models/{slug(asked)}"
     return (

@@ -1,8 +1,8 @@
-"""A model's chat template, taken apart: what stands before each message, and the same for Ollama.
+"""Take a model's chat template apart into the text before each message, and write it as a template for Ollama.
 
-Hugging Face keeps templates in Jinja, Ollama in Go's language, and for one that it doesn't know it takes
-ChatML, which is another prompt. So the Jinja template is rendered with marked messages, and what stands
-between the marks becomes a Go template. It is refused if it isn't a plain sequence of turns.
+Hugging Face stores chat templates in Jinja, Ollama in Go's template language. For a template that Ollama doesn't know,
+it uses ChatML, which gives a different prompt. So the Jinja template is rendered with marked messages, and the text
+between the marks becomes a Go template. A template that is not a plain sequence of turns is refused.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from typing import Any
 from shared import LabError
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
-MARK = "labs-mark-{}-"  # no template has that text
+MARK = "labs-mark-{}-"  # text that no template contains
 TALKS = (("system", "user"), ("user",), ("system", "user", "assistant", "user"), ("user", "assistant", "user"))
 
 
 @dataclass(frozen=True)
 class Turns:
-    """The literal text before each message, by (role before, role), and after the last one."""
+    """The literal text before each message, by (previous role, role), and after the last message."""
 
     before: dict[tuple[str, str], str]
-    closing: str  # asks for an answer
-    system: str  # to send: the template's own default, or a plain one; "" if it takes no system message
-    stops: tuple[str, ...]  # what ends the model's turn
+    closing: str  # after the last message: starts the model's answer
+    system: str  # the system message to send: the template's default or a plain one; "" if it takes none
+    stops: tuple[str, ...]  # texts that end the model's turn
 
     def render(self, messages: Sequence[tuple[str, str]]) -> str:
-        """What the Go template makes of (role, content) pairs."""
+        """The prompt that the Go template makes from (role, content) pairs."""
         last, text = "", ""
         for role, content in messages:
             text += self.before[last, role] + content
@@ -67,20 +67,20 @@ def escape(text: str) -> str:
 
 
 def take_apart(tokenizer: Any) -> Turns:
-    """Raises LabError if there is no chat template, or it isn't a plain sequence of turns."""
+    """The parts of the tokenizer's chat template. Raises LabError if it is missing or no plain sequence of turns."""
     if not tokenizer.chat_template:
-        raise LabError("This model has no chat template: it is not made for chats.", "choose an instruct model")
+        raise LabError("This model has no chat template, so it is not a chat model.", "choose an instruct model")
 
     def render(messages: Sequence[tuple[str, str]]) -> str:
         talk = [{"role": role, "content": content} for role, content in messages]
         text = str(tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False))
-        # The beginning-of-text token, if the tokenizer adds it itself: an engine does so too.
+        # Without the beginning-of-text token if the tokenizer adds it, because an engine then adds it too.
         adds = tokenizer.bos_token and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
         return text.removeprefix(tokenizer.bos_token) if adds else text
 
     try:
         takes_system = MARK.format(0) in render([("system", MARK.format(0)), ("user", "a")])
-    except Exception:  # templates that take none raise an error of their own choice
+    except Exception:  # a template that takes none raises an error of its own
         takes_system = False
     before: dict[tuple[str, str], str] = {}
     closings = set()
@@ -113,7 +113,7 @@ def take_apart(tokenizer: Any) -> Turns:
 
 
 def own_system(before: dict[tuple[str, str], str]) -> str:
-    """The system message that the template adds where there is none: Qwen2.5 and SmolLM2 do so."""
+    """The system message that the template adds by default, as in Qwen2.5 and SmolLM2; empty if it adds none."""
     start, end, alone = before["", "system"], before["system", "user"], before["", "user"]
     if alone.startswith(start) and alone.endswith(end) and len(alone) > len(start + end):
         return alone[len(start) : -len(end)]
@@ -122,6 +122,6 @@ def own_system(before: dict[tuple[str, str], str]) -> str:
 
 def not_plain() -> LabError:
     return LabError(
-        "This model's chat template is no plain sequence of turns: Ollama could not be given the same one.",
+        "This model's chat template is not a plain sequence of turns, so it can't be rewritten for Ollama.",
         "choose another model",
     )

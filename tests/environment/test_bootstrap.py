@@ -1,4 +1,4 @@
-"""bootstrap.sh on a machine where something is missing: one clear sentence, a fix, and no half-made .venv.
+"""bootstrap.sh on a machine where something is missing: one clear sentence, a fix, and no incomplete .venv.
 
 It runs on a copy of the project, with a PATH that holds only what the test puts there.
 """
@@ -14,7 +14,7 @@ import pytest
 from shared import paths
 
 COMMANDS = ("sh", "awk", "cat", "cksum", "df", "dirname", "ln", "mkdir", "mv", "rm")
-# Says what it was asked to do, and makes of an environment only what bootstrap.sh looks for.
+# A stand-in for uv: records its arguments, and makes only what bootstrap.sh looks for in an environment.
 UV = """#!/bin/sh
 echo "$@" >> "$(dirname "$0")/asked"
 case "$1 $2" in
@@ -53,7 +53,7 @@ class Project:
         )
 
     def refuses(self, **env: str) -> tuple[str, str]:
-        """Runs it, sees that it fails and leaves nothing that passes for whole; its sentence and its fix."""
+        """Run it, check that it fails and leaves no environment marked as complete; returns its message and its fix."""
         result = self.bootstrap(**env)
         assert result.returncode == 1, result
         assert not (self.root / ".venv" / ".ready").exists()
@@ -62,7 +62,7 @@ class Project:
         return message, fix
 
     def asked(self) -> list[str]:
-        """What its uv was asked to do, and forget it."""
+        """The arguments of all calls of uv since the last time."""
         file = self.bin / "asked"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """One with a suitable python3, without uv and pip."""
+    """A project with a suitable python3, without uv and pip."""
     project = Project(tmp_path)
     project.program("python3", f'[ "$1" = -m ] && exit 1; exec {sys.executable} "$@"')
     return project
@@ -96,7 +96,7 @@ def test_newer_python_beside_an_unsuitable_one_is_taken(project: Project) -> Non
     (project.bin / "python3").rename(project.bin / "python3.12")
     project.program("python3", "exit 1")
     message, _ = project.refuses()
-    assert message == "Neither uv nor pip was found."  # so it came past the choice of a Python
+    assert message == "Neither uv nor pip was found."  # so a Python was chosen
 
 
 def test_python_that_was_asked_for_is_not_replaced(project: Project) -> None:
@@ -167,7 +167,7 @@ def test_whole_environment_is_left_alone_until_it_is_no_longer_right(project: Pr
     assert project.bootstrap().returncode == 0
     assert len(project.asked()) == 4
 
-    (project.root / ".venv" / "bin" / "uv").unlink()  # as when the cache that it lies in was deleted
+    (project.root / ".venv" / "bin" / "uv").unlink()  # as after the deletion of the cache that holds it
     assert project.bootstrap().returncode == 0
     assert (project.root / ".venv" / "bin" / "uv").exists()
 

@@ -1,4 +1,4 @@
-"""How the tests get their Chromium: one that is there and starts, or an error that says what to do."""
+"""How the tests find their Chromium: one that starts, or an error with its fix."""
 
 import stat
 import subprocess
@@ -45,7 +45,7 @@ def test_where_none_can_be_had_it_says_so_and_fails(tmp_path: Path) -> None:
     done = ensure(tmp_path / "bin", tmp_path)
     assert done.returncode == 1
     assert "Fetching Chromium into" in done.stdout
-    assert "none is there or could be fetched" in done.stderr
+    assert "none is installed and the download failed" in done.stderr
     assert FIX in done.stderr
 
 

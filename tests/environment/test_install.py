@@ -1,4 +1,4 @@
-"""The set-up, `make engines`, on small made-up steps: interrupted, killed, repeated, run twice at once."""
+"""The set-up (`make engines`) on small made-up steps: interrupted, killed, repeated, and run twice at once."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ from tests.helpers.processes import Run, alive, appears, eventually, finish, rea
 
 pytest_plugins = ["tests.helpers.made_up_steps"]
 
-# The first build works for a minute, with a process in a session of its own; another goes on from its file.
+# The first build runs for a minute, with a process in its own session. The second continues from its file.
 LONG = """step("tool", '''
     [ -e half ] && {{ touch whole; echo "went on from $(cat half)"; exit; }}
     setsid sh -c "echo \\\\$\\\\$ > {0}/far.pid; exec sleep 60" &
@@ -32,7 +32,7 @@ def test_interrupted_build_leaves_nothing_running_and_goes_on(
     code, _, err = finish(process)
     if how != signal.SIGKILL:
         assert code == 130
-        assert err.strip() == "Stopped. Nothing is left running; the same command goes on from here."
+        assert err.strip() == "Stopped. Nothing is left running. Run the same command again to continue."
     assert not (labs_cache / "tool").exists()
     assert [f.suffix for f in labs_cache.glob("tool-*")] == [".partial"]
 
@@ -98,7 +98,7 @@ def test_changed_input_builds_again_and_the_old_one_serves_until_then(
         while [ ! -e {tmp_path}/go ]; do sleep 0.05; done
     ''')"""
     assert finish(installing(steps))[0] == 0
-    (labs_cache / "tool-gguf-0123456789ab").mkdir()  # another step's, whose name begins like ours
+    (labs_cache / "tool-gguf-0123456789ab").mkdir()  # of another step, whose name begins with the same word
     (tmp_path / "input").write_text("two")
     process = installing(steps)
     appears(tmp_path / "started")

@@ -1,4 +1,4 @@
-"""What the set-up says when it can't go on: what is wrong, what to do, and no traceback."""
+"""When the set-up can't continue, it prints what is wrong and what to do, without a traceback."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ def test_failed_step_stops_the_others_and_says_why(tmp_path: Path, labs_cache: P
     assert err.splitlines()[1] == "BAD: working failed (exit 3). Last lines of its log:"
     assert err.splitlines()[2:-1] == [f"  | {n}" for n in range(17, 31)] + ["  | No space left on device"]
     log = paths.show(labs_cache / "logs" / "install-bad.log")
-    fix = f"Fix: the disk is full: free some disk space; the whole log is {log}; then run the same command again"
+    fix = f"Fix: the disk is full: free some disk space, then run the same command again; full log: {log}"
     assert err.splitlines()[-1] == fix
     assert not alive(read_pid(tmp_path / "pid"))
     assert not list(labs_cache.glob("later*"))
@@ -35,17 +35,22 @@ def test_unexpected_failure_shows_no_traceback(tmp_path: Path, labs_cache: Path,
     code, _, err = finish(installing("step('tool', 'true', verify=lambda job: [1][2])"))
     assert code == 1
     assert "TOOL: answering the first prompts failed unexpectedly (IndexError: list index out of range)." in err
-    assert "Fix: this is our mistake: please report it with the log's end; the whole log is " in err
+    assert (
+        "Fix: please report this bug in the labs with the end of the log, then run the same command again; full log: "
+        in err
+    )
     assert "Traceback" not in err
     assert "Traceback" in (labs_cache / "logs" / "install-tool.log").read_text()
 
 
 def test_too_little_disk_says_needed_and_there(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
-    with pytest.raises(LabError, match=r"^vLLM needs 1000000\.0 GiB of disk, and \d+\.\d GiB are free in .+\nFix: "):
+    with pytest.raises(
+        LabError, match=r"^vLLM needs 1000000\.0 GiB of disk space, but only \d+\.\d GiB are free in .+\nFix: "
+    ):
         need_room(labs_cache / "engines", 1e6, "vLLM")
     code, _, err = finish(installing("step('tool', 'true', needs_gib=1e6)"))
     assert code == 1
-    assert err.strip().startswith("TOOL needs 1000000.0 GiB of disk")
+    assert err.strip().startswith("TOOL needs 1000000.0 GiB of disk space, but only ")
     assert "make LABS_CACHE=" in err
 
 
@@ -90,7 +95,7 @@ def lock_for(file: Path, name: str, content: bytes) -> str:
 
 
 def tiny_wheel(folder: Path) -> Path:
-    """An empty package as a wheel: enough for pip to take it."""
+    """An empty package as a wheel, which pip accepts."""
     folder.mkdir()
     wheel, info = folder / "tiny_tool-1.0-py3-none-any.whl", "tiny_tool-1.0.dist-info"
     files = {

@@ -1,4 +1,4 @@
-"""LABS_MODEL: any small model of a hub. The hub here is a real server on this machine (tests/helpers/hub.py)."""
+"""LABS_MODEL: any small model of a hub. The hub is a real server on this machine (tests/helpers/hub.py)."""
 
 import json
 import os
@@ -45,13 +45,13 @@ CONFIGS = {
     "labs/tiny-qwen2": Qwen2Config(**TINY, tie_word_embeddings=True),
     "labs/tiny-qwen3": Qwen3Config(**TINY, head_dim=32, tie_word_embeddings=True),
 }
-WRONG = {  # LABS_MODEL → what is said
+WRONG = {  # LABS_MODEL → part of the error
     "labs/nothing": "The hub has no labs/nothing, or it is private. -> check the name",
-    "labs/tiny-qwen3-v9@v9": "The hub has labs/tiny-qwen3-v9, but no 'v9' of it.",
+    "labs/tiny-qwen3-v9@v9": "The hub has labs/tiny-qwen3-v9, but not its revision 'v9'.",
     "labs/gated": "labs/gated is gated, and this account (or none) may not read it. -> accept its licence",
     "labs/other": "GemmaForCausalLM, and LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM work",
     "labs/empty": "labs/empty has no safetensors",
-    "no name": "LABS_MODEL is 'no name', which names no model. -> LABS_MODEL=owner/name",
+    "no name": "LABS_MODEL is 'no name', which is not the name of a model. -> set LABS_MODEL=owner/name",
 }
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n\n' + m['content'] | trim + '<|im_end|>' }}"
@@ -71,7 +71,7 @@ def random_model(config: Any) -> Any:
     torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
-        for name, weight in made.named_parameters():  # biases and norms are made as 0 and 1: they would show nothing
+        for name, weight in made.named_parameters():  # biases and norms start as 0 and 1, which would hide errors
             if name.endswith("bias") or "norm" in name:
                 weight.add_(torch.randn_like(weight) / 3)
     return made
@@ -110,7 +110,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 def fetched(hub: Hub, tmp_path: Path, asked: list[str]) -> dict[str, Path]:
-    """Run the fetching process on these models; returns each one's folder."""
+    """Fetch these models in a process of its own; returns the folder of each."""
     folders = {name: tmp_path / choice.slug(name) for name in asked}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ def error(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cache(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache into which all of them were asked for; what came is put where the set-up puts it."""
+    """A cache after all models were asked for; the fetched ones lie where the set-up puts them."""
     tmp_path = tmp_path_factory.mktemp("cache")
     (tmp_path / "models").mkdir()
     for name, folder in fetched(hub, tmp_path, [*CONFIGS, "labs/torn", "labs/short", *WRONG]).items():
@@ -201,8 +201,11 @@ def test_a_wrong_name_is_told_what_is_wrong(hub: Hub, cache: Path, name: str) ->
 
 
 def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(LabError, match=r"can't be asked \(ConnectError.*\nFix: check the network.*unset LABS_MODEL"):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no server listens there
+    with pytest.raises(
+        LabError,
+        match=r"can't be reached for labs/tiny-qwen2 \(ConnectError.*\nFix: check the network.*unset LABS_MODEL",
+    ):
         fetch.resolve("labs/tiny-qwen2")
 
 
@@ -241,7 +244,7 @@ def test_its_system_message_is_the_templates_own(chosen: Any) -> None:
     assert llama.system == "You are a helpful assistant."
     assert llama.stops == ("<|im_end|>",)
     assert "<|user|>" in llama.ollama_template
-    # It came in two files that differ: what transformers prefers is now the only one.
+    # The model came with two different templates. Only the one that transformers prefers is kept.
     stored = json.loads((llama.folder / "hf" / "tokenizer_config.json").read_text())
     assert stored["chat_template"] == LLAMA3
     assert not (llama.folder / "hf" / "chat_template.jinja").exists()
@@ -272,7 +275,7 @@ def test_a_template_that_takes_no_system_message_gets_none(model: ModelChoice) -
     assert chat(replace(model, system=""), "Why?", "n0") == [{"role": "user", "content": "[n0] Why?"}]
     assert turns.render([("user", "Why?")]) == "[INST] Why? [/INST]"
     tokenizer.chat_template = COUNTING
-    with pytest.raises(LabError, match="no plain sequence of turns"):
+    with pytest.raises(LabError, match="not a plain sequence of turns"):
         fetch.take_apart(tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(LabError, match="no chat template"):

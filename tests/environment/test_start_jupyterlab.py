@@ -1,4 +1,4 @@
-"""`make lab` on a machine that has everything: JupyterLab answers, and ends however it is ended."""
+"""`make lab` on a machine that has everything: JupyterLab answers, and ends in every way of ending it."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from shared import paths
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture
 def lab() -> Iterator["tuple[subprocess.Popen[str], str]"]:
-    """`make lab`'s program, and the address that it shows."""
+    """The program of `make lab`, and the address that it prints."""
     program = subprocess.Popen(
         [sys.executable, "-m", "environment.start_jupyterlab"],
         cwd=paths.REPO,
@@ -48,11 +48,12 @@ def port_of(address: str) -> int:
 def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], str]") -> None:
     program, address = lab
     port = port_of(address)
-    with urllib.request.urlopen(address, timeout=20) as page:
-        assert page.status == 200
-        assert "JupyterLab" in page.read().decode()
+    with httpx.Client(trust_env=False, follow_redirects=True, timeout=20) as client:  # never through a proxy
+        page = client.get(address)
+    assert page.status_code == 200
+    assert "JupyterLab" in page.text
     assert "/lab/tree/labs/lab-3.3.1-engine-benchmark.ipynb" in address
-    for _ in range(2):  # the first asks whether it is meant
+    for _ in range(2):  # JupyterLab asks for confirmation after the first
         os.killpg(program.pid, signal.SIGINT)
     program.communicate(timeout=30)
     assert not port_taken(port)

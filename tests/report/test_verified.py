@@ -84,7 +84,7 @@ def test_readme_and_compose_say_what_the_ledgers_say() -> None:
 
 def test_a_machine_without_containers_is_told_why(ledgers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_PROFILE", "cpu")
-    with pytest.raises(LabError, match=r"Containers can't be verified here: .*\nFix: make doctor"):
+    with pytest.raises(LabError, match=r"Containers can't be verified here: .*\nFix: run `make doctor`"):
         verify_spark.main([])
     with pytest.raises(LabError, match="There is no engine 'lama'"):
         verify_spark.main(["lama"])

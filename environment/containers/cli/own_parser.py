@@ -1,6 +1,6 @@
-"""Runs in an engine's own environment: prints the version and the flags of its server as JSON.
+"""Print the version and the flags of an engine's server as JSON, read from the server's own argument parser.
 
-The argument parser is the one that the server itself makes. environment/read_flags.py starts this file.
+environment/read_flags.py starts this file in the engine's environment.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 
 Flags = dict[str, dict[str, Any]]
 
-# (name, texts of which it reads one, text that it can't read): the first that fits a converter
+# (name, texts of which the converter accepts one, text that it rejects); the first row that fits counts
 KINDS = (("json", ("{}", "[]"), "x"), ("size", ("4k",), "x"), ("int", ("7",), "1.5"), ("float", ("1.5",), "x"))
 
 
 def takes(convert: Callable[[str], Any]) -> str:
-    """What a converter of an argument parser reads, found by trying."""
+    """The kind of value that an argument parser's converter accepts, found by trying."""
 
     def reads(text: str) -> bool:
         try:
@@ -30,7 +30,7 @@ def takes(convert: Callable[[str], Any]) -> str:
 
 
 def describe(action: Any) -> Flags:
-    """The flags of one action: its first name, then its other names and its negation."""
+    """The flags of one parser action: the first name, then its other names and its negation."""
     flag: dict[str, Any] = {"takes": "flag"}
     if action.nargs != 0:
         # Some choices are sets: sorted, so that two runs write the same.
