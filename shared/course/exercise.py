@@ -1,10 +1,10 @@
-"""One exercise: a function that a student writes, and a test that knows the mistakes people make.
+"""One exercise: a function that a student writes, and a test that recognises common mistakes.
 
     def half(f):                                      # the test of an exercise: it calls the student's function
-        expect(f, (6,), 3, {12: "halving is not doubling"})
+        expect(f, (6,), 3, {"That is the double, not the half.": 12})
 
-A test calls the function on inputs of its own making, never looks at a notebook's variables, and raises `Wrong` with
-the hint that is meant for this very mistake. It never sees a function hang: each judgement has a time limit.
+A test calls the function on inputs that it makes up, never on a notebook's variables, and raises `Wrong` with the hint
+for the mistake that it recognises. Each judgement has a time limit, so a function that doesn't end is reported too.
 """
 
 import contextlib
@@ -18,41 +18,41 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LIMIT_S = 5.0  # of one judgement: every test is done in milliseconds with a right answer
-NEAR = 1e-6  # relative: another order of operations, not another formula
+LIMIT_S = 5.0  # of one judgement; a right answer passes its test within milliseconds
+NEAR = 1e-6  # relative: allows for another order of operations, not for another formula
 
 Function = Callable[..., Any]
 
 
 class Wrong(Exception):
-    """The answer is wrong, and this is the hint for it."""
+    """The answer is wrong. Its text is the hint for the student."""
 
 
 class TooSlow(BaseException):
-    """The function did not return in time. (No Exception, so that a student's `except Exception` can't catch it.)"""
+    """The function did not return in time. No Exception, so that a student's `except Exception` can't catch it."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What a student is asked for, and how it is judged."""
+    """A function for the student to write, with its hints and its test."""
 
-    function: str  # its name; the cell `ex-…` of the notebook defines it
-    cell: str
+    function: str  # its name
+    cell: str  # the notebook's cell that defines it, `ex-…`
     difficulty: int  # 1 to 3
     importance: int  # 1 to 3
     minutes: int
-    why: str  # one sentence for a right answer: why it matters
-    hints: tuple[str, ...]  # for who asks, from a nudge to almost the answer
+    why: str  # one sentence shown for a right answer: why it matters
+    hints: tuple[str, ...]  # shown one by one on request, from a nudge to almost the answer
     test: Callable[[Function], None]  # raises Wrong
 
     def header(self) -> str:
-        """As it stands above the exercise in the notebook."""
+        """The line above the exercise in the notebook."""
         return f"difficulty {dots(self.difficulty)} · importance {dots(self.importance)} · {self.minutes} minutes"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """not attempted, incorrect, or correct; and what to tell the student."""
+    """The outcome (not attempted, incorrect or correct), and a sentence for the student."""
 
     outcome: str
     text: str
@@ -63,25 +63,27 @@ def dots(count: int) -> str:
 
 
 def judge(exercise: Exercise, function: object) -> Judgement:
-    """Test the student's function. Never raises for what the function does (but for Ctrl-C)."""
+    """Test the student's function. Whatever it raises becomes part of the judgement, except KeyboardInterrupt."""
     if not callable(function):
-        return Judgement("not attempted", f"{exercise.function} is no function: run the cell `{exercise.cell}` again.")
+        return Judgement(
+            "not attempted", f"{exercise.function} is not a function. Run the cell `{exercise.cell}` again."
+        )
     try:
         with time_limit(LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
             exercise.test(function)
     except NotImplementedError as e:
         still_open = traceback.extract_tb(e.__traceback__)[-1].name
         if still_open != exercise.function:
-            return Judgement("incorrect", f"{exercise.function} calls {still_open}, which is still to be written.")
+            return Judgement("incorrect", f"{exercise.function} calls {still_open}, which is not written yet.")
         return Judgement(
             "not attempted",
-            f"Write the body of {exercise.function} in the cell `{exercise.cell}`, "
-            "where it says TODO, run it, then run this cell again.",
+            f"Write the body of {exercise.function} in place of the TODO in the cell `{exercise.cell}`. "
+            "Run that cell, then run this one again.",
         )
     except Wrong as hint:
         return Judgement("incorrect", str(hint))
     except TooSlow:
-        return Judgement("incorrect", f"{exercise.function} had not returned after {LIMIT_S:.0f} s: does a loop end?")
+        return Judgement("incorrect", f"{exercise.function} did not return within {LIMIT_S:g} s. Does every loop end?")
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # a student's function may raise anything, SystemExit included
@@ -92,7 +94,7 @@ def judge(exercise: Exercise, function: object) -> Judgement:
 def raised(exercise: Exercise, e: BaseException) -> str:
     """The error of a student's function in one sentence, with the line that raised it."""
     inside = [f for f in traceback.extract_tb(e.__traceback__) if f.name == exercise.function]
-    line = f" in `{inside[-1].line}`" if inside and inside[-1].line else ""
+    line = f", in the line `{inside[-1].line}`" if inside and inside[-1].line else ""
     return f"{exercise.function} raised {type(e).__name__}: {e}{line}."
 
 
@@ -101,8 +103,8 @@ def expect(
 ) -> None:
     """Call the function; raise Wrong unless it returns `right`.
 
-    `mistakes` maps a hint to what its mistake would return; a mistake that returns the right value here is skipped.
-    Numbers agree within a relative 1e-6, sequences element by element.
+    `mistakes` maps each hint to the value that its mistake would return. A mistake that returns the right value for
+    these arguments is skipped. Numbers are compared within a relative 1e-6, sequences element by element.
     """
     got = function(*copy.deepcopy(arguments))
     if same(got, right):
@@ -111,14 +113,14 @@ def expect(
         if same(got, value):
             raise Wrong(hint)
     if got is None:
-        raise Wrong(f"{call(function, arguments)} returned nothing: is `return` missing?")
-    raise Wrong(f"{call(function, arguments)} is {short(right)}; yours gave {short(got)}.")
+        raise Wrong(f"{call(function, arguments)} returned nothing. Is `return` missing?")
+    raise Wrong(f"{call(function, arguments)} should return {short(right)}; yours returned {short(got)}.")
 
 
 def expect_each(
     function: Function, inputs: Sequence[tuple[Any, ...]], right: Function, mistakes: Mapping[str, Function]
 ) -> None:
-    """As `expect`, for mistakes that look alike on one input: a mistake is recognised by what it makes of all.
+    """Like `expect`, for mistakes that one input can't tell apart: a mistake must match on all inputs.
 
     `right` and the mistakes are functions of the same arguments.
     """
@@ -131,7 +133,7 @@ def expect_each(
 
 
 def same(got: Any, right: Any) -> bool:
-    """Equal as an answer: None and truth values are themselves, numbers need be near."""
+    """Whether two answers are equal. None, truth values and texts must be identical, numbers close."""
     if right is None or isinstance(right, bool | str) or got is None or isinstance(got, str):
         return type(got) is type(right) and bool(got == right)
     if isinstance(right, list | tuple):
@@ -146,18 +148,19 @@ def same(got: Any, right: Any) -> bool:
 
 
 def call(function: Function, arguments: tuple[Any, ...]) -> str:
+    """The call as Python writes it, with long arguments cut: `half(6)`."""
     return f"{getattr(function, '__name__', 'it')}({', '.join(short(one) for one in arguments)})"
 
 
 def short(value: Any) -> str:
-    """A value as a sentence can carry it."""
+    """A value as it is shown in a sentence: at most 160 characters."""
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 160 else text[:157] + "…"
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow inside the block when it takes longer; Python's signals reach the main thread only."""
+    """Raise TooSlow inside the block when it takes longer. No limit outside the main thread: signals don't reach it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -166,7 +169,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TooSlow
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again and again, should the function swallow one
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again every 0.5 s, in case the function catches one
     try:
         yield
     finally:

@@ -90,14 +90,29 @@ def test_an_answer_that_calls_an_open_exercise_names_it(asked: Exercise) -> None
         return helper()
 
     found = judge(asked, answer)
-    assert (found.outcome, found.text) == ("incorrect", "answer calls helper, which is still to be written.")
+    assert (found.outcome, found.text) == ("incorrect", "answer calls helper, which is not written yet.")
+
+
+def test_a_wrong_value_is_shown_beside_the_right_one(asked: Exercise) -> None:
+    def answer(numbers: list[int], name: str) -> float:
+        return 6.5
+
+    assert judge(asked, answer).text == "answer([3, 4], 'x') should return 7; yours returned 6.5."
+
+    def silent(numbers: list[int], name: str) -> None:
+        print(sum(numbers))
+
+    assert judge(asked, silent).text == "silent([3, 4], 'x') returned nothing. Is `return` missing?"
+    assert judge(asked, lambda numbers, name: 12).text == "that is a product"
 
 
 def test_what_a_function_raises_is_told_with_its_line(asked: Exercise) -> None:
     def answer(numbers: list[int], name: str) -> int:
         return numbers[7]
 
-    assert judge(asked, answer).text == "answer raised IndexError: list index out of range in `return numbers[7]`."
+    assert judge(asked, answer).text == (
+        "answer raised IndexError: list index out of range, in the line `return numbers[7]`."
+    )
 
     def leave(numbers: list[int], name: str) -> int:
         raise SystemExit(3)
@@ -117,7 +132,7 @@ def test_an_endless_loop_is_ended_even_if_it_catches_everything(
                 time.sleep(0.01)
 
     began = time.monotonic()
-    assert "does a loop end?" in judge(asked, endless).text
+    assert "answer did not return within 0.3 s. Does every loop end?" in judge(asked, endless).text
     assert time.monotonic() - began < 3
 
 

@@ -180,8 +180,8 @@ ANSWERS = {
         ("Tokens per second are its inverse", seconds_per_token),
         ("2³⁰ bytes are a GiB", in_gib),
         ("divide by them", multiplied),
-        ("is `return` missing", only_printed),
-        ("yours gave", rounded_off),
+        ("Is `return` missing", only_printed),
+        ("yours returned", rounded_off),
     ],
     "ttft_ms": [
         ("only a role", roles_chunk),
