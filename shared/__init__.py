@@ -6,7 +6,7 @@ Data flows one way, and a notebook touches each room once, in this order:
     lab.measure(key, Load(engine, prompts.*(), Closed(...))) -> load.run() -> client.stream() -> Trace
     metrics.summarise() -> results.record() -> milestones / report / plots
 
-Nothing here imports torch but `shared.models.llama`, and nothing works at import time.
+Only `shared.models.llama` imports torch, and no module does any work when it is imported.
 """
 
 from shared.errors import LabError

@@ -1,10 +1,10 @@
-"""One kind of error for everything a student can put right."""
+"""The error for everything that a student can fix."""
 
 
 class LabError(Exception):
     """One sentence (what was tried, expected, found), then the fix.
 
-    Notebooks show only the message: the traceback of a user's mistake is noise.
+    Notebooks show only the message, because the traceback of a user's mistake is noise.
     """
 
     def __init__(self, message: str, fix: str = "") -> None:

@@ -1,9 +1,9 @@
-"""Files that are whole after a crash, and errors about them that say what to do.
+"""Write files that stay whole after a crash, turn failed writes into a LabError with a fix, and lock files.
 
     files.write(file, data)     # the old file or the new one, never half of it
 
-A machine that runs out of memory can reset hard, and what was not synced then comes back as zeros. So data is
-synced before the rename that makes it visible, and the folder after it.
+A machine that runs out of memory can reset hard, and unsynced data then comes back as zeros. So the data is synced
+before the rename that makes it visible, and the folder after it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ GLANCE_S = 0.2  # `held` takes a lock for microseconds: a lock that is free agai
 
 
 def write(file: Path, data: bytes) -> None:
-    """Replace a file as a whole. Raises LabError if the disk is full or the folder can't be written."""
+    """Replace the whole file. Raises LabError if the disk is full or the folder can't be written."""
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with staged(file, data) as temporary:
@@ -33,7 +33,7 @@ def write(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def staged(file: Path, data: bytes) -> Iterator[Path]:
-    """The data in a temporary file beside `file`, on the disk already; gone again unless it was committed."""
+    """Write the data to a temporary file beside `file` and sync it. Delete it at the end unless it was committed."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as f:
@@ -46,20 +46,20 @@ def staged(file: Path, data: bytes) -> Iterator[Path]:
 
 
 def commit(temporary: Path, file: Path) -> None:
-    """Let the temporary file take the place of `file`, for good."""
+    """Replace `file` by the temporary file and sync the folder."""
     temporary.rename(file)
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     except OSError as e:
-        if e.errno != errno.EINVAL:  # a file system that has no such thing as syncing a folder
+        if e.errno != errno.EINVAL:  # this file system can't sync a folder
             raise
     finally:
         os.close(folder)
 
 
 def unused(file: Path) -> Path:
-    """A name for what is put aside: this one with the time, and a number if that is taken too."""
+    """A free name for something set aside: `file` with the time, and a number if that name is taken too."""
     stamped = f"{file.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = file.with_name(stamped), 1
     while path.exists() or path.with_name(path.name + ".json").exists():

@@ -1,4 +1,4 @@
-"""Where things live. Three places, each with one environment variable that moves it."""
+"""Where files are: the repository, the cache (moved by `LABS_CACHE`) and the results (moved by `LABS_RESULTS`)."""
 
 import os
 from pathlib import Path
@@ -7,37 +7,37 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def cache() -> Path:
-    """Engines, converted weights, logs (`LABS_CACHE`): outside the checkout, made again at any time."""
+    """Engines, converted weights and logs (`LABS_CACHE`). It is outside the checkout and can be rebuilt at any time."""
     return Path(os.environ.get("LABS_CACHE") or Path.home() / ".cache" / "inference-labs").expanduser()
 
 
 def installing() -> Path:
-    """The lock of a running set-up."""
+    """The lock file of a running set-up."""
     return cache() / "install.lock"
 
 
 def install_status() -> Path:
-    """One line: what a running set-up is doing."""
+    """The file with one line about the current step of a running set-up."""
     return cache() / "logs" / "install-status.txt"
 
 
 def browsers() -> Path:
-    """Where Playwright puts the Chromium that it downloads."""
+    """The folder into which Playwright downloads Chromium."""
     return cache() / "browsers"
 
 
 def measuring() -> Path:
-    """The lock of a running measurement: a set-up holds its builds still, other measurements wait."""
+    """The lock file of a running measurement: meanwhile a set-up pauses its builds, and other measurements wait."""
     return cache() / "measuring.lock"
 
 
 def results() -> Path:
-    """What was measured (`LABS_RESULTS`): a student's own work, never deleted by this project."""
+    """Measured results (`LABS_RESULTS`). They are a student's own work, and this project never deletes them."""
     return Path(os.environ.get("LABS_RESULTS") or REPO / "results").expanduser()
 
 
 def show(path: Path) -> str:
-    """The path as a reader should see it: relative to the project, or with `~`."""
+    """The path for a message: relative to the repository, or with `~`."""
     path = Path(path)
     if path.is_relative_to(REPO):
         return str(path.relative_to(REPO))

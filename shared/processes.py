@@ -1,4 +1,4 @@
-"""Other processes, by their id: when one began, what is below it, which ports are taken."""
+"""Other processes by their id (start time, descendants, signals), and which TCP ports are free."""
 
 import contextlib
 import os
@@ -10,7 +10,11 @@ import psutil
 
 
 def start_time(pid: int) -> int | None:
-    """When a living process began, in clock ticks since boot: tells it from a later one with the same id."""
+    """The start of a living process in clock ticks since boot; None if it has ended.
+
+    It tells the process from a later one with the same id. psutil's `create_time` can't: it adds the boot time, which
+    moves when the system clock is set, so the value of a living process would change.
+    """
     with contextlib.suppress(OSError, IndexError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return None if fields[0] == "Z" else int(fields[19])
@@ -18,7 +22,7 @@ def start_time(pid: int) -> int | None:
 
 
 def descendants(root: int) -> list[int]:
-    """All living processes below `root`, each after its parent."""
+    """All living processes below `root`, each listed after its parent."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(root).children(recursive=True):
@@ -29,14 +33,14 @@ def descendants(root: int) -> list[int]:
 
 
 def signal_all(pids: Iterable[int], number: int) -> None:
-    """Send this signal to each process that is still there."""
+    """Send this signal to each process that still exists."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that no program uses now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]

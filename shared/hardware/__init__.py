@@ -1,4 +1,4 @@
-"""What machine this is, and what it lacks. `detect()` is where every lab begins."""
+"""Describe this machine and what it lacks. Every lab begins with `detect()`."""
 
 from shared.hardware.machine import Machine, detect
 from shared.hardware.processor import torch_dtype

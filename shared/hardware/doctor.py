@@ -1,10 +1,10 @@
-"""Whether this machine is fit for the labs: one row per requirement, and what to do where one fails.
+"""Check whether this machine is fit for the labs: one row per requirement, with the fix where one fails.
 
     make doctor                      # the table; exit code 1 if something failed
     make doctor ARGS=--json          # the same for programs
-    make doctor ARGS=--symptoms      # what else goes wrong, how it shows, and the fix
+    make doctor ARGS=--symptoms      # known failures of a DGX Spark and of containers
 
-Only checks that apply to this machine are listed. Nothing is changed, and nothing asks for sudo: fixes are
+Only checks that apply to this machine are listed. The doctor changes nothing and never runs sudo: its fixes are
 commands to read and to run by hand. Nothing about a DGX Spark was verified on hardware.
 """
 
@@ -23,7 +23,7 @@ from shared.hardware.machine import Machine, detect
 
 WIDTH = 100  # of everything printed
 
-# In the order in which they matter.
+# The most important first.
 CHECKS: tuple[Callable[[Host, Machine], Check | None], ...] = (
     general.check_python, general.check_package, general.check_compiler, general.check_git, general.check_disk,
     gpu.check_image_disk, general.check_cores, general.check_memory, general.check_swap, general.check_cache,
@@ -34,9 +34,9 @@ CHECKS: tuple[Callable[[Host, Machine], Check | None], ...] = (
 
 
 def doctor(host: Host | None = None) -> tuple[Machine, list[Check]]:
-    """The machine and every check that applies to it, in the order in which they matter.
+    """The machine and every check that applies to it, the most important first.
 
-    A check that goes wrong itself is a failed check. Without `host`, this machine is asked afresh.
+    A check that raises an exception counts as failed. Without `host`, every fact of this machine is read afresh.
     """
     host = host or Host()
     machine = detect(host)
@@ -46,20 +46,15 @@ def doctor(host: Host | None = None) -> tuple[Machine, list[Check]]:
             found = check(host, machine)
         except Exception as e:
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            found = Check(
-                name,
-                "failed",
-                f"the check itself failed: {type(e).__name__}: {e}",
-                "this is our mistake",
-                "please report this line",
-            )
+            seen = f"the check itself failed: {type(e).__name__}: {e}"
+            found = Check(name, "failed", seen, "this is a bug in the labs", "please report this line")
         if found:
             checks.append(found)
     return machine, checks
 
 
 def wrapped(label: str, text: str, indent: int) -> str:
-    """Text after a label, its lines below each other; words are never cut, so that commands can be copied."""
+    """Wrap text after a label, with a hanging indent. Words are never cut, so that commands can be copied."""
     return textwrap.fill(
         text,
         WIDTH,
@@ -71,7 +66,7 @@ def wrapped(label: str, text: str, indent: int) -> str:
 
 
 def table(machine: Machine, checks: list[Check]) -> str:
-    """State in words, name, what was seen; below it why it matters and the fix, where there is one."""
+    """The checks as text: state, name and observation, and below them the reason and the fix, if there is a fix."""
     column = max(len(c.name) for c in checks) + 11
     lines = [wrapped("", str(machine), 0), ""]
     for c in checks:
@@ -84,10 +79,10 @@ def table(machine: Machine, checks: list[Check]) -> str:
 
 
 def symptom_table() -> str:
-    """What is known to go wrong on a DGX Spark and with containers, and how well it is attested."""
+    """The known failures of a DGX Spark and of containers, and how well each is attested."""
     blocks = []
     for s in symptoms.rows("spark"):
-        rows = (("cause", s.cause), ("check", s.check), ("fix", s.fix), ("known", f"{s.reports}: {s.source}"))
+        rows = (("cause", s.cause), ("check", s.check), ("fix", s.fix), ("source", f"{s.reports}: {s.source}"))
         blocks.append("\n".join([wrapped("", s.symptom, 0), *(wrapped(f"  {k}", v, 9) for k, v in rows)]))
     return "\n\n".join([*blocks, "Collected from published reports; none of it was verified on hardware by us."])
 
@@ -95,7 +90,8 @@ def symptom_table() -> str:
 def main() -> int:
     if unknown := set(sys.argv[1:]) - {"--json", "--symptoms"}:
         print(
-            f"unknown: {' '.join(sorted(unknown))}; usage: python -m shared.hardware.doctor [--json] [--symptoms]",
+            f"Unknown argument: {' '.join(sorted(unknown))}. "
+            "Usage: python -m shared.hardware.doctor [--json] [--symptoms]",
             file=sys.stderr,
         )
         return 2

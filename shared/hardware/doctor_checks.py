@@ -1,6 +1,6 @@
-"""The doctor's checks: each looks at one requirement, and says why it matters and what to do where it isn't met.
+"""The doctor's checks. Each examines one requirement and returns what it saw, why it matters, and the fix.
 
-A check returns None where it doesn't apply. Nothing about a DGX Spark was verified on hardware.
+A check that doesn't apply to the machine returns None. Nothing about a DGX Spark was verified on hardware.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from shared.processes import start_time
 
 NATIVE_DISK_GIB = 15  # all engines, measured
 NATIVE_MEMORY_GIB = 12  # four engines at once, measured
-# Weights of an 8B model in BF16 (15) + KV cache (4) + an engine's own needs (7) + the reserve that owners keep (20)
+# Weights of an 8B model in BF16 (15) + KV cache (4) + the engine itself (7) + the reserve that owners keep (20)
 UNIFIED_MEMORY_GIB = 46
 SWAP_IN_USE_GIB = 1
 PORTS = {
@@ -38,13 +38,13 @@ DROP_CACHES = "sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement: whether it holds, what was seen, why it matters, and what to do if it doesn't hold."""
+    """One requirement: whether it holds, what was seen, why it matters, and the fix if it doesn't hold."""
 
     name: str
     state: str  # "ok" | "warning" | "failed"
     observed: str
     why: str = ""
-    fix: str = ""  # a command, or what to do in words; also of a row that is ok, where there is something to know
+    fix: str = ""  # a command or an instruction; a row that is ok may have one as advice
 
 
 def ok(name: str, observed: str) -> Check:
@@ -67,12 +67,12 @@ def check_python(host: Host, machine: Machine) -> Check:
 def check_package(host: Host, machine: Machine) -> Check:
     here = Path(shared.__file__).resolve().parent
     if here == paths.REPO / "shared" and (paths.REPO / "environment" / "requirements.lock").exists():
-        return ok("import shared", "this project's")
+        return ok("import shared", "this project")
     return Check(
         "import shared",
         "failed",
         paths.show(here),
-        "another package of that name hides ours",
+        "another package of that name is imported instead",
         "uninstall it, then: make lab",
     )
 
@@ -81,7 +81,9 @@ def check_tool(host: Host, tool: str, package: str) -> Check:
     """A command that the set-up runs."""
     if found := host.which(tool):
         return ok(tool, found)
-    return Check(tool, "failed", "not on the PATH", "engines are compiled here", f"sudo apt install {package}")
+    return Check(
+        tool, "failed", "not on the PATH", "the set-up compiles engines on this machine", f"sudo apt install {package}"
+    )
 
 
 def check_compiler(host: Host, machine: Machine) -> Check | None:
@@ -110,15 +112,16 @@ def check_disk(host: Host, machine: Machine) -> Check:
 
 def check_memory(host: Host, machine: Machine) -> Check:
     observed = f"{machine.available_gib:.1f} GiB available of {machine.memory_gib:.0f}"
-    fix = "close other programs; make down ends engines that were left"
+    fix = "close other programs; make down ends leftover engines"
     if machine.container_limit_gib is not None:
         observed += f" (this container is limited to {machine.container_limit_gib:.0f})"
         fix = f"start the container with more memory, such as: docker run --memory {NATIVE_MEMORY_GIB + 4}g ..."
     if machine.unified_memory and machine.runner == "container":
-        need, why = UNIFIED_MEMORY_GIB, (
-            "an 8B model in BF16 wants 15 GiB for weights, 4 for the KV cache and 7 for the engine, and 20 in reserve: "
-            "when unified memory runs out, the machine freezes instead of failing"
-        )  # fmt: skip
+        need = UNIFIED_MEMORY_GIB
+        why = (
+            "an 8B model in BF16 needs 15 GiB for weights, 4 for the KV cache, 7 for the engine and 20 in reserve: "
+            "when unified memory runs out, the machine freezes"
+        )
     else:
         need, why = NATIVE_MEMORY_GIB, "four engines at once take 12 GiB"
     if machine.available_gib >= need:
@@ -130,7 +133,7 @@ def check_cores(host: Host, machine: Machine) -> Check:
     if machine.cpu_quota is None or machine.cores == host.cores():
         return ok("cores", str(machine.cores))
     seen = f"{machine.cores} of {host.cores()}: the quota is {machine.cpu_quota:g} CPUs"
-    why = "threads on all cores would be stopped most of the time, so engines use as many as the quota allows"
+    why = "engines start as many threads as the quota allows; with more, all would be stopped most of the time"
     fix = f"for more, start the container with a larger quota: docker run --cpus {host.cores()} ..."
     return Check("cores", "ok", seen, why, fix)
 
@@ -147,26 +150,25 @@ def check_swap(host: Host, machine: Machine) -> Check | None:
         "swap",
         "warning",
         observed,
-        "memory has already run short: swap hides how close a freeze "
-        "is, and what an engine reads from it makes every measurement wrong",
+        "memory has already run short; swap hides how close a freeze is, and an engine that reads from it "
+        "is measured wrongly",
         "stop other engines, then: sudo swapoff -a && sudo swapon -a",
     )
 
 
 def check_cache(host: Host, machine: Machine) -> Check | None:
-    """Never a failure: the kernel gives file cache back by itself."""
+    """The size of the file cache. It is never a failure, because the kernel frees file cache by itself."""
     if not machine.unified_memory:
         return None
     memory = meminfo(host)
     cached = sum(memory.get(f, 0) for f in ("Cached", "Buffers", "SReclaimable")) - memory.get("Shmem", 0)
-    seen = f"{max(0, cached) / GIB:.1f} GiB; the kernel gives it back, and it counts as available"
-    return Check(
-        "file cache", "ok", seen, "drop it only if loading a model of 70B or more has failed for memory", DROP_CACHES
-    )
+    seen = f"{max(0, cached) / GIB:.1f} GiB; the kernel frees it when needed, so it counts as available"
+    why = "drop it only if a model of 70B or more failed to load for lack of memory"
+    return Check("file cache", "ok", seen, why, DROP_CACHES)
 
 
 def check_engines(host: Host, machine: Machine) -> Check:
-    """Engines end with their notebook; one that didn't is told apart by its parent, which is gone."""
+    """Engines that should have ended with their notebook: they run, but their parent process has ended."""
     running: list[str] = []
     left: list[str] = []
     for file in sorted((paths.cache() / "run").glob("*.json")):
@@ -177,38 +179,40 @@ def check_engines(host: Host, machine: Machine) -> Check:
                 (running if parent_lives else left).append(f"{record['engine']} (port {record['port']})")
     if not left:
         return ok("leftover engines", f"none; running: {', '.join(running)}" if running else "none")
-    return Check("leftover engines", "warning", ", ".join(left), "they hold memory and nobody uses them", "make down")
+    return Check(
+        "leftover engines", "warning", ", ".join(left), "they hold memory, and no notebook uses them", "make down"
+    )
 
 
 def check_ports(host: Host, machine: Machine) -> Check:
     held = {port: who for port, who in host.listeners().items() if port in PORTS}
     if "jupyter" in held.get(8888, ""):
-        del held[8888]  # as it should be
+        del held[8888]  # JupyterLab itself, as expected
     if not held:
-        return ok("ports", "the usual ones are free")
+        return ok("ports", "all usual ports are free")
     first = min(held)
     return Check(
         "ports",
         "warning",
         "; ".join(f"{p} ({PORTS[p]}): {who}" for p, who in sorted(held.items())),
-        "only what asks for such a port by number can't start: the labs take free ones",
-        f"sudo ss -ltnp 'sport = :{first}'   # says who; docker ps lists containers",
+        "a program that needs one of these ports can't start; the engines of the labs use free ports",
+        f"sudo ss -ltnp 'sport = :{first}'   # shows the process; docker ps lists containers",
     )
 
 
 def check_token(host: Host, machine: Machine) -> Check | None:
-    """Whether there is a token, never which."""
+    """Whether there is a token. The token itself is never shown."""
     if machine.runner == "native":
         return None
     home = host.env.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
     file = host.env.get("HF_TOKEN_PATH") or f"{home}/token"
     if host.env.get("HF_TOKEN") or host.read(file) is not None:
-        return ok("Hugging Face token", "there")
+        return ok("Hugging Face token", "found")
     return Check(
         "Hugging Face token",
         "warning",
         "none",
-        "gated models need one; without it the labs take copies without a gate, where there are any",
+        "gated models need one; without it the labs use ungated copies where they exist",
         ".venv/bin/hf auth login   # or: export HF_TOKEN=...",
     )
 
@@ -220,6 +224,6 @@ def check_browser(host: Host, machine: Machine) -> Check:
         "Chromium",
         "warning",
         "not found (optional)",
-        "without it figures are interactive only: no pictures in files",
+        "without it plots are interactive only, with no pictures in files",
         "sudo apt install chromium",
     )

@@ -53,12 +53,16 @@ def check_gpu(host: Host, machine: Machine) -> Check | None:
         return ok("GPU", f"{machine.gpu}, driver {machine.driver or 'unknown'}")
     if answer.failure == MISSING and not gb10:
         return None
-    fix = UPDATE_DGX_OS if gb10 and answer.failure == MISSING else "sudo reboot; if it stays: sudo dmesg | grep NVRM"
+    fix = (
+        UPDATE_DGX_OS
+        if gb10 and answer.failure == MISSING
+        else "sudo reboot; if that doesn't help: sudo dmesg | grep NVRM"
+    )
     if in_wsl(host):
         fix = UPDATE_WINDOWS
-    why = "the driver isn't loaded or doesn't fit its programs, as after an update without a restart"
+    why = "the driver is not loaded or doesn't match its programs, as after an update without a reboot"
     if answer.failure == TIMED_OUT:
-        why = "the driver is stuck, as after memory ran out; engines would hang as well"
+        why = "the driver is stuck, as after memory ran out; engines would hang too"
     detail = f": {answer.first_line}" if answer.failure.startswith("exit") else ""
     return Check("GPU", "failed", without_gpu(host) + detail, why, fix)
 
@@ -83,12 +87,12 @@ def check_bfloat16(host: Host, machine: Machine) -> Check | None:
         return Check(
             "bfloat16",
             "warning",
-            f"compute capability {capability or 'unknown'}; it comes with 8.0",
+            f"compute capability {capability or 'unknown'}; BF16 needs 8.0",
             "the labs' weights are BF16",
             "LABS_PROFILE=cpu make lab",
         )
     found = bf16_products(host)
-    detail = f"fast ({', '.join(found)})" if found else "no fast products: vLLM and SGLang compute in float32"
+    detail = f"fast ({', '.join(found)})" if found else "no fast BF16 instructions: vLLM and SGLang compute in float32"
     return ok("bfloat16", detail)
 
 
@@ -101,13 +105,13 @@ def check_architecture(host: Host, machine: Machine) -> Check | None:
         "architecture",
         "failed",
         machine.architecture,
-        "a GB10's processor is Arm: this Python is emulated",
+        "a GB10 has an Arm processor, so this Python is emulated",
         "make PYTHON=/usr/bin/python3 lab",
     )
 
 
 def wants_docker(host: Host, machine: Machine) -> bool:
-    """Engines run in containers wherever there is a GPU, unless the student asked for the processor."""
+    """Whether engines need docker: on every machine with a GPU, unless LABS_PROFILE is cpu."""
     return machine.gpu is not None and host.env.get("LABS_PROFILE") != "cpu"
 
 
@@ -149,7 +153,10 @@ def check_docker_gpu(host: Host, machine: Machine) -> Check | None:
 
 
 def check_kernel(host: Host, machine: Machine) -> Check | None:
-    """Kernel 7.0.0-1019 hands 9.3 GiB to Kexec HandOver, which /proc/meminfo shows as CmaFree above CmaTotal."""
+    """Whether the kernel reserves memory for Kexec HandOver.
+
+    Kernel 7.0.0-1019 reserves 9.3 GiB. In /proc/meminfo, CmaFree is then above CmaTotal.
+    """
     kernel, memory = (host.read("/proc/sys/kernel/osrelease") or "").strip(), meminfo(host)
     reserved = memory.get("CmaFree", 0) > memory.get("CmaTotal", 0)
     if not machine.unified_memory or not (reserved or re.match(r"7\.0\.0-1019\b", kernel)):
@@ -172,11 +179,11 @@ def check_holders(host: Host, machine: Machine) -> Check | None:
         return None
     holders = gpu_holders(host)
     if not holders:
-        return ok("GPU in use", "by nobody that this user can see")
+        return ok("GPU in use", "no process that this user can see")
     return Check(
         "GPU in use",
         "warning",
         "; ".join(holders.values()),
-        "it takes memory and time from what is measured",
-        "end what you don't need (make down ends the labs' own engines)",
+        "it takes memory and GPU time from the engine that is measured",
+        "end the processes that you don't need (make down ends the labs' own engines)",
     )

@@ -1,4 +1,4 @@
-"""The NVIDIA GPU and the docker that can give it to a container, as nvidia-smi and docker describe them."""
+"""The NVIDIA GPU, and how docker can give it to a container, as nvidia-smi and docker report them."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ DOCKER_TROUBLES = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first NVIDIA GPU, as nvidia-smi describes it; None for what it doesn't know."""
+    """The first NVIDIA GPU as nvidia-smi describes it. A fact that it doesn't report is None."""
 
     name: str
     compute_capability: str | None
@@ -32,25 +32,25 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Docker:
-    """Whether this user can give GPUs to containers, and how docker would do it."""
+    """Whether this user can give GPUs to containers, and how docker does it."""
 
     trouble: str  # "" | a key of DOCKER_TROUBLES
-    message: str = ""  # docker's own words for it
+    message: str = ""  # docker's own error message
     version: str = ""
-    root: str = ""  # where its images lie
+    root: str = ""  # the folder of its images
     runtimes: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()  # of CDI, the Container Device Interface
+    devices: tuple[str, ...] = ()  # CDI (Container Device Interface) devices
 
 
 def is_gb10(host: Host, gpu: Gpu | None) -> bool:
-    """By the GPU's name; else, if nvidia-smi is silent, by what the box or its DGX OS calls itself."""
+    """Whether the GPU is a GB10: by its name, or without a GPU by the product name of the box or its DGX OS."""
     if gpu:
         return re.search(r"\bGB10\b", gpu.name) is not None
     return dmi(host, "product_name") == "NVIDIA_DGX_Spark" or "DGX Spark" in (host.read("/etc/dgx-release") or "")
 
 
 def dmi(host: Host, field: str) -> str:
-    """What the firmware says of the box; readable by every user."""
+    """A DMI field in which the firmware describes the box, or ""; every user may read it."""
     return (host.read(f"/sys/class/dmi/id/{field}") or "").strip()
 
 
@@ -74,13 +74,13 @@ def find_gpu(host: Host) -> Gpu | None:
 
 
 def reported(field: str) -> str | None:
-    """nvidia-smi writes [N/A] or Not Supported for what a GPU can't say: of its memory, on a GB10."""
+    """The field, or None where nvidia-smi has no value: a GB10's memory reads [N/A] or Not Supported."""
     text = field.strip()
     return None if text.strip("[]") in ("", "N/A", "Not Supported", "Unknown Error") else text
 
 
 def without_gpu(host: Host) -> str:
-    """Why no GPU was found."""
+    """The reason why no GPU was found."""
     answer = nvidia_smi(host)
     if answer.failure == MISSING:
         return "nvidia-smi is not on the PATH"
@@ -92,12 +92,12 @@ def without_gpu(host: Host) -> str:
 
 
 def gpu_holders(host: Host = HERE) -> dict[int, str]:
-    """The processes that compute on a GPU now: process id → its name with the memory that it holds."""
+    """The processes that compute on a GPU now: process id → name and GPU memory in use."""
     answer = host.run("nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader")
     found = {}
     for line in answer.out.splitlines() if not answer.failure else []:
         pid, _, rest = line.partition(",")
-        name, _, memory = rest.rpartition(",")  # a process's name may hold commas
+        name, _, memory = rest.rpartition(",")  # a process's name may contain commas
         if pid.strip().isdigit():
             held = reported(memory) or "memory unknown"
             found[int(pid)] = f"{reported(name) or 'unnamed'} (process {pid.strip()}, {held})"
@@ -113,7 +113,7 @@ def find_docker(host: Host) -> Docker:
         info = json.loads(answer.out)
     except ValueError:
         info = {}
-    # Without a daemon the client prints its own half; releases differ in whether that is an error.
+    # Without a daemon the client prints only its own part. Whether that is an error depends on the release.
     if answer.failure or not info.get("ServerVersion"):
         message = answer.err.strip() or " ".join(info.get("ServerErrors") or [answer.first_line])
         return Docker("permission" if "permission denied" in message else "down", message)
@@ -124,11 +124,11 @@ def find_docker(host: Host) -> Docker:
 
 
 def docker_gpu_arguments(host: Host = HERE) -> tuple[str, ...]:
-    """What `docker run` must be told to give a container the GPU.
+    """The arguments with which `docker run` gives a container the GPU.
 
-    `--gpus` calls the toolkit's hook, which refuses in any mode but "legacy" unless the NVIDIA runtime is used
-    (NVIDIA Container Toolkit, README of nvidia-container-runtime). So where it has CDI specifications and its runtime
-    is registered, the runtime is named. Where only CDI devices are known, docker itself maps `--gpus` to them
+    `--gpus` calls the toolkit's hook. Unless the NVIDIA runtime is used, the hook refuses every mode but "legacy"
+    (NVIDIA Container Toolkit, README of nvidia-container-runtime). So the runtime is named where the toolkit has CDI
+    specifications and its runtime is registered. Where docker knows only CDI devices, it maps `--gpus` to them itself
     (moby/moby#50228, in 29.2).
     """
     docker = find_docker(host)

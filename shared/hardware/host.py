@@ -1,7 +1,7 @@
-"""The one door to the machine: commands with a time limit, files, disks, listening ports.
+"""The only access to the system: commands with a time limit, files, disks, listening ports.
 
-Detection and the doctor ask a Host, never the system itself, so that a test can put another machine in
-its place (tests/machines/).
+Detection and the doctor use a Host and never the system itself, so that a test can replace the machine by a recorded
+one (tests/machines/).
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+import psutil
 
 from shared import paths
 
@@ -32,7 +34,7 @@ class CommandOutput:
 
     @property
     def first_line(self) -> str:
-        """The first line that it printed, its complaint before its output."""
+        """The first line of its error output, or of its output if it printed no errors."""
         return next((line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()), "")
 
 
@@ -42,7 +44,7 @@ class Host:
     env: Mapping[str, str] = os.environ
 
     def run(self, *command: str, limit_s: float = LIMIT_S) -> CommandOutput:
-        """What the command printed. Never raises, never waits much longer than `limit_s`."""
+        """Run a command and return what it printed. Never raises, and never waits much longer than `limit_s`."""
         try:
             process = subprocess.Popen(
                 command,
@@ -61,7 +63,7 @@ class Host:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipes open
-            # A process that is stuck inside a driver doesn't even react to SIGKILL: it isn't waited for.
+            # A process that is stuck in a driver ignores even SIGKILL, so the wait is short.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
             for pipe in (process.stdout, process.stderr):
@@ -78,11 +80,11 @@ class Host:
             return None
 
     def which(self, tool: str) -> str | None:
-        """Where this command is on the PATH."""
+        """The path of this command; None if it isn't on the PATH."""
         return shutil.which(tool)
 
     def free_bytes(self, folder: Path) -> int | None:
-        """What may still be written to the disk of this folder, which need not exist yet."""
+        """Free bytes on the disk of this folder, which need not exist yet; None if they can't be read."""
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         try:
@@ -94,24 +96,18 @@ class Host:
         return platform.machine()
 
     def cores(self) -> int:
-        """On how many this process may run, not how many the box has; a quota may leave less (cpu_quota)."""
+        """How many cores this process may run on, not how many the machine has. A quota may allow less (cpu_quota)."""
         return len(os.sched_getaffinity(0))
 
     def listeners(self) -> dict[int, str]:
-        """TCP port → the process that listens on it, as far as this user may know."""
-        port_of = {}
-        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-            for line in (self.read(table) or "").splitlines()[1:]:
-                fields = line.split()
-                if len(fields) > 9 and fields[3] == "0A":  # TCP_LISTEN
-                    port_of[f"socket:[{fields[9]}]"] = int(fields[1].rsplit(":", 1)[1], 16)
-        found = dict.fromkeys(port_of.values(), "another user's process, or a container")
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended, or is another user's
-                for link in (process / "fd").iterdir():
-                    port = port_of.get(os.readlink(link))
-                    if port is not None:
-                        found[port] = f"{(process / 'comm').read_text().strip()} (process {process.name})"
+        """Each TCP port with a listener, and the process that listens, as far as this user may see it."""
+        found: dict[int, str] = {}
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr:
+                found.setdefault(one.laddr.port, "another user's process, or a container")
+                if one.pid is not None:
+                    with contextlib.suppress(psutil.Error):  # it has ended
+                        found[one.laddr.port] = f"{psutil.Process(one.pid).name()} (process {one.pid})"
         return found
 
 
@@ -119,24 +115,24 @@ HERE = Host()
 
 
 def meminfo(host: Host = HERE) -> dict[str, int]:
-    """/proc/meminfo in bytes."""
+    """/proc/meminfo in bytes. It is parsed here because psutil has no CmaFree, and a recorded machine has only text."""
     lines = (host.read("/proc/meminfo") or "").splitlines()
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A memory cgroup's limit, and what is left of it, in bytes."""
+    """The limit of a memory cgroup, and how much of it is left, in bytes."""
 
     limit: int
     left: int
 
 
 def memory_limit(host: Host = HERE) -> Limit | None:
-    """The tightest limit on this process's memory, if any is below the machine's: in a container its own.
+    """The memory limit (such as a container's) that leaves this process least; None if all exceed the machine's memory.
 
-    cgroups of both versions, from this process's up to the root. File cache that the kernel would give back
-    (inactive_file) is not counted as used. CUDA's allocations on unified memory escape these limits.
+    Reads cgroups of both versions, from this process's own up to the root. File cache that the kernel would free
+    (inactive_file) doesn't count as used. CUDA's allocations on unified memory escape these limits.
     """
     total = meminfo(host)["MemTotal"]
     found = []
@@ -153,10 +149,10 @@ def memory_limit(host: Host = HERE) -> Limit | None:
 
 
 def cpu_quota(host: Host = HERE) -> float | None:
-    """How many CPUs' time this process may use, if a cgroup limits it: docker's --cpus, a limit of Kubernetes.
+    """The CPU time that cgroups allow this process, in CPUs (docker's --cpus, a Kubernetes limit); None if unlimited.
 
-    The affinity still shows every core then. With a thread for each of 64 cores on the time of 2, all threads are
-    stopped together for most of each period.
+    The affinity still lists every core under a quota. If 64 threads on 64 cores share the time of 2 CPUs, the kernel
+    stops all of them for most of each period.
     """
     found = []
     for version, group in cgroups(host, "cpu"):
@@ -172,7 +168,7 @@ def cpu_quota(host: Host = HERE) -> float | None:
 
 
 def cgroups(host: Host, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
-    """(version, folder) of each cgroup that limits this process by this controller, up to the root of its tree."""
+    """Yield (version, folder) of each cgroup in which this controller limits this process, up to the root."""
     for line in (host.read("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -185,7 +181,7 @@ def cgroups(host: Host, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
 
 
 def cpuinfo(*fields: str, host: Host = HERE) -> str | None:
-    """The first of these fields of /proc/cpuinfo; x86-64 and arm64 name them differently."""
+    """The value of the first of these fields in /proc/cpuinfo. x86-64 and arm64 use different names."""
     for line in (host.read("/proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in fields:
@@ -194,7 +190,7 @@ def cpuinfo(*fields: str, host: Host = HERE) -> str | None:
 
 
 def browser(host: Host = HERE) -> str | None:
-    """The path of a Chrome or Chromium, if there is one: on the PATH, or as environment/browser.py fetched it."""
+    """The path of a Chrome or Chromium: on the PATH, or fetched by environment/browser.py. None if there is none."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     if found := next((path for name in names if (path := host.which(name))), None):
         return found

@@ -1,8 +1,8 @@
-"""What machine this is, as facts with the reason for each.
+"""Describe this machine: its hardware, the profile that follows from it, and the reason for that profile.
 
-machine = hardware.detect()     # cores, memory, GPU, and the profile that follows
+    machine = hardware.detect()     # cores, memory, GPU, profile
 
-`make doctor` (shared/hardware/doctor.py) checks what the labs need of it.
+`make doctor` (shared/hardware/doctor.py) checks whether it meets the needs of the labs.
 """
 
 from dataclasses import dataclass, replace
@@ -17,31 +17,31 @@ PROFILES = ("cpu", "cuda", "spark")
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine. `profile` decides which models and sizes a lab uses, `why` says what it follows from."""
+    """One machine. `profile` decides which models and sizes a lab uses; `why` is the reason for this profile."""
 
     profile: str  # "spark" | "cuda" | "cpu"
-    runner: str  # how engines run: as "container"s on a GPU, as "native" processes without one
+    runner: str  # how engines run: "container" on a GPU, "native" (as processes) without one
     why: str
     name: str  # "DGX Spark" | "GB10 of another maker (...)" | the GPU's name | "no NVIDIA GPU"
     processor: str
     architecture: str
-    cores: int  # that this process may use, by its affinity and its quota; not that the box has
-    cpu_quota: float | None  # the time of how many CPUs a container may use, if that is limited
+    cores: int  # that this process may use by its affinity and quota, not those of the machine
+    cpu_quota: float | None  # limit of the CPU time in a container, in CPUs; None if unlimited
     memory_gib: float
-    available_gib: float  # what can be taken without swapping; in a container not more than its limit leaves
+    available_gib: float  # free without swapping; in a container at most what its limit leaves
     swap_gib: float  # never counted as available
-    container_limit_gib: float | None  # this process's own memory limit, if it is below the machine's memory
+    container_limit_gib: float | None  # memory limit of this process, if it is below the machine's memory
     gpu: str | None  # name and compute capability, as nvidia-smi prints them
-    unified_memory: bool  # the GPU has no memory of its own: `memory_gib` is for both
-    gpu_memory_gib: float | None  # of a GPU with its own
+    unified_memory: bool  # the GPU has no memory of its own: `memory_gib` serves both
+    gpu_memory_gib: float | None  # of a GPU that has its own memory
     driver: str | None
-    cuda: str | None  # the newest CUDA that the driver runs
+    cuda: str | None  # the newest CUDA version that the driver supports
     compute_capability: str | None
-    size: str  # "full" | "quick": how long the measurements are (LABS_SIZE)
+    size: str  # "full" | "quick": how much is measured (LABS_SIZE)
 
     @property
     def effort(self) -> "Effort":
-        """How much to measure: on a GPU longer prompts as well."""
+        """How much to measure. On a GPU, the full size has longer prompts as well."""
         effort = EFFORTS[self.size]
         longer = () if self.profile == "cpu" or self.size == "quick" else (4096, 8192)
         return replace(effort, prompt_tokens=effort.prompt_tokens + longer)
@@ -57,12 +57,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a lab measures: the same cells, longer or shorter. The one place where it is decided."""
+    """How much a lab measures. Cells are the same at every size; only these numbers differ, and only here."""
 
-    rounds: int  # of each load: five carry a spread, two are for trying things out
+    rounds: int  # of each load: five are enough for a spread, two only for trying things out
     tokens: int  # of each answer
     waves: int  # requests of each user
-    questions: int  # on which an engine is held to the reference
+    questions: int  # on which an engine is compared with the reference
     prompt_tokens: tuple[int, ...]  # lengths of the long prompts
     warm_up: bool  # whether the first round of a load begins with requests that don't count
     open_loop_percent: tuple[int, ...]  # rates of the open loop, in % of the capacity
@@ -94,10 +94,10 @@ EFFORTS = {
 
 
 def detect(host: Host = HERE) -> Machine:
-    """Look at this machine. Never guesses: what can't be read is None or says so.
+    """Describe this machine. Never guesses: a fact that can't be read is None, or named as unknown.
 
-    What commands say is asked once per process, memory each time. LABS_PROFILE overrides the profile, LABS_SIZE
-    sets the size. Raises LabError for values that neither has, and for a GPU's profile without a GPU.
+    Each command runs once per process; memory is read each time. LABS_PROFILE overrides the profile, LABS_SIZE sets
+    the size. Raises LabError if either has an unknown value, or if the profile needs a GPU and there is none.
     """
     gpu = find_gpu(host)
     memory, limit, quota = meminfo(host), memory_limit(host), cpu_quota(host)
@@ -132,7 +132,7 @@ def detect(host: Host = HERE) -> Machine:
 
 
 def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
-    """The profile and what it follows from."""
+    """The profile, and the reason for it."""
     asked = host.env.get("LABS_PROFILE", "")
     if asked not in ("", *PROFILES):
         raise LabError(
@@ -141,7 +141,7 @@ def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
     if asked in ("cuda", "spark") and gpu is None:
         raise LabError(
             f"LABS_PROFILE is {asked!r}, which needs an NVIDIA GPU, but {without_gpu(host)}.",
-            "unset LABS_PROFILE; make doctor says what is wrong with the GPU",
+            "unset LABS_PROFILE, or find out what is wrong with the GPU: make doctor",
         )
     if asked:
         return asked, f"LABS_PROFILE={asked}"
@@ -149,12 +149,11 @@ def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
         return "cpu", (f"this is a {machine_name(host, gpu)}, but " if is_gb10(host, gpu) else "") + without_gpu(host)
     if trouble := find_docker(host).trouble:
         return "cpu", (
-            f"nvidia-smi names {gpu.name}, but {DOCKER_TROUBLES[trouble]}: engines run on the processor; "
-            "make doctor says how to change that"
+            f"nvidia-smi reports {gpu.name}, but {DOCKER_TROUBLES[trouble]}, so engines run on the processor; "
+            "make doctor shows the fix"
         )
-    return "spark" if is_gb10(
-        host, gpu
-    ) else "cuda", f"nvidia-smi names {gpu.name}, and docker can give it to containers"
+    profile = "spark" if is_gb10(host, gpu) else "cuda"
+    return profile, f"nvidia-smi reports {gpu.name}, and docker can give it to containers"
 
 
 def machine_name(host: Host, gpu: Gpu | None) -> str:

@@ -1,10 +1,10 @@
-"""What goes wrong with engines, docker and the set-up: how it shows, why, and what helps. The one table of causes.
+"""Known failures of engines, docker and the set-up: symptom, cause and fix. This is the only table of causes.
 
-    symptoms.rows("spark")                                   # all that `make doctor ARGS=--symptoms` prints
-    symptoms.recognised(log.splitlines(), "vllm", "engine")  # what these lines show, the most special first
+    symptoms.rows("spark")                                   # the rows that `make doctor ARGS=--symptoms` prints
+    symptoms.recognised(log.splitlines(), "vllm", "engine")  # rows that match, the most specific first
 
-The rows stand in environment/containers/symptoms.toml, by area: an engine's name, "engine" for what any engine may
-print, "docker", "spark", and "install" for the set-up.
+The rows are in environment/containers/symptoms.toml, by area: an engine's name, "engine" for messages of any engine,
+"docker", "spark", and "install" for the set-up.
 """
 
 import functools
@@ -21,14 +21,14 @@ ONE, SEVERAL, MAINTAINER = "one owner's report", "several", "maintainer"
 
 @dataclass(frozen=True)
 class Symptom:
-    """One way in which things go wrong. What only a person can see has no pattern."""
+    """One known failure. If it leaves no line in a log, `pattern` is empty."""
 
     pattern: str  # a regular expression for a line of a log
     cause: str
     fix: str
     symptom: str = ""
     check: str = ""
-    reports: str = ""  # ONE | SEVERAL | MAINTAINER (a maintainer's or vendor's word)
+    reports: str = ""  # ONE | SEVERAL | MAINTAINER (or a vendor)
     source: str = ""
 
 
@@ -39,12 +39,12 @@ def _table() -> Mapping[str, tuple[Symptom, ...]]:
 
 
 def rows(*areas: str) -> tuple[Symptom, ...]:
-    """The rows of these areas, in the order in which they are given; none of an area that has none."""
+    """The rows of these areas, in the order given. An area without rows adds none."""
     return tuple(row for area in areas for row in _table().get(area, ()))
 
 
 def recognised(lines: Sequence[str], *areas: str) -> list[tuple[Symptom, str]]:
-    """Each row of these areas that a line shows, with the first such line; in the rows' order."""
+    """Each row of these areas whose pattern matches a line, with the first such line, in the order of the rows."""
     found = []
     for row in rows(*areas):
         line = next((line for line in lines if row.pattern and re.search(row.pattern, line, re.I)), None)

@@ -28,7 +28,7 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
     "dgx-spark-busy": {
         "memory": ("failed", "close other programs"),
         "swap": ("warning", "stop other engines, then: sudo swapoff -a"),
-        "GPU in use": ("warning", "end what you don't need"),
+        "GPU in use": ("warning", "end the processes that you don't need"),
         "ports": ("warning", "sudo ss -ltnp 'sport = :11434'"),
         "Hugging Face token": NO_TOKEN,
     },
@@ -43,7 +43,7 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
     },
     "wsl": {
         "CUDA of the driver": ("warning", "update the NVIDIA driver in Windows"),
-        "GPU in use": ("warning", "end what you don't need"),
+        "GPU in use": ("warning", "end the processes that you don't need"),
         "Hugging Face token": NO_TOKEN,
         "Chromium": ("warning", "sudo apt install chromium"),
     },
@@ -208,7 +208,7 @@ def test_the_token_is_never_printed(tmp_path: Path) -> None:
     for host in (machine("h100"), machine("h200", HF_TOKEN="hf_secret"), machine("h200", HF_TOKEN_PATH="/t")):
         host.facts["files"]["/t"] = "hf_secret\n"
         found, rows = doctor.doctor(host)
-        assert next(c for c in rows if c.name == "Hugging Face token").observed == "there"
+        assert next(c for c in rows if c.name == "Hugging Face token").observed == "found"
         assert "hf_" not in doctor.table(found, rows)
 
 

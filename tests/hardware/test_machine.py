@@ -23,29 +23,29 @@ from tests.machines import NAMES, RecordedHost, facts, machine
 GB10 = {"gpu": "NVIDIA GB10, 12.1", "unified_memory": True, "gpu_memory_gib": None, "compute_capability": "12.1"}
 # name, profile, runner, what `why` must say, further facts
 EXPECTED: dict[str, tuple[str, str, str, dict[str, object]]] = {
-    "dgx-spark": ("DGX Spark", "spark", "names NVIDIA GB10", {**GB10, "cuda": "13.0", "driver": "580.159.03"}),
-    "dgx-spark-busy": ("DGX Spark", "spark", "names NVIDIA GB10", {**GB10, "processor": "Cortex-X925 + Cortex-A725"}),
-    "dgx-spark-kho": ("DGX Spark", "spark", "names NVIDIA GB10", {**GB10, "driver": "580.173.02"}),
-    "gb10-asus": ("GB10 of another maker (ASUSTeK COMPUTER INC. GX10)", "spark", "names NVIDIA GB10", GB10),
-    "gb10-64gb": ("GB10 of another maker (Example GB10-64)", "spark", "names NVIDIA GB10", {**GB10, "cuda": "12.8"}),
-    "h100": ("NVIDIA H100 80GB HBM3", "cuda", "names NVIDIA H100", {"unified_memory": False, "cuda": "13.0"}),
-    "h200": ("NVIDIA H200", "cuda", "names NVIDIA H200", {"cuda": "13.3", "driver": "610.43.02"}),
+    "dgx-spark": ("DGX Spark", "spark", "reports NVIDIA GB10", {**GB10, "cuda": "13.0", "driver": "580.159.03"}),
+    "dgx-spark-busy": ("DGX Spark", "spark", "reports NVIDIA GB10", {**GB10, "processor": "Cortex-X925 + Cortex-A725"}),
+    "dgx-spark-kho": ("DGX Spark", "spark", "reports NVIDIA GB10", {**GB10, "driver": "580.173.02"}),
+    "gb10-asus": ("GB10 of another maker (ASUSTeK COMPUTER INC. GX10)", "spark", "reports NVIDIA GB10", GB10),
+    "gb10-64gb": ("GB10 of another maker (Example GB10-64)", "spark", "reports NVIDIA GB10", {**GB10, "cuda": "12.8"}),
+    "h100": ("NVIDIA H100 80GB HBM3", "cuda", "reports NVIDIA H100", {"unified_memory": False, "cuda": "13.0"}),
+    "h200": ("NVIDIA H200", "cuda", "reports NVIDIA H200", {"cuda": "13.3", "driver": "610.43.02"}),
     "rtx-laptop": (
         "NVIDIA GeForce RTX 4070 Laptop GPU",
         "cpu",
-        "but docker has no way to give a GPU to a container: engines run on the processor; make doctor",
+        "but docker has no way to give a GPU to a container, so engines run on the processor; make doctor shows",
         {"compute_capability": "8.9"},
     ),
-    "wsl": ("NVIDIA GeForce RTX 4070 Laptop GPU", "cuda", "names NVIDIA GeForce", {"driver": "551.88", "cores": 32}),
+    "wsl": ("NVIDIA GeForce RTX 4070 Laptop GPU", "cuda", "reports NVIDIA GeForce", {"driver": "551.88", "cores": 32}),
     "no-gpu": ("no NVIDIA GPU", "cpu", "nvidia-smi is not on the PATH", {"gpu": None, "driver": None, "cuda": None}),
     "no-docker": (
         "NVIDIA H100 80GB HBM3",
         "cpu",
-        "nvidia-smi names NVIDIA H100 80GB HBM3, but docker is not on the PATH: engines run on the processor; "
-        "make doctor says how to change that",
+        "nvidia-smi reports NVIDIA H100 80GB HBM3, but docker is not on the PATH, so engines run on the processor; "
+        "make doctor shows the fix",
         {"gpu": "NVIDIA H100 80GB HBM3, 9.0"},
     ),
-    "docker-permission": ("DGX Spark", "cpu", "but docker refuses this user: engines run on the processor", GB10),
+    "docker-permission": ("DGX Spark", "cpu", "but docker refuses this user, so engines run on the processor", GB10),
     "broken-driver": ("no working NVIDIA GPU", "cpu", "nvidia-smi failed (exit 9)", {"gpu": None}),
     "hanging-nvidia-smi": (
         "DGX Spark",
