@@ -17,7 +17,6 @@ Attention's own products are left out of the operations: with 2048 tokens of con
 """
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,6 +180,8 @@ def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = Non
     told apart: measure other precisions or contexts as well, or give the `bandwidth_gb_s` that was measured. Raises
     LabError for fewer than four points, and for points that can't tell the terms apart.
     """
+    from scipy.optimize import nnls  # takes most of a second to import
+
     if len(points) < 4:
         raise LabError(f"{len(points)} points can't carry a fit of three terms.", "measure at least four loads")
     times = np.array([ms for _, ms in points])
@@ -196,15 +197,8 @@ def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = Non
             "These points can't tell overhead, bytes and operations apart.",
             "vary the precision or the context as well, or give bandwidth_gb_s",
         )
-    wanted = (times - known) / times
-    best, best_error = np.zeros(columns.shape[1]), float(np.sum(wanted**2))
-    for count in range(1, columns.shape[1] + 1):
-        for chosen in itertools.combinations(range(columns.shape[1]), count):
-            found = np.linalg.lstsq(scaled[:, chosen], wanted, rcond=None)[0]
-            error = float(np.sum((scaled[:, chosen] @ found - wanted) ** 2))
-            if (found > 0).all() and error < best_error:
-                best, best_error = np.zeros(columns.shape[1]), error
-                best[list(chosen)] = found
+    best = nnls(scaled / lengths, (times - known) / times)[0] / lengths
+    best[(scaled * best).max(axis=0) < 1e-9] = 0  # rounding left it: a billionth of a step doesn't show
     residual = float(np.abs(scaled @ best + known / times - 1).max())
     overhead, *rest = (float(x) for x in best)
     inverse_bandwidth = 1 / bandwidth_gb_s if bandwidth_gb_s is not None else rest.pop(0)

@@ -1,27 +1,24 @@
-"""The load beyond which more load hardly brings more."""
+"""The load beyond which more load hardly brings more throughput."""
 
 from collections.abc import Mapping
-
-import numpy as np
 
 KNEE_AT_LEAST = 4  # points, below which a curve has no shape
 
 
 def knee(points: Mapping[float, float]) -> float | None:
-    """The load beyond which more load hardly brings more: where {load: throughput} bends most; None if it doesn't.
+    """The load at which {load: throughput} bends most; None if the curve doesn't bend.
 
-    Kneedle (Satopää, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a Haystack", ICDCSW 2011), offline, with
-    sensitivity 1, for a rising curve that flattens: both axes are scaled to 0…1, and the knee is where the curve lies
-    furthest above its diagonal, if it comes back towards the diagonal by more than the mean step of load afterwards.
+    Kneedle (Satopää, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a Haystack", ICDCSW 2011) with sensitivity 1,
+    for a rising curve that flattens. Both axes are scaled to 0…1. The knee is the first load where the height above
+    the diagonal has a local maximum and then falls by more than the mean step of load before it rises again.
     """
     loads = sorted(points)
-    if len(loads) < KNEE_AT_LEAST:
+    throughput = [points[load] for load in loads]
+    if len(loads) < KNEE_AT_LEAST or min(throughput) == max(throughput):
         return None
-    x, y = np.array(loads, float), np.array([points[load] for load in loads], float)
-    if y.max() == y.min():
-        return None
-    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y.min()) / (y.max() - y.min())
-    above = y - x
-    best = int(above.argmax())
-    back = above[best] - float(np.diff(x).mean())
-    return loads[best] if above[best] > 0 and above[best:].min() < back else None
+    from kneed import KneeLocator  # loads scipy, which takes about a second
+
+    found = KneeLocator(loads, throughput, S=1, curve="concave", direction="increasing", online=True)
+    # kneed takes the first load for a maximum where the curve starts below its diagonal. In the paper a maximum has
+    # neighbours on both sides. With `online`, `all_knees` also lists the later knees.
+    return next((load for load in loads[1:] if load in found.all_knees), None)

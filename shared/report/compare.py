@@ -30,6 +30,8 @@ LAB = re.compile(r"\d+\.\d+\.\d+")  # the name of a folder of results; not of on
 # What both must share for a row to compare machines and engines alone.
 ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
 
+GUESSED = "guessed"  # the kind of a student's predictions, which are not compared
+
 Rounds = dict[str, list[Entry]]  # by key without its round: every entry of one measurement
 
 
@@ -57,8 +59,9 @@ def side(name: str, place: Path) -> Side:
         if LAB.fullmatch(folder.name):
             found = read_ledger(folder)
             faults += found.faults
-            if found.entries:
-                labs[folder.name] = by_measurement(found.entries)
+            results = {key: entry for key, entry in found.entries.items() if entry["kind"] != GUESSED}
+            if results:
+                labs[folder.name] = by_measurement(results)
     if not labs:
         raise LabError(
             f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",

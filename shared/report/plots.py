@@ -7,8 +7,6 @@ Chromium is installed, and always the numbers as a table: nobody should have to 
 """
 
 import base64
-import contextlib
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from shared.engines import ENGINES
 from shared.errors import LabError
 from shared.hardware.host import browser
 from shared.metrics.spread import Spread, number
+from shared.report.pictures import HEIGHT, WIDTH, picture
 from shared.report.table import Table
 from shared.results.query import Rounds, rounds
 from shared.results.reading import Entries
@@ -35,7 +34,6 @@ LOOK = {
 }
 # What isn't an engine: parts of a whole, predicted beside measured. The pattern says it again.
 PARTS = (("#0072B2", ""), ("#E69F00", "/"), ("#999999", "x"), ("#009E73", "\\"))
-WIDTH, HEIGHT = 760, 420  # of a static picture
 INK, GRID = "#24292f", "#d8dee4"
 
 
@@ -49,20 +47,6 @@ class Plot(Table):
         """The static picture; None where no browser is found: a student's cell never fails for that."""
         path = browser()
         return picture(self.figure.to_json(), path) if path else None
-
-
-@functools.lru_cache(maxsize=64)  # the report shows what the notebook showed
-def picture(figure: str, path: str) -> bytes | None:
-    """The figure of this JSON as a PNG, drawn by the browser at `path`. The browser stays for the next figure: a start
-    takes two seconds, a picture 0.2. It ends with this program."""
-    with contextlib.suppress(Exception):  # whatever a browser does, the interactive figure stands
-        import kaleido
-
-        kaleido.start_sync_server(path=path, silence_warnings=True)
-        opts = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": 2}
-        drawn: bytes = kaleido.calc_fig_sync(json.loads(figure), opts=opts)
-        return drawn
-    return None
 
 
 Limit = tuple[str, Mapping[int, float]]  # what it is called, and where it lies at each x

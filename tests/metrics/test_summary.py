@@ -260,6 +260,10 @@ def test_few_rounds_have_a_range_and_no_confidence() -> None:
         ({1: 50, 2: 100, 4: 200, 8: 400}, None),  # still growing
         ({1: 100, 2: 100, 4: 100, 8: 100}, None),
         ({1: 10, 64: 400}, None),
+        ({1: 27, 2: 28, 4: 30, 8: 84}, None),  # it bends upwards
+        ({1: 40, 2: 39, 4: 38, 8: 36}, None),  # it never rises
+        ({1: 23, 2: 47, 4: 49, 8: 72, 16: 97}, None),  # a dip on the way up
+        ({1: 21, 2: 50, 4: 51, 8: 69, 16: 70}, 8),  # the dip is not the end
     ],
 )
 def test_the_knee_is_where_more_load_brings_no_more(curve: dict[float, float], at: float | None) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import LabError
+from shared import LabError, results
 from shared.course.benchmark.claims import USERS
+from shared.course.guesses import record_guesses
 from shared.report.compare import side, side_by_side
 from tests.helpers.ledger import LENGTHS, change_all, fill
 
@@ -49,6 +50,21 @@ def test_other_flags_are_marked_and_not_silently_compared(tmp_path: Path, monkey
     text = shown(a, b)
     assert "precision BF16 in A, Q4_0 in B" in text
     assert all("[1]" in line for line in text.splitlines() if line.startswith("| vLLM"))
+
+
+def test_guesses_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = ledgers(tmp_path, monkeypatch, {"vllm": 40}, {"vllm": 20})
+    before = shown(a, b)
+    for folder, guess in ((a, 8), (b, 2)):
+        monkeypatch.setenv("LABS_RESULTS", str(folder))
+        record_guesses("3.3.1", {"growth": guess})
+        record_guesses("3.3.2", {"growth": guess})
+    key = "load/users-4/vllm/round-9"  # however much it looks like a load
+    results.record("3.3.1", key, {"output_tok_s": 8, "users": 4}, kind="guessed")
+    assert shown(a, b) == before
+    change_all(a / "3.3.1", lambda entry: entry.update(kind="guessed"))
+    with pytest.raises(LabError, match="holds no results"):
+        side("A", a)
 
 
 def test_a_folder_without_results_is_said(tmp_path: Path) -> None:

@@ -1,10 +1,28 @@
-"""Figures say in their tables what they draw."""
+"""Each figure has a table of what it draws, and a static picture where a browser works."""
 
+import shutil
+import sys
+from collections.abc import Iterator
+
+import psutil
 import pytest
 
 from shared import LabError, results
-from shared.report import plots
+from shared.hardware.host import browser
+from shared.report import pictures, plots
 from tests.helpers.ledger import fill
+
+
+@pytest.fixture
+def browsers() -> Iterator[None]:
+    """No browser is left over from another test, nor for the next one."""
+    pictures.end()
+    yield
+    pictures.end()
+
+
+def figure(title: str) -> str:
+    return str(plots.bars(title, "GiB", {"A": {"weights": 0.25}}).figure.to_json())
 
 
 def test_lines_carry_their_limit_into_the_table() -> None:
@@ -40,5 +58,45 @@ def test_the_same_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = plots.bars("Memory", "GiB", {"A": {"weights": 0.25}}).png()
     assert first
     assert first.startswith(b"\x89PNG")
-    monkeypatch.setattr("kaleido.calc_fig_sync", lambda *_, **__: pytest.fail("drawn again"))
+    monkeypatch.setattr(pictures.Browser, "draw", lambda *_: pytest.fail("drawn again"))
     assert plots.bars("Memory", "GiB", {"A": {"weights": 0.25}}).png() == first
+
+
+@pytest.mark.browser
+def test_a_browser_that_died_is_replaced_for_the_next_picture() -> None:
+    path = browser()
+    assert path
+    assert pictures.picture(figure("before"), path)
+    for child in psutil.Process().children(recursive=True):
+        if "chrom" in child.name():
+            child.kill()
+    pictures.picture(figure("at its death"), path)
+    after = pictures.picture(figure("after"), path)
+    assert after
+    assert after.startswith(b"\x89PNG")
+
+
+def test_a_browser_that_does_not_start_costs_the_picture_alone(browsers: None) -> None:
+    path = shutil.which("false")
+    assert path
+    assert pictures.picture(figure("no browser"), path) is None
+    assert not pictures.RUNNING
+
+
+def test_a_picture_that_failed_is_drawn_at_the_next_call(browsers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bytes | Exception] = [RuntimeError("the browser died"), b"a picture"]
+    seen = []
+
+    def draw(self: pictures.Browser, figure: dict[str, object]) -> bytes:
+        seen.append(self)
+        result = drawn.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(pictures.Browser, "draw", draw)
+    assert pictures.picture(figure("twice"), sys.executable) is None
+    assert pictures.picture(figure("twice"), sys.executable) == b"a picture"
+    assert pictures.picture(figure("twice"), sys.executable) == b"a picture"  # from the cache
+    first, second = seen
+    assert first is not second
