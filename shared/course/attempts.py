@@ -1,8 +1,8 @@
-"""What became of a lab's exercises: `results/3.3.1.exercises.json`, for the milestone and for the instructor.
+"""A student's history of each exercise: `results/3.3.1.exercises.json`, for the milestone and the instructor.
 
     {"ceiling_tok_s": {"outcome": "correct", "attempts": 3, "hints": 1, "revealed": false, "uses": "own", "time": …}}
 
-`uses` is what the lab's later cells took: the student's "own" function or the "reference".
+`uses` is the function that the lab's later cells use: the student's "own" or the "reference".
 """
 
 import json
@@ -25,7 +25,7 @@ def attempts_file(lab: str) -> Path:
 
 
 def read_attempts(lab: str) -> Attempts:
-    """By function; what is torn or nonsense is as if it had not happened."""
+    """The history by function. A damaged file counts as empty, and a damaged entry is left out."""
     try:
         found = json.loads(attempts_file(lab).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -36,12 +36,13 @@ def read_attempts(lab: str) -> Attempts:
 
 
 def sound(one: Mapping[str, Any]) -> bool:
+    """Whether an entry has the form that `add_attempt` writes."""
     counts = all(type(one[name]) is int and 0 <= one[name] < 10**6 for name in ("attempts", "hints"))
     return counts and one["outcome"] in OUTCOMES and type(one["revealed"]) is bool and one["uses"] in USES
 
 
 def add_attempt(lab: str, function: str, *, attempts: int = 0, hints: int = 0, **changes: object) -> None:
-    """Add to the counts and set the rest. Raises LabError if it can't be written."""
+    """Add to the counts of one exercise, and set the other values. Raises LabError if the file can't be written."""
     file = attempts_file(lab)
     lock, waiting = file.with_name(f".{file.name}.lock"), "Another notebook is recording an attempt; waiting for it ..."
     with files.exclusive(lock, waiting, paths.show(file)):

@@ -1,20 +1,21 @@
-"""One source: labs/ is made from solutions/.
+"""Makes labs/ from solutions/.
 
     python -m shared.course.authoring              # make labs: write labs/
     python -m shared.course.authoring --check      # make labs-check: print what differs, change nothing
 
-In code, what lies between these two lines is the solution, and becomes a TODO and an error that names the exercise:
+In code, the lines between these two markers are the solution. In the lab they become a TODO and an error that names
+the exercise:
 
     # BEGIN SOLUTION: keep the chunks with text
     ...
     # END SOLUTION
 
-(`//` instead of `#` in JavaScript and CSS.) The numbers of a `lab.guess(…)` become `...`, for a student to replace.
-A notebook's cell tagged `solution-only` is left out. Labs carry no outputs. Signatures, docstrings and imports stay
-outside the markers: a lab's cell must run, its function must not.
+(In JavaScript and CSS, `//` instead of `#`.) The numbers in a `lab.guess(…)` become `...`, for the student to replace.
+A notebook cell tagged `solution-only` is left out. Labs contain no outputs. Signatures, docstrings and imports stay
+outside the markers: a lab's cell must run, while its function raises.
 
-Students work in labs/. So the check accepts a file that a student has changed, as long as the committed one is right;
-and `make labs` keeps a changed file beside the new one, as `yours-…`.
+Students work in labs/. So the check accepts a file that a student has changed if the committed one is right, and
+`make labs` keeps a changed file beside the new one, as `yours-…`.
 """
 
 import hashlib
@@ -37,45 +38,48 @@ LOOKS_LIKE_ONE = re.compile(r"\b(BEGIN|END)[ _-]?SOLUTION\b", re.I)
 GUESS = re.compile(r"\blab\.guess\([^)]*\)")
 NUMBER = re.compile(r"(?<==)\s*-?[\d._]+(e-?\d+)?\b")
 SOLUTION_ONLY = "solution-only"
-MADE = ".made.json"  # in labs/: the hashes of what `make labs` wrote there, for its next run
+MADE = ".made.json"  # in labs/: the hashes of the files that the last `make labs` wrote there
 TEXTS = {".py", ".js", ".css", ".html", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".svg"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a line of source stands, for an error."""
+    """A file or a notebook's cell, for error messages."""
 
     file: Path
     cell: str = ""
 
     @property
     def name(self) -> str:
-        """What a stub calls its exercise."""
+        """The exercise's name in a stub: the cell's id, or the file's name."""
         return self.cell or self.file.stem
 
     def at(self, number: int) -> str:
+        """The place with a line number."""
         return f"{paths.show(self.file)}{f', cell {self.cell}' if self.cell else ''}, line {number}"
 
 
 def student_text(source: str, place: Place) -> str:
-    """The source without its solutions. Raises LabError for a marker that is stray, nested or misspelt."""
+    """The source without its solutions. Raises LabError for a stray, nested or misspelt marker."""
     kept: list[str] = []
     opened = 0  # the line of the open marker
     for number, line in enumerate(source.split("\n"), 1):
         begin, end = BEGIN.match(line), END.match(line)
         if begin and opened:
             raise LabError(
-                f"{place.at(number)}: a solution begins within the one of line {opened}.",
+                f"{place.at(number)}: a solution begins inside the one that begins in line {opened}.",
                 "end that one first: # END SOLUTION",
             )
         if end and not opened:
-            raise LabError(f"{place.at(number)}: a solution ends that never began.", "# BEGIN SOLUTION: <hint>")
+            raise LabError(
+                f"{place.at(number)}: a solution ends without a beginning.", "begin it: # BEGIN SOLUTION: <hint>"
+            )
         if begin and not begin["hint"]:
-            raise LabError(f"{place.at(number)}: the solution has no hint.", "# BEGIN SOLUTION: <hint>")
+            raise LabError(f"{place.at(number)}: the solution has no hint.", "add one: # BEGIN SOLUTION: <hint>")
         if not begin and not end and LOOKS_LIKE_ONE.search(line):
             raise LabError(
-                f"{place.at(number)}: `{line.strip()}` is no marker, but looks like one.",
-                "# BEGIN SOLUTION: <hint>, or # END SOLUTION",
+                f"{place.at(number)}: `{line.strip()}` looks like a marker, but is not one.",
+                "write # BEGIN SOLUTION: <hint> or # END SOLUTION on a line of its own",
             )
         if begin:
             opened = number
@@ -85,22 +89,25 @@ def student_text(source: str, place: Place) -> str:
         elif not opened:
             kept.append(line)
     if opened:
-        raise LabError(f"{place.at(opened)}: this solution never ends.", "# END SOLUTION")
+        raise LabError(f"{place.at(opened)}: this solution never ends.", "end it: # END SOLUTION")
     return GUESS.sub(lambda guess: NUMBER.sub("...", guess[0]), "\n".join(kept))
 
 
 def stub(indent: str, sign: str, hint: str, place: Place) -> list[str]:
+    """The TODO, and the statement that raises an error, in place of a solution."""
     message = json.dumps(f"{place.name}: {hint}", ensure_ascii=False)
     error = f"raise NotImplementedError({message})" if sign == "#" else f"throw new Error({message});"
     return [f"{indent}{sign} TODO: {hint}", f"{indent}{error}"]
 
 
 def student_notebook(file: Path) -> bytes:
-    """The lab of a solution notebook, the same bytes each time."""
+    """The lab made from a solution notebook, the same bytes each time. Raises LabError if it can't be read."""
     try:
         notebook = nbformat.read(file, as_version=4)
     except (OSError, ValueError) as e:
-        raise LabError(f"{paths.show(file)} can't be read as a notebook ({e}).", "git diff says what changed") from None
+        raise LabError(
+            f"{paths.show(file)} can't be read as a notebook ({e}).", "see what changed: git diff solutions"
+        ) from None
     cells = []
     for cell in notebook.cells:
         if SOLUTION_ONLY in cell.metadata.get("tags", []):
@@ -110,7 +117,7 @@ def student_notebook(file: Path) -> bytes:
             new = nbformat.v4.new_code_cell(student_text(cell.source, place))
         else:
             if LOOKS_LIKE_ONE.search(cell.source):
-                raise LabError(f"{place.at(1)}: a marker stands in text.", "markers belong into code")
+                raise LabError(f"{place.at(1)}: a text cell contains a marker.", "put markers into code cells only")
             new = nbformat.v4.new_markdown_cell(cell.source)
         new.id = cell.id
         cells.append(new)
@@ -120,7 +127,7 @@ def student_notebook(file: Path) -> bytes:
 
 
 def labs_of(solutions: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every file of labs/, by its path there: notebooks, and the starter code in folders beside them."""
+    """Every file of labs/ as (path there, content): the notebooks, and the starter code in folders beside them."""
     for file in sorted(solutions.rglob("*")):
         path = file.relative_to(solutions)
         if not file.is_file() or path.parts[0] == "pictures" or any(p.startswith((".", "__")) for p in path.parts):
@@ -134,9 +141,9 @@ def labs_of(solutions: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def make_labs(solutions: Path, labs: Path) -> list[Path]:
-    """Write labs/; returns what was written or removed. A notebook that solutions/ lacks is removed.
+    """Write labs/ and return the paths that were written or removed. A notebook without a solution is removed.
 
-    A file that was changed here is kept beside the new one, as `yours-…`: a student's work is never overwritten.
+    A file that was changed in labs/ is kept beside the new one, as `yours-…`. A student's work is never overwritten.
     """
     ours = (made_before(labs), committed(labs))
     wrong = differences(solutions, labs)
@@ -155,10 +162,10 @@ def make_labs(solutions: Path, labs: Path) -> list[Path]:
 
 
 def differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
-    """Which files of labs/ are not as they should be: the path, and the right bytes or None for a superfluous one.
+    """What differs in labs/ from the solutions: each file's path, and its right content or None for a file to remove.
 
-    A file is superfluous if it has the name of a lab's notebook, or is committed in a folder of starter code, and no
-    solution makes it. Other files are a student's own.
+    A file is to be removed if no solution makes it and it is named as a lab's notebook or is committed in a folder of
+    starter code. Other files belong to the student.
     """
     wanted = dict(labs_of(solutions))
     wrong: list[tuple[Path, bytes | None]] = [
@@ -170,7 +177,7 @@ def differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
 
 
 def uncommitted_differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
-    """The differences without those that are a student's: there the committed file is right."""
+    """The differences, without the files that only a student has changed: their committed version is right."""
     right = committed(labs)
     return [
         (path, data)
@@ -180,7 +187,7 @@ def uncommitted_differences(solutions: Path, labs: Path) -> list[tuple[Path, byt
 
 
 def committed(labs: Path) -> dict[Path, str]:
-    """The committed files of labs/, by path: the id that git gives to the content. Empty where there is no git."""
+    """Git's ids of the committed contents of labs/, by path. Empty without git."""
     command = ["git", "-C", str(labs), "ls-tree", "-r", "-z", "HEAD", "."]
     try:
         listed = subprocess.run(command, capture_output=True, text=True).stdout
@@ -191,7 +198,7 @@ def committed(labs: Path) -> dict[Path, str]:
 
 
 def made_before(labs: Path) -> dict[Path, str]:
-    """What the last `make labs` wrote, by path, as `committed` gives it."""
+    """Git's ids of the contents that the last `make labs` wrote, by path."""
     try:
         return {Path(path): str(sha1) for path, sha1 in json.loads((labs / MADE).read_bytes()).items()}
     except (OSError, ValueError, AttributeError):
@@ -199,16 +206,16 @@ def made_before(labs: Path) -> dict[Path, str]:
 
 
 def blob_sha1(data: bytes) -> str:
-    """The id of a file's content in git."""
+    """Git's id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def keep(file: Path) -> None:
-    """Move a file that was changed here out of the way."""
+    """Rename a file that was changed in labs/ to `yours-…`, and print its new name."""
     aside = files.unused(file.with_name(f"yours-{file.stem}"))
     aside = aside.with_name(f"{aside.name}{file.suffix}")
     file.rename(aside)
-    print(f"{paths.show(file)} was changed here. The changed file is kept as {aside.name}.")
+    print(f"{paths.show(file)} has changes of yours. It is kept as {aside.name}.")
 
 
 def bytes_of(file: Path) -> bytes | None:
@@ -223,7 +230,7 @@ def main(arguments: list[str]) -> int:
             for path, data in wrong:
                 print(f"labs/{path} {'differs from its solution' if data is not None else 'has no solution'}.")
             if wrong:
-                print("Fix: make labs (edit solutions/; labs/ is made from it)")
+                print("Fix: make labs (labs/ is made from solutions/, so edit there)")
             return int(bool(wrong))
         for path in make_labs(solutions, labs):
             print(f"labs/{path}")

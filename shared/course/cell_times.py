@@ -1,9 +1,9 @@
-"""Says before a long cell how long it will take.
+"""Prints before a long cell how long it will take.
 
     cell_times.announce_long_cells("3.3.1")         # once, in a lab's first cell
 
-A cell is known by its text. The estimate is what it took the last time on this machine (`results/.pace.json`), else
-what it took in the run whose outputs the solution keeps, with the machine that was.
+A cell is recognised by its text. The estimate is the time that it took the last time on this machine
+(`results/.pace.json`), else the time that the solution's outputs took to make, with the machine of that run.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from shared.course import checks, registry
 from shared.errors import LabError
 from shared.hardware.machine import detect
 
-LONG_S = 20  # less needs no announcement
-TOOK = "took_s"  # in a solution's cell, written by environment/run_notebook.py
+LONG_S = 20  # shorter cells are not announced
+TOOK = "took_s"  # metadata of a solution's cell, written by environment/run_notebook.py
 
 
 def announce_long_cells(number: str) -> None:
-    """From now on, long cells of this notebook announce themselves. Outside of a notebook it does nothing."""
+    """Announce every long cell of this notebook from now on. Does nothing outside a notebook."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -50,17 +50,17 @@ def announce_long_cells(number: str) -> None:
 
 
 def announcement(number: str, source: str) -> str:
-    """What to say before this cell, "" if it is short or unknown."""
+    """The line to print before this cell; "" if it is short or unknown."""
     here = remembered().get(name(source))
     if here is not None:
-        return f"About {duration(here)}, as the last time here."
+        return f"About {duration(here)}, as last time on this machine."
     seconds, where = solution_took(number).get(name(source), (0.0, ""))
     return f"About {duration(seconds)} {where}." if seconds >= LONG_S else ""
 
 
 @functools.cache
 def solution_took(number: str) -> dict[str, tuple[float, str]]:
-    """What each cell took when the solution was run, and on what; empty for another size than now's."""
+    """Seconds of each cell in the solution's own run, and the machine. Empty if that run had another size."""
     lab = registry.find_lab(number)
     where: Mapping[str, Any] = checks.notebook(lab)["metadata"].get("run_on", {})
     if where.get("size") != detect().size:
@@ -71,6 +71,7 @@ def solution_took(number: str) -> dict[str, tuple[float, str]]:
 
 
 def name(source: str) -> str:
+    """A hash of a cell's text, by which the cell is recognised."""
     return hashlib.sha256(source.strip().encode()).hexdigest()[:16]
 
 
@@ -79,7 +80,7 @@ def times_file() -> Path:
 
 
 def remembered() -> dict[str, float]:
-    """Seconds by cell, of this machine and size."""
+    """Seconds by cell name, on this machine at this size. Empty if the file is missing or damaged."""
     try:
         found = json.loads(times_file().read_bytes())
         return {key: float(value) for key, value in found[situation()].items()}
@@ -88,10 +89,12 @@ def remembered() -> dict[str, float]:
 
 
 def remember(source: str, seconds: float) -> None:
+    """Record how long a cell took on this machine. Raises LabError if the file can't be written."""
     files.write(times_file(), json.dumps({situation(): {**remembered(), name(source): round(seconds, 1)}}).encode())
 
 
 def situation() -> str:
+    """What decides how long a cell takes: the machine, and the size of its measurements."""
     machine = detect()
     return f"{machine.processor}, {machine.cores}, {machine.size}"
 

@@ -1,12 +1,12 @@
-"""What a notebook says to a student about an exercise.
+"""The checks of a lab's exercises, as a notebook uses them.
 
     check = checks.of("3.3.1")
     check(ceiling_tok_s)            # not attempted, incorrect with the hint for this mistake, or correct
-    check.hint(ceiling_tok_s)       # one more hint, as often as you like
-    check.reveal(ceiling_tok_s)     # the solution; noted
-    check.use(ceiling_tok_s)        # yours once it passes its check, until then the solution's
+    check.hint(ceiling_tok_s)       # the next hint
+    check.reveal(ceiling_tok_s)     # the solution; recorded
+    check.use(ceiling_tok_s)        # your function if it passes its check, else the reference solution
 
-`use` is why a lab always runs to its end with real numbers, however many exercises are open.
+Because of `use`, a lab always runs to its end with real numbers, however many exercises are open.
 """
 
 import functools
@@ -30,7 +30,7 @@ MARKER = re.compile(r"^\s*# (BEGIN|END) SOLUTION.*\n?", re.M)
 
 @dataclass(frozen=True, repr=False)
 class Feedback:
-    """What a check says: a sign and a word, then a sentence."""
+    """What a check shows: a sign and a word, then a sentence."""
 
     outcome: str
     text: str
@@ -63,7 +63,7 @@ class Checker:
         return Feedback(found.outcome, found.text)
 
     def use(self, function: Function) -> Function:
-        """The student's function if it passes its check now, else the solution's, with a line that says so."""
+        """The student's function if it passes its check. Else print the reason and return the reference solution."""
         exercise = self._exercise(function)
         found = judge(exercise, function)
         if found.outcome == "correct":
@@ -76,16 +76,20 @@ class Checker:
         return reference(self.lab, exercise)
 
     def hint(self, function: Function | str) -> Feedback:
-        """The next hint; after the last one the last again."""
+        """The next hint. After the last one, the last one again."""
         exercise = self._exercise(function)
         given = attempts.read_attempts(self.lab.number).get(exercise.function, attempts.FRESH)["hints"]
         number = min(given + 1, len(exercise.hints))
         attempts.add_attempt(self.lab.number, exercise.function, hints=1)
-        rest = "" if number < len(exercise.hints) else f" (The last one. check.reveal({exercise.function}) shows more.)"
+        rest = (
+            ""
+            if number < len(exercise.hints)
+            else f" (This is the last hint. check.reveal({exercise.function}) shows the solution.)"
+        )
         return Feedback("hint", f"{number} of {len(exercise.hints)}: {exercise.hints[number - 1]}{rest}")
 
     def reveal(self, function: Function | str) -> Feedback:
-        """The solution. That it was shown is noted."""
+        """The solution. It is recorded that it was shown."""
         exercise = self._exercise(function)
         text = solution(self.lab, exercise)
         attempts.add_attempt(self.lab.number, exercise.function, revealed=True)
@@ -97,16 +101,17 @@ class Checker:
             if exercise.function == name:
                 return exercise
         there = ", ".join(e.function for e in self.lab.exercises)
-        raise LabError(f"Lab {self.lab.number} has no exercise {name!r}.", f"hand over one of these functions: {there}")
+        raise LabError(f"Lab {self.lab.number} has no exercise {name!r}.", f"give one of these functions: {there}")
 
 
 def of(number: str) -> Checker:
+    """The checks of the lab with this number. Raises LabError if there is none."""
     return Checker(registry.find_lab(number))
 
 
 @functools.cache
 def solution(lab: Lab, exercise: Exercise) -> str:
-    """The exercise's cell as the solution notebook has it."""
+    """The source of the exercise's cell in the solution notebook. Raises LabError if it has no such cell."""
     for cell in notebook(lab)["cells"]:
         if cell["id"] == exercise.cell:
             return str(cell["source"])
@@ -114,19 +119,19 @@ def solution(lab: Lab, exercise: Exercise) -> str:
 
 
 def reference(lab: Lab, exercise: Exercise) -> Function:
-    """The solution's function: its cell, run by itself."""
+    """The solution's function, made by running its cell alone."""
     names: dict[str, Any] = {}
     source, file = solution(lab, exercise), f"<solution {exercise.cell}>"
     exec(compile(source, file, "exec"), names)
-    linecache.cache[file] = len(source), None, source.splitlines(True), file  # so that its source can be read
+    linecache.cache[file] = len(source), None, source.splitlines(True), file  # so that inspect can read its source
     function: Function = names[exercise.function]
     return function
 
 
 @functools.cache
 def notebook(lab: Lab) -> Any:
-    """The solution as its JSON, each cell's source as one text. Raises LabError if it is missing or no notebook."""
-    try:  # (nbformat would take more than a second to load)
+    """The solution notebook as JSON, each cell's source as one text. Raises LabError if it can't be read."""
+    try:  # importing nbformat would take more than a second
         found = json.loads(lab.solution.read_bytes())
         for cell in found["cells"]:
             cell["source"] = "".join(cell["source"])

@@ -3,8 +3,8 @@
     my_guess = lab.guess(growth=8)                          # in the student's notebook: growth=...
     show(lab.guess_beside_result("load/", growth=7.6))
 
-A guess is a result of its own in the ledger, `guess/growth`, of the kind "guessed". It keeps the time at which it was
-first typed, so a guess that was typed after the measurement is recognised, and marked.
+Each guess is a result in the ledger: its key is `guess/growth`, its kind "guessed". It keeps the time at which its
+number was first recorded, so a guess made after the measurement is recognised and marked.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ OPEN = "no guess"
 
 
 def record_guesses(lab: str, guesses: Mapping[str, object]) -> dict[str, float]:
-    """Record each number under its name, and print what is still open (`...`). Returns the numbers.
+    """Record each number under its name, and print the names that are still open (`...`). Returns the numbers by name.
 
-    A guess that is already recorded with the same number keeps its time. Raises LabError for what is no number.
+    A guess that is already recorded with the same number keeps its time. Raises LabError for anything else.
     """
     there = ledger.load_results(lab, GUESSED)
     given: dict[str, float] = {}
@@ -30,7 +30,9 @@ def record_guesses(lab: str, guesses: Mapping[str, object]) -> dict[str, float]:
         if guess is ... or guess is None:
             still_open.append(name)
         elif isinstance(guess, bool) or not isinstance(guess, int | float):
-            raise LabError(f"The guess {name} is {guess!r}, which is not a number.", f"lab.guess({name}=8)")
+            raise LabError(
+                f"The guess {name} is {guess!r}, which is not a number.", f"give a number: lab.guess({name}=8)"
+            )
         else:
             given[name] = guess
             before = there.get(key_of(name))
@@ -46,8 +48,8 @@ def record_guesses(lab: str, guesses: Mapping[str, object]) -> dict[str, float]:
 def guess_beside_result(lab: str, measured_under: str, results: Mapping[str, object]) -> Table:
     """Each result with the guess of the same name.
 
-    measured_under: the prefix of the results that the figures come from. A guess that is younger than the first of
-    them is marked. A result is a number, or a Spread, or a text with its unit.
+    `measured_under` is the prefix of the measurements that the results were computed from: a guess recorded after the
+    first of them is marked. A result is a number, a Spread, or a text with its unit.
     """
     guesses = ledger.load_results(lab, GUESSED)
     times = [e["provenance"]["time"] for key, e in ledger.load_results(lab).items() if key.startswith(measured_under)]

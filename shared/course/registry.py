@@ -1,4 +1,4 @@
-"""The registry of the six labs. A lab's exercises and claims are loaded from its room when they are asked for."""
+"""The registry of the six labs. A lab's exercises and claims are imported from its room on first use."""
 
 import functools
 import importlib
@@ -14,13 +14,13 @@ from shared.errors import LabError
 
 @dataclass(frozen=True)
 class Lab:
-    """One of the six."""
+    """One of the six labs."""
 
     number: str
     notebook: str
-    milestone: str  # its line of the module's checklist
+    milestone: str  # as the module's checklist names it
     outline_hours: float  # in the published outline: module 3.3 of the public DGX Spark AI curriculum, read 2026-11-24
-    room: str = ""  # the package below shared.course that holds its exercises and claims; "": not written yet
+    room: str = ""  # the package in shared.course with its exercises and claims; "": not written yet
     starter: str = ""  # the folder of starter code beside its notebook, in labs/ and in solutions/
 
     @property
@@ -33,7 +33,7 @@ class Lab:
 
     @functools.cached_property
     def claims(self) -> tuple[Claim, ...]:
-        """What its milestone claims; none of a lab that is not written yet."""
+        """The claims of its milestone. A lab that is not written yet has none."""
         return self._of_room("claims", "CLAIMS")
 
     def _of_room(self, module: str, name: str) -> tuple[Any, ...]:
@@ -57,7 +57,7 @@ LABS = {
 
 
 def find_lab(number: str) -> Lab:
-    """The lab of this number. Raises LabError if there is none."""
+    """The lab with this number. Raises LabError if there is none."""
     if number not in LABS:
         raise LabError(f"There is no lab {number!r}.", f"choose one of {', '.join(LABS)}")
     return LABS[number]

@@ -103,14 +103,20 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("a\n# END SOLUTION", r"cell ex-area, line 2: a solution ends that never began"),
-        ("# BEGIN SOLUTION: x\n\n# BEGIN SOLUTION: y\n# END SOLUTION", r"line 3: a solution begins within .* line 1"),
+        ("a\n# END SOLUTION", r"cell ex-area, line 2: a solution ends without a beginning"),
+        (
+            "# BEGIN SOLUTION: x\n\n# BEGIN SOLUTION: y\n# END SOLUTION",
+            r"line 3: a solution begins inside the one that begins in line 1",
+        ),
         ("\n# BEGIN SOLUTION: x\nreturn 1", r"line 2: this solution never ends"),
         ("# BEGIN SOLUTION\n# END SOLUTION", r"line 1: the solution has no hint"),
-        ("# BEGIN SOLUTION:\n# END SOLUTION", r"line 1: `# BEGIN SOLUTION:` is no marker, but looks like one"),
-        ("# begin solution: x\n1\n# END SOLUTION", r"line 1: `# begin solution: x` is no marker"),
-        ("x = 1  # BEGIN SOLUTION: x", r"line 1: .* is no marker"),
-        ("# BEGIN_SOLUTION: x", r"line 1: .* is no marker"),
+        ("# BEGIN SOLUTION:\n# END SOLUTION", r"line 1: `# BEGIN SOLUTION:` looks like a marker, but is not one"),
+        (
+            "# begin solution: x\n1\n# END SOLUTION",
+            r"line 1: `# begin solution: x` looks like a marker, but is not one",
+        ),
+        ("x = 1  # BEGIN SOLUTION: x", r"line 1: .* looks like a marker, but is not one"),
+        ("# BEGIN_SOLUTION: x", r"line 1: .* looks like a marker, but is not one"),
     ],
 )
 def test_a_stray_marker_is_named_with_its_place(tmp_path: Path, source: str, said: str) -> None:

@@ -27,7 +27,7 @@ def run(*sources: str) -> list[str]:
 def test_a_cell_that_was_long_here_says_so_the_next_time(own_results: Path) -> None:
     slow, quick = "import time; time.sleep(0.5)", "1 + 1"
     assert run(slow, quick) == ["", ""]
-    assert run(slow, quick) == ["About 10 seconds, as the last time here.\n", ""]
+    assert run(slow, quick) == ["About 10 seconds, as last time on this machine.\n", ""]
     assert run(slow + "  # edited") == [""]
     assert (own_results / ".pace.json").exists()
 

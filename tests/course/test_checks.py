@@ -68,7 +68,7 @@ def test_a_wrong_one_is_not_taken_and_a_right_one_is(check: Checker, capsys: pyt
 def test_hints_come_one_by_one_and_the_solution_is_noted(check: Checker) -> None:
     said = [check.hint(ceiling_tok_s).text for _ in range(4)]
     assert said[0] == f"1 of 3: {CEILING.hints[0]}"
-    assert "check.reveal(ceiling_tok_s)" in said[2]
+    assert said[2].endswith("(This is the last hint. check.reveal(ceiling_tok_s) shows the solution.)")
     assert said[3] == said[2]
     revealed = check.reveal("ceiling_tok_s")
     assert "return bandwidth_gb_s * 1e9 / weight_bytes" in revealed.text
@@ -78,7 +78,7 @@ def test_hints_come_one_by_one_and_the_solution_is_noted(check: Checker) -> None
 
 
 def test_a_name_that_is_no_exercise_is_said(check: Checker) -> None:
-    with pytest.raises(LabError, match=r"has no exercise 'ceiling'.\nFix: hand over one of these functions: ceiling_t"):
+    with pytest.raises(LabError, match=r"has no exercise 'ceiling'.\nFix: give one of these functions: ceiling_t"):
         check("ceiling")
     with pytest.raises(LabError, match="has no exercise"):
         check(3)  # type: ignore[arg-type]
