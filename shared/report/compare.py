@@ -19,7 +19,7 @@ from typing import Any
 
 from shared import files, paths
 from shared.engines import ENGINES
-from shared.errors import LabError
+from shared.errors import LabError, command
 from shared.metrics.spread import clear_ratio, interval, number
 from shared.metrics.summary import FIGURES
 from shared.report.page import Section, as_html
@@ -230,25 +230,21 @@ def one_line(text: str) -> str:
     return one_line if len(one_line) <= 200 else one_line[:199] + "…"
 
 
-def main(arguments: Sequence[str]) -> int:
+@command
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m shared.report.compare", description="Two ledgers side by side.")
     parser.add_argument("a", type=Path, help="a results folder, or one lab's folder in it")
     parser.add_argument("b", type=Path, help="the other one")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
     asked = parser.parse_args(arguments)
-    try:
-        sections = side_by_side(side("A", asked.a), side("B", asked.b))
-        for section in sections:
-            print(f"\n{section.title}\n\n{section.text}")
-        if asked.html:
-            escaped = [Section(s.title, escape(s.text, quote=False)) for s in sections]  # a foreign ledger's words
-            source = f"A: {paths.show(asked.a)} · B: {paths.show(asked.b)}"
-            files.write(asked.html.expanduser(), as_html("Two ledgers side by side", source, escaped).encode())
-            print(f"\nwritten: {paths.show(asked.html)}")
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+    sections = side_by_side(side("A", asked.a), side("B", asked.b))
+    for section in sections:
+        print(f"\n{section.title}\n\n{section.text}")
+    if asked.html:
+        escaped = [Section(s.title, escape(s.text, quote=False)) for s in sections]  # a foreign ledger's words
+        source = f"A: {paths.show(asked.a)} · B: {paths.show(asked.b)}"
+        files.write(asked.html.expanduser(), as_html("Two ledgers side by side", source, escaped).encode())
+        print(f"\nwritten: {paths.show(asked.html)}")
 
 
 if __name__ == "__main__":

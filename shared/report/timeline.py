@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import files
-from shared.errors import LabError
+from shared.errors import LabError, command
 from shared.load.client import Trace
 from shared.results import ledger
 from shared.results.reading import Entry
@@ -147,19 +147,15 @@ def named(what: str, name: str, pid: int, tid: int) -> Event:
     return {"name": f"{what}_name", "ph": "M", "ts": 0, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
-def main(arguments: Sequence[str]) -> int:
+@command
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m shared.report.timeline", description="A run's requests for ui.perfetto.dev, to standard output."
     )
     parser.add_argument("lab", help="such as 3.3.1")
     parser.add_argument("keys", nargs="+", metavar="key", help="such as load/users-4/vllm/round-1")
     asked = parser.parse_args(arguments)
-    try:
-        json.dump(timeline(asked.lab, *asked.keys), sys.stdout)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+    json.dump(timeline(asked.lab, *asked.keys), sys.stdout)
 
 
 if __name__ == "__main__":
