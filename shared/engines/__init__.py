@@ -1,4 +1,4 @@
-"""Every engine of the module, one file each, as data."""
+"""Every engine of the course as data, one file each."""
 
 from shared.engines import llamacpp, ollama, sglang, trtllm, vllm
 from shared.engines.spec import CAPABILITIES, EngineSpec, Flags, LaunchPlan, as_arguments
@@ -11,7 +11,7 @@ __all__ = ["CAPABILITIES", "ENGINES", "EngineSpec", "Flags", "LaunchPlan", "as_a
 
 
 def matrix(runner: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """What each engine can do when started by this runner, as header and rows; each "no" with its reason."""
+    """What each engine can do when started by this runner, as header and rows. Each "no" has its reason."""
     header = ("engine", *CAPABILITIES)
     rows = [
         (spec.title, *(f"no: {why}" if (why := spec.why_not(runner, c)) else "yes" for c in CAPABILITIES))

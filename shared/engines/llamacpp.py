@@ -1,4 +1,4 @@
-"""llama.cpp's own server. `-c` is the context of all `-np` slots together."""
+"""llama.cpp's own server. `-c` sets the context of all `-np` slots together."""
 
 from collections.abc import Mapping
 
@@ -48,7 +48,7 @@ def kv_bytes(model: ModelChoice, flags: Flags) -> int:
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    # Without -c (or with 0) it takes the model's whole context: 16 GiB with Llama 3.1's.
+    # Without -c (or with 0) it uses the model's whole context, which is 16 GiB for Llama 3.1.
     context = whole_number(flags, "-c")
     return context * model.kv_bytes_per_token() if context else None
 
@@ -91,7 +91,7 @@ SPEC = EngineSpec(
     ),
     reads="gguf",
     token_ids="llamacpp",
-    # Without `cache_prompt: false` a slot would reuse the template's first tokens of its last prompt.
+    # Without `cache_prompt: false` a slot would reuse the template's first tokens from its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
     counters=COUNTERS,
 )

@@ -1,7 +1,7 @@
-"""Ollama's own server. It takes its settings from the environment, so its flags here are variables.
+"""Ollama's own server. It reads its settings from the environment, so its flags are variables.
 
-It answers by running llama.cpp's `llama-server` below itself, and passes its environment on to it: that is
-how the number of threads and the counters get there.
+Ollama runs llama.cpp's `llama-server` as a child and passes its environment on. That is how the number of threads is
+set and the counters are switched on.
 """
 
 import re
@@ -26,8 +26,8 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
     return {
         "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         "OLLAMA_MODELS": str(store),
-        "HOME": str(store),  # it would write a key into ~/.ollama: a user's own Ollama is not touched
-        "OLLAMA_KEEP_ALIVE": "-1",  # or it unloads the model after five minutes
+        "HOME": str(store),  # it writes a key into ~/.ollama, which belongs to the user's own Ollama
+        "OLLAMA_KEEP_ALIVE": "-1",  # its default is to unload the model after five minutes
         "OLLAMA_NO_CLOUD": "1",
         "LLAMA_ARG_THREADS": str(plan.cores),
         "LLAMA_ARG_ENDPOINT_METRICS": "1",
@@ -39,23 +39,23 @@ def served_name(model: ModelChoice, precision: str) -> str:
 
 
 def create(url: str, model: ModelChoice, precision: str) -> None:
-    """Make the model known to it, from the GGUF file that every engine of llama.cpp's family reads.
+    """Register the model in Ollama, from the GGUF file that llama.cpp reads too. Raises LabError if Ollama refuses it.
 
-    A chat template that Ollama doesn't recognise is given with the model, and its penalty on repeated tokens is
-    switched off: it would make greedy text another model's. Done again at each start: nothing is copied twice.
+    A chat template that Ollama doesn't recognise is registered with the model. Ollama's penalty on repeated tokens is
+    switched off, because it would change greedy text. This runs at each start, and copies the file only once.
     """
-    from ollama import Client, ResponseError  # its own client; takes half a second to import
+    from ollama import Client, ResponseError  # Ollama's own client; takes half a second to import
 
     if model.local:
         digest = model.sha256(precision)
         stored = paths.cache() / "models" / "ollama" / "blobs" / f"sha256-{digest}"
         if stored.exists() and sha256(stored) != digest:
-            stored.unlink()  # torn: it would be taken for whole
+            stored.unlink()  # torn; Ollama would not notice
     else:
         weights = hub.fetch(model.source("gguf", precision))
         name = weights.resolve().name  # the hub's cache names a large file by its hash
         digest = name if len(name) == 64 else sha256(weights)
-    client = Client(url, trust_env=False)  # it reaches this machine without a proxy
+    client = Client(url, trust_env=False)  # a proxy does not reach this machine's 127.0.0.1
     parameters: dict[str, object] = {"repeat_penalty": 1.0}
     if model.stops:
         parameters["stop"] = list(model.stops)
@@ -78,13 +78,13 @@ def has_blob(url: str, digest: str) -> bool:
 
 
 def flags_fault(log: str, flags: Flags) -> str:
-    """Ollama goes on with its default where it doesn't know a setting or can't read its value; its log tells."""
+    """What Ollama's log shows about a flag that it ignored, because it has no such setting or can't read the value."""
     if unread := re.search(r"invalid environment variable.* key=(\S+) value=(\S*)", log):
         return f"can't read {unread[1]}={unread[2]}"
     known = re.search(r'msg="server config" env="map\[(.*)\]"', log)
-    settings = [name for name in flags if not name.startswith("LLAMA_ARG_")]  # those are its llama-server's
+    settings = [name for name in flags if not name.startswith("LLAMA_ARG_")]  # the others belong to its llama-server
     unknown = [name for name in settings if known and f"{name}:" not in known[1]]
-    return f"knows no setting {unknown[0]}" if unknown else ""
+    return f"has no setting {unknown[0]}" if unknown else ""
 
 
 def container_env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -102,11 +102,11 @@ def kv_bytes(model: ModelChoice, flags: Flags) -> int:
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    # Where it isn't told, it picks 256k tokens on a machine with as much memory as a Spark.
+    # Its default is 256k tokens on a machine with as much memory as a Spark.
     return kv_bytes(model, flags) if whole_number(flags, "OLLAMA_CONTEXT_LENGTH") else None
 
 
-NO_DRAFT = "its API offers drafts only of models that carry their own (MTP, DFlash)"
+NO_DRAFT = "its API offers drafts only for models that contain their own (MTP, DFlash)"
 NO_METRICS = "it has no metrics of its own"
 SPEC = EngineSpec(
     name="ollama",
@@ -122,7 +122,7 @@ SPEC = EngineSpec(
             "draft model": NO_DRAFT,
             "EAGLE-3": NO_DRAFT,
             "tensor parallel": "it splits a model by layers only",
-            "Prometheus": f"{NO_METRICS}; the labs read its llama-server's",
+            "Prometheus": f"{NO_METRICS}; the labs read those of its llama-server",
         },
     ),
     container=Container(

@@ -1,7 +1,7 @@
 """SGLang's server: on its CPU path with torch's own attention, or in its container.
 
-`--max-total-tokens` bounds the KV cache (else it takes half the memory), `--sleep-on-idle` keeps its
-scheduler from spinning a core while it has nothing to do.
+`--max-total-tokens` limits the KV cache, which else takes half the memory. `--sleep-on-idle` keeps an idle scheduler
+from using a core.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def command(plan: LaunchPlan) -> list[str]:
         "--skip-server-warmup",
         "--sleep-on-idle",
         "--enable-metrics",
-        "--enable-cache-report",  # says in each answer how many prompt tokens a cache supplied
+        "--enable-cache-report",  # each answer then has the number of prompt tokens from a cache
     ]
 
 
@@ -51,7 +51,7 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
 
 
 def arguments(plan: LaunchPlan) -> list[str]:
-    # Without autotune: with it one owner saw memory fall to zero, without it a server ran for a week.
+    # Autotune is off. With it, one owner saw free memory fall to zero. Without it, a server ran for a week.
     return [
         "python3",
         "-m",
@@ -84,7 +84,7 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
 
 
 def speculate(head: str) -> Flags:
-    # All three numbers or none: it refuses a part of them.
+    # SGLang accepts all three numbers or none.
     return {
         "--speculative-algorithm": "EAGLE3",
         "--speculative-draft-model-path": head,
@@ -95,7 +95,7 @@ def speculate(head: str) -> Flags:
 
 
 SHARE = "--mem-fraction-static"
-NO_KERNEL = "its CPU kernels are no package; the labs' stand-in doesn't supply it"
+NO_KERNEL = "its CPU kernels are not packaged, and the labs' stand-in doesn't include this one"
 SPEC = EngineSpec(
     name="sglang",
     title="SGLang",

@@ -1,4 +1,4 @@
-"""What the labs need to know of an engine, as data."""
+"""What the labs need to know about an engine, as data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3",
 class LaunchPlan:
     """What a start command is made of."""
 
-    home: Path  # where the engine is installed; of a container, where the labs keep what they mount into it
+    home: Path  # where the engine is installed; for a container, the folder that is mounted into it
     model: ModelChoice
     precision: str
-    port: int  # where it is to listen; in a container always the image's own
+    port: int  # on which the engine listens; in a container always the image's own
     cores: int
-    flags: Flags = field(default_factory=dict)  # those that a notebook shows; appended to the command
+    flags: Flags = field(default_factory=dict)  # as a notebook shows them; appended to the command
     weights: str = ""  # the file, folder or repository to load, as the engine sees it
-    kv_bytes: int = 0  # the KV cache that the flags ask for
-    share: float = 0.0  # of the GPU's memory: weights, KV cache and the engine's own, together
+    kv_bytes: int = 0  # the size of the KV cache that the flags ask for
+    share: float = 0.0  # of the GPU's memory, for weights, KV cache and the engine itself together
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,30 @@ class Native:
 
     command: Callable[[LaunchPlan], list[str]]  # without the notebook's flags
     env: Callable[[LaunchPlan], Mapping[str, str]]
-    startup_s: int  # what to expect on two cores, said while waiting
-    overhead_gib: float  # its processes, beside weights and KV cache; measured on two cores
-    precisions: tuple[str, ...] = ("BF16",)  # the weights that it loads; the first is the default
-    on_torch: bool = False  # computes in hardware.torch_dtype(), and so may widen what it loads
-    kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # what it sets apart for keys and values
+    startup_s: int  # on two cores; printed while the engine starts
+    overhead_gib: float  # of its processes, without weights and KV cache; measured on two cores
+    precisions: tuple[str, ...] = ("BF16",)  # of weights that it can load; the first is the default
+    on_torch: bool = False  # computes in hardware.torch_dtype(), which may be wider than the weights
+    kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # size of its KV cache
     ready_within_s: float = 300
     cannot: Mapping[str, str] = field(default_factory=dict)  # capability → reason
 
 
 @dataclass(frozen=True)
 class Container:
-    """An engine in its image, on an NVIDIA GPU. Nobody here has run one: see environment/verified."""
+    """An engine in its image, on an NVIDIA GPU. None was run when this was written: see environment/verified."""
 
     image: str  # its name in environment/containers/images.toml
-    arguments: Callable[[LaunchPlan], list[str]]  # what follows the image, whose entrypoint stays; without the flags
-    startup_s: int  # a guess, said while waiting: compiling kernels and loading 16 GB
-    overhead_gib: float  # beside weights and KV cache, as owners of a Spark reported
-    kv_bytes: Callable[[ModelChoice, Flags], int | None]  # None: the flags leave the KV cache to the engine's default
-    bound_by: str  # the flags that `kv_bytes` needs, for the error
+    arguments: Callable[[LaunchPlan], list[str]]  # after the image's name; without the flags. The entrypoint stays.
+    startup_s: int  # estimated for compiling kernels and loading 16 GB; printed while the engine starts
+    overhead_gib: float  # without weights and KV cache, as owners of a Spark reported
+    kv_bytes: Callable[[ModelChoice, Flags], int | None]  # None if the flags set no limit
+    bound_by: str  # the flags that `kv_bytes` needs, as the error names them
     env: Callable[[LaunchPlan], Mapping[str, str]] = lambda _: {}
     files: Callable[[LaunchPlan], Mapping[str, str]] = lambda _: {}  # name below /labs in the container → its text
-    share_flag: str = ""  # the notebook's own word on the share of memory, if the engine has such a flag
+    share_flag: str = ""  # the flag that sets the share of memory, if the engine has one
     precisions: tuple[str, ...] = ("BF16",)
-    ready_within_s: float = 1800  # a 16 GB load from a cold disk, kernels compiled for a new GPU
+    ready_within_s: float = 1800  # loading 16 GB from a cold disk, compiling kernels for a new GPU
     speculate: Callable[[str], Flags] | None = None  # (the EAGLE-3 head's repository or folder) → flags
     cannot: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,23 +70,23 @@ class EngineSpec:
     name: str
     title: str
     reads: str  # "gguf" | "hf": a GGUF file per precision, or the safetensors folder
-    token_ids: str  # how it returns the ids of generated tokens: see api.greedy_tokens
+    token_ids: str  # how it returns the ids of generated tokens: see http.greedy_tokens
     container: Container
     native: Native | None = None
-    no_native: str = ""  # why there is no native way
-    built_on: str = ""  # another engine, whose programs it runs natively
-    flags_in: str = "arguments"  # or "environment": where it takes its flags from
-    flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags): which one it silently left aside
-    served_name: Callable[[ModelChoice, str], str] = lambda model, _: model.name  # as requests name the model
+    no_native: str = ""  # why it can't run natively
+    built_on: str = ""  # the name of another engine whose programs it runs natively
+    flags_in: str = "arguments"  # or "environment": where it reads its flags
+    flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags) → which flag it silently ignored
+    served_name: Callable[[ModelChoice, str], str] = lambda model, _: model.name  # the model's name in requests
     prepare: Callable[[str, ModelChoice, str], None] | None = None  # (url, model, precision), before the first token
     health: str = "/health"
     metrics: str = "/metrics"  # Prometheus text; "" if it has none
-    metrics_of: str = ""  # the program below it that serves the metrics, if it isn't the engine itself
-    counters: Mapping[str, str] = field(default_factory=dict)  # our name → its metric's
+    metrics_of: str = ""  # the child program that serves the metrics, if the engine itself doesn't
+    counters: Mapping[str, str] = field(default_factory=dict)  # our name → the name of its metric
     exact_length: Mapping[str, object] = field(default_factory=dict)  # request fields that suppress end-of-text
 
     def way(self, runner: str) -> Native | Container:
-        """How it is started by this runner ("native" | "container"). Raises LabError if it can't be."""
+        """How this runner ("native" | "container") starts it. Raises LabError if it can't."""
         if runner == "container":
             return self.container
         if self.native is None:
@@ -94,25 +94,25 @@ class EngineSpec:
         return self.native
 
     def weights_form(self, model: ModelChoice, precision: str) -> str:
-        """What the ModelChoice calls these weights for this engine."""
+        """The key under which the ModelChoice has these weights for this engine."""
         if not model.local:
             return f"{self.reads} {precision}"
         return precision if self.reads == "gguf" else "hf"
 
     def dtype(self, runner: str) -> str:
-        """What it is told to compute in; "" for an engine that decides by itself."""
+        """The data type that the labs make it compute in, or "" for an engine that decides by itself."""
         native = self.native if runner == "native" else None
         return torch_dtype() if native and native.on_torch else ""
 
     def why_not(self, runner: str, capability: str) -> str:
-        """Why it can't do this when started by this runner; "" if it can."""
+        """Why it lacks this capability when started by this runner, or "" if it has it."""
         if runner == "container":
             return self.container.cannot.get(capability, "")
         return self.no_native if self.native is None else self.native.cannot.get(capability, "")
 
 
 def as_arguments(flags: Flags) -> list[str]:
-    """{"--a": 1, "--b": True, "--c": False} → ["--a", "1", "--b"]: False leaves a switch out."""
+    """{"--a": 1, "--b": True, "--c": False} → ["--a", "1", "--b"]. False leaves a switch out."""
     out: list[str] = []
     for flag, value in flags.items():
         if value is not False:
@@ -121,10 +121,10 @@ def as_arguments(flags: Flags) -> list[str]:
 
 
 def whole_number(flags: Flags, name: str) -> int | None:
-    """The whole number that this flag is set to, None if it isn't set. Raises LabError if it is something else."""
+    """The whole number that this flag is set to, or None if it isn't set. Raises LabError for any other value."""
     if name not in flags:
         return None
     try:
         return int(str(flags[name]))
     except ValueError:
-        raise LabError(f"{name} is {flags[name]!r}, and it takes a whole number.", "correct the flag") from None
+        raise LabError(f"{name} is {flags[name]!r}, but must be a whole number.", "correct the flag") from None

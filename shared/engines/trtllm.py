@@ -1,7 +1,7 @@
-"""TensorRT-LLM's server. It needs an NVIDIA GPU for everything, so there is no native way.
+"""TensorRT-LLM's server. It needs an NVIDIA GPU, so it runs only in its container.
 
-Its command line takes the sizes; everything else stands in a YAML file. A flag here that doesn't begin with
-"--" is a key of that file: {"--max_batch_size": 16, "enable_chunked_prefill": True}.
+Its command line takes the sizes, and a YAML file everything else. A flag that doesn't begin with "--" becomes a key of
+that file: {"--max_batch_size": 16, "enable_chunked_prefill": True}.
 """
 
 import json
@@ -25,14 +25,14 @@ def arguments(plan: LaunchPlan) -> list[str]:
 
 
 def config(plan: LaunchPlan) -> Mapping[str, str]:
-    """The YAML file (JSON is YAML). The KV cache is bounded in tokens; the fraction, of what is free, must allow it."""
+    """The YAML file, written as JSON. `max_tokens` limits the KV cache; the fraction of free memory must allow it."""
     keys = {
         "kv_cache_config": {
             "max_tokens": plan.kv_bytes // plan.model.kv_bytes_per_token(),
             "free_gpu_memory_fraction": round(max(plan.share, 0.1), 2),
         },
         "enable_iter_perf_stats": True,
-        "return_perf_metrics": True,  # else there is no /prometheus/metrics
+        "return_perf_metrics": True,  # /prometheus/metrics exists only with it
         **{key: value for key, value in plan.flags.items() if not key.startswith("--")},
     }
     return {"config.yml": json.dumps(keys, indent=2)}

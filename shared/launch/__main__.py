@@ -1,4 +1,4 @@
-"""`make down`: end whatever any notebook has left.
+"""`make down`: end every engine that a notebook left running.
 
 python -m shared.launch down
 """

@@ -1,10 +1,10 @@
-"""Engines in containers: which image, whether it suits this machine, fetching it, and the `docker run` that starts it.
+"""Engines in containers: the image, whether it suits this machine, its pull, and the `docker run` that starts it.
 
-Only the `docker` command line is used, as a person would: what it was told can be read and typed again. The runner
-is attached (`docker run` without --detach), so that the engine's output is in its log and its exit code is known;
-the watchdog removes the container when its owner ends.
+Everything goes through the `docker` command line, so that each command can be read and typed again. `docker run` stays
+attached (no --detach), so that the engine's output is in its log and its exit code is known. The watchdog removes the
+container when its owner ends.
 
-Nobody here has run one on a DGX Spark: see `make verify-spark`.
+No command was run on a DGX Spark: see `make verify-spark`.
 """
 
 import functools
@@ -29,7 +29,7 @@ IMAGES = paths.REPO / "environment" / "containers" / "images.toml"
 LABEL = "inference-engine-labs"
 HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
-UNPACKED = 3  # disk that an image takes while it is fetched and unpacked, as a multiple of its download
+UNPACKED = 3  # disk space for the pull and unpacking of an image, as a multiple of its download
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Image:
     name: str
     image: str
     tag: str
-    digest: str  # "" where it isn't known: then the tag decides
-    port: int  # where the engine listens inside
+    digest: str  # "" if unknown: then the tag decides
+    port: int  # on which the engine listens inside the container
 
     @property
     def reference(self) -> str:
-        """What docker is told: pinned by digest where it is known."""
+        """The image's name for docker, pinned by its digest if that is known."""
         return f"{self.image}:{self.tag}" + (f"@{self.digest}" if self.digest else "")
 
 
 @functools.cache
 def images() -> Mapping[str, Image]:
-    """Every image of images.toml by its name."""
+    """Every image of images.toml, by its name."""
     rows = tomllib.loads(IMAGES.read_text())
     return {
         name: Image(name, row["image"], row["tag"], row.get("digest", ""), row.get("port", 0))
@@ -59,15 +59,15 @@ def images() -> Mapping[str, Image]:
 
 
 def refused(what: str, output: str) -> LabError:
-    """The error for a docker command that failed: its own words, and the fix if they are known."""
-    printed = output.strip().splitlines()[-1][:300] if output.strip() else "it said nothing"
+    """The error of a docker command that failed: the last line of its output, and the cause and fix if known."""
+    printed = f"printed: {output.strip().splitlines()[-1][:300]}" if output.strip() else "printed nothing."
     known = symptoms.recognised(output.splitlines(), "spark", "docker")
     cause, fix = (f": {known[0][0].cause}", known[0][0].fix) if known else ("", "make doctor")
-    return LabError(f"docker could not {what}{cause}. It says: {printed}", fix)
+    return LabError(f"docker could not {what}{cause}. It {printed}", fix)
 
 
 def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:
-    """The output of a docker command. Raises LabError in docker's own words if it fails or hangs."""
+    """Run a docker command and return its output. Raises LabError, with docker's message, if it fails or hangs."""
     try:
         answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
@@ -80,12 +80,12 @@ def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:
 
 
 def name_for(spec: EngineSpec, port: int) -> str:
-    """What the container of this engine is called: the port keeps two of one kind apart."""
+    """The name of this engine's container. The port keeps two containers of one engine apart."""
     return f"{LABEL}-{spec.name}-{port}"
 
 
 def present(image: Image) -> bool:
-    """Whether the image is on this machine already."""
+    """Whether the image is already on this machine."""
     try:
         return (
             subprocess.run(["docker", "image", "inspect", image.reference], capture_output=True, timeout=30).returncode
@@ -96,25 +96,25 @@ def present(image: Image) -> bool:
 
 
 def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
-    """Have the image here, or raise LabError: first whether it suits this processor and the disk, then the pull."""
+    """Pull the image if it is missing. Raises LabError before the pull if it doesn't suit the processor or the disk."""
     if present(image):
         return
     size = check_manifest(image, architecture)
-    root = Path(docker("info", "--format", "{{.DockerRootDir}}", what="say where it keeps images").strip())
-    while not root.exists():  # it may be hidden from us
+    root = Path(docker("info", "--format", "{{.DockerRootDir}}", what="find its image folder").strip())
+    while not root.exists():  # this user may not see it
         root = root.parent
     free, need = shutil.disk_usage(root).free, UNPACKED * size
     if free < need:
         raise LabError(
-            f"{image.reference} is a download of {size / 2**30:.1f} GiB and takes about {need / 2**30:.0f} GiB while "
-            f"it is unpacked, and {free / 2**30:.0f} GiB are free in {root}.",
+            f"{image.reference} is a download of {size / 2**30:.1f} GiB and needs about {need / 2**30:.0f} GiB while "
+            f"it is unpacked, but only {free / 2**30:.0f} GiB are free in {root}.",
             "docker system prune, or free some space",
         )
     pull(image, size, quiet)
 
 
 def check_manifest(image: Image, architecture: str) -> int:
-    """The bytes to download for this processor. Raises LabError if the image isn't made for it."""
+    """The bytes to download for this processor. Raises LabError if the image has no version for it."""
     wanted = {"aarch64": "arm64", "x86_64": "amd64"}.get(architecture, architecture)
     text = docker("manifest", "inspect", "--verbose", image.reference, what=f"find {image.reference}", timeout_s=120)
     found = json.loads(text)
@@ -126,14 +126,14 @@ def check_manifest(image: Image, architecture: str) -> int:
     if wanted not in made_for:
         there = ", ".join(name for name in made_for if name != "unknown")
         raise LabError(
-            f"{image.reference} is made for {there or 'no named processor'}, and this is {wanted}.",
-            "see images.toml for another image",
+            f"{image.reference} is made for {there or 'no named processor'}, but this machine is {wanted}.",
+            "choose another image in environment/containers/images.toml",
         )
     return made_for[wanted]
 
 
 def pull(image: Image, size: int, quiet: bool) -> None:
-    """Fetch it, layer by layer, with a line of progress. Ctrl-C ends the pull; layers that are whole are kept."""
+    """Pull the image, and show the finished layers. Ctrl-C ends the pull, and finished layers are kept."""
     title = f"pulling {image.image}:{image.tag} ({size / 2**30:.1f} GiB)"
     printed, layers, done = "", set(), set()
     process = subprocess.Popen(
@@ -168,18 +168,18 @@ def pull(image: Image, size: int, quiet: bool) -> None:
 def run_command(
     spec: EngineSpec, plan: LaunchPlan, flags: Sequence[str], *, name: str, port: int, hub: Path, gpu: Sequence[str]
 ) -> list[str]:
-    """The whole `docker run`: one engine, on 127.0.0.1:`port`, all GPUs, the hub's cache mounted.
+    """The `docker run` command of one engine, on 127.0.0.1:`port`, with all GPUs and the hub's cache.
 
-    `--ipc=host` because the engine's processes, and NCCL, share memory. No restart policy: a crash loop on a Spark
-    leaked memory until the machine died. No --memory: it doesn't see what CUDA allocates.
+    It has `--ipc=host`, because the engine's processes, and NCCL, share memory. It has no restart policy, because a
+    crash loop on a Spark leaked memory until the machine died. It has no --memory, which ignores CUDA's allocations.
     """
     way, image = spec.container, images()[spec.container.image]
     settings = dict(way.env(plan))
     if spec.flags_in == "environment":
         settings |= {key: str(value) for key, value in plan.flags.items()}
-    # Kernels that it has compiled are there at the next start: an owner's first start of SGLang took ten minutes.
+    # The cache keeps compiled kernels for the next start. One owner's first start of SGLang took ten minutes.
     mounts = [f"{LABEL}-{spec.name}-cache:/root/.cache", f"{hub}:{HUB_INSIDE}"]
-    if spec.prepare:  # it keeps a copy of the weights
+    if spec.prepare:  # the engine keeps a copy of the weights
         mounts.append(f"{LABEL}-{spec.name}:/root/.{spec.name}")
     if way.files(plan):
         mounts.append(f"{plan.home}:{FILES_INSIDE}:ro")
@@ -202,7 +202,7 @@ def run_command(
         "--publish",
         f"127.0.0.1:{port}:{image.port}",
         *(word for mount in mounts for word in ("--volume", mount)),
-        # By name, without a value: the token is in no command line, log or result.
+        # The token is passed by name, without its value, so that no command line, log or result contains it.
         "--env",
         "HF_TOKEN",
         "--env",
@@ -215,14 +215,14 @@ def run_command(
 
 
 def write_files(way: Container, plan: LaunchPlan) -> None:
-    """What the engine reads from /labs."""
+    """Write the files that the engine reads from /labs."""
     for name, text in way.files(plan).items():
         plan.home.mkdir(parents=True, exist_ok=True)
         (plan.home / name).write_text(text)
 
 
 def removal(name: str) -> list[str]:
-    """The command that ends and removes a container, whatever state it is in."""
+    """The command that ends and removes a container, whatever its state."""
     return ["docker", "rm", "--force", "--volumes", name]
 
 
@@ -235,15 +235,15 @@ def resume(name: str) -> None:
 
 
 def pid(name: str) -> int | None:
-    """The id of its first process, as this machine sees it; None if there is no such container."""
+    """The id of the container's first process on this machine, or None if there is no such container."""
     try:
-        return int(docker("inspect", "--format", "{{.State.Pid}}", name, what="look")) or None
+        return int(docker("inspect", "--format", "{{.State.Pid}}", name, what=f"inspect {name}")) or None
     except (LabError, ValueError):
         return None
 
 
 def left() -> list[str]:
-    """Names of the labs' containers, running or not; none where there is no docker."""
+    """Names of the labs' containers, running or not. Empty if docker is not available."""
     try:
         return docker(
             "ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}", what="list containers"
@@ -257,7 +257,7 @@ def remove(name: str) -> None:
 
 
 def digest(image: Image) -> str:
-    """The digest by which the registry knows what is here, for provenance; the image's own id if there is none."""
+    """The registry's digest of the local image, for provenance, or the image's own id if it has no digest."""
     text = docker("image", "inspect", "--format", "{{json .}}", image.reference, what=f"inspect {image.reference}")
     row = json.loads(text)
     digests = row.get("RepoDigests") or []

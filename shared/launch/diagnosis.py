@@ -1,4 +1,4 @@
-"""What to say of an engine that failed: its own last words, and what they usually mean."""
+"""The error of an engine that failed: the last lines of its log, and the likeliest causes."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,10 @@ from shared.launch.watchdog import GUARD_EXIT
 
 
 def failure(engine: Engine, what: str) -> LabError:
-    """The error for an engine that failed: its last words, what they usually mean, and which of them mean it."""
+    """The error of an engine that failed. `what` is its first sentence.
+
+    Then follow the last lines of the log and the likeliest causes, or the memory guard's samples if the guard ended it.
+    """
     if engine.process.exit_code() == GUARD_EXIT:
         return LabError(f"{what} {memory.story(engine.log.with_suffix('.memory'), engine.need)}")
     tail = "\n".join(f"  | {line[:200]}" for line in engine.tail().splitlines())
@@ -23,20 +26,20 @@ def failure(engine: Engine, what: str) -> LabError:
 
 
 def likely_causes(spec: EngineSpec, log: Path, in_container: bool) -> list[str]:
-    """At most three, each with its fix and the line of the log that it was recognised by."""
+    """At most three causes, each with its fix and the line of the log that shows it."""
     lines = log.read_text(errors="replace").splitlines()
     areas = (spec.name, *filter(None, [spec.built_on]), *(("spark", "docker") if in_container else ()), "engine")
-    found: dict[str, str] = {}  # by the line: of two causes for one line the more special comes first
+    found: dict[str, str] = {}  # by line: of two causes for one line, the more specific comes first and is kept
     for row, line in symptoms.recognised(lines, *areas):
-        found.setdefault(cut(line), f"{row.cause} → {row.fix}\n     as it says: {cut(line)}")
+        found.setdefault(cut(line), f"{row.cause} → {row.fix}\n     seen in its log: {cut(line)}")
     if found:
         return list(found.values())[:3]
-    # The first exception is the one that the others follow from.
+    # The first exception caused the later ones.
     first = next((line for line in lines if re.search(r"^(\([^)]*\) ERROR .*\] )?[\w.]+Error: ", line)), None)
-    return [f"none recognised; its first error: {cut(first)}" if first else "none recognised"]
+    return [f"no known cause; the first error in its log: {cut(first)}" if first else "no known cause"]
 
 
 def cut(line: str) -> str:
-    """A line of a log as a message can carry it."""
+    """A line of a log, cut to 300 characters for a message."""
     line = line.strip()
     return line if len(line) <= 300 else line[:299] + "…"

@@ -4,10 +4,10 @@
         engine.url        # http://127.0.0.1:<port>
         engine.command    # exactly what was run
 
-On a machine with an NVIDIA GPU it runs in its container (shared/launch/containers.py), else natively on the processor.
-Either way it runs under a watchdog (shared/launch/watchdog.py): it ends when this Python process ends, kill -9
-included, and when memory falls below a floor. `python -m shared.launch down` (make down) ends whatever any
-notebook has left.
+On a machine with an NVIDIA GPU the engine runs in its container (shared/launch/containers.py), else natively on the
+processor. Either way it runs under a watchdog (shared/launch/watchdog.py), which ends the engine when this Python
+process ends, kill -9 included, and when free memory falls below a floor. `python -m shared.launch down` (make down)
+ends every engine that a notebook left running.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from shared import paths
 from shared.engines import ENGINES, EngineSpec, Flags, LaunchPlan, as_arguments
-from shared.engines.http import get, post_json
+from shared.engines.http import client, get, post_json
 from shared.engines.spec import Native
 from shared.errors import LabError
 from shared.files import held
@@ -40,11 +40,11 @@ from shared.models import hub
 from shared.models.choice import ModelChoice
 from shared.processes import descendants, free_port, port_taken, start_time
 
-# How often a waiting line is written. A notebook's front end may read a cell's output only when the cell has
-# ended (nbval does), and of more than a thousand messages the last are lost.
+# A waiting line is written at most once a second. nbval reads a cell's output only when the cell has ended, and loses
+# the last of more than a thousand messages.
 ONCE_A_SECOND: dict[str, Any] = {"mininterval": 1, "miniters": 0}
 
-_running: dict[str, Engine] = {}  # by engine name: this process's own, so that a cell run twice starts one
+_running: dict[str, Engine] = {}  # the engines of this process by name, so that a cell run twice starts one engine
 
 
 def launch(
@@ -60,9 +60,11 @@ def launch(
 ) -> Engine:
     """Start the engine `name` and return it once it has answered one request.
 
-    The same engine with the same model, flags and cores, if it runs already, is returned as it is; with
-    other ones it is ended first. Raises LabError if the engine isn't installed or doesn't fit into memory,
-    and with the log's last lines and the likeliest causes if it dies or isn't ready within `timeout_s`.
+    If the same engine already runs with the same model, precision, flags and cores, it is returned. If it runs with
+    other ones, it is ended first.
+
+    Raises LabError if the engine isn't installed or doesn't fit into memory. If it dies, or isn't ready within
+    `timeout_s`, the error shows the last lines of its log and the likeliest causes.
     """
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
@@ -70,14 +72,16 @@ def launch(
     way = spec.way(machine.runner)
     precision = precision or way.precisions[0]
     if precision not in way.precisions:
-        raise LabError(f"{spec.title} can't load {precision} here.", f"choose one of {', '.join(way.precisions)}")
+        raise LabError(
+            f"{spec.title} can't load {precision} on this machine.", f"choose one of {', '.join(way.precisions)}"
+        )
     cores = cores or machine.cores
     old = _running.get(name)
     if old:
         same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
         if same and old.alive and port in (None, old.port):
             return old
-        if not old.alive or keeper() is None:  # else it is held still below
+        if not old.alive or keeper() is None:  # else reuse.take_over pauses it
             old.end()
         del _running[name]
     if isinstance(way, Native):
@@ -87,21 +91,22 @@ def launch(
     if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed, in_use):
         _running[name] = engine
         if not quiet:
-            print(f"{spec.title} {engine.version} answers on {engine.url}, started for an earlier notebook")
+            print(f"{spec.title} {engine.version} answers on {engine.url}. An earlier notebook started it.")
         return engine
     memory.require(spec, needed, flags, machine, own_container_pids())
     if port and port_taken(port):
         raise LabError(
             f"Port {port} of 127.0.0.1 is taken by another program.",
-            f"leave `port` out, for a free one; `ss -ltnp 'sport = :{port}'` says who has it",
+            f"leave `port` out to get a free one; `ss -ltnp 'sport = :{port}'` shows which program uses {port}",
         )
     port = port or free_port()
+    client()  # imports httpx now, which would otherwise delay the first look at the started engine
     if isinstance(way, Native):
         weights = str(model.weights(spec.weights_form(model, precision)))
         if (ignored := inherited_environment()[1]) and not quiet:
             print(
-                f"Not passed on to {spec.title}: {', '.join(ignored)}. Engines are set by flags, so that a result "
-                "shows its settings."
+                f"Not passed on to {spec.title}: {', '.join(ignored)}. Set engines by flags instead, so that each "
+                "result records its settings."
             )
         engine = start_native(spec, LaunchPlan(home, model, precision, port, cores, flags, weights), needed, machine)
     else:
@@ -123,10 +128,10 @@ def launch(
 
 
 def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, quiet: bool) -> Path:
-    """The folder of the engine; waits, and shows what is going on, while a set-up is still making what it needs:
-    itself, the engine whose programs it runs, the model's weights.
+    """Return the folder of the engine. While a set-up runs, wait for what the launch needs, and show its progress.
 
-    Raises LabError if no set-up is running, or it ends without an engine; missing weights are `models`' to name.
+    A launch needs the engine, the engine whose programs it runs, and the model's weights. Raises LabError if an engine
+    is missing and no set-up runs, or the set-up ended without it. `shared.models` reports missing weights.
     """
     engines = [ENGINES[name] for name in (spec.name, spec.built_on) if name]
     link = {needed.name: paths.cache() / "engines" / needed.name for needed in engines}
@@ -149,7 +154,7 @@ def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, q
 
 
 def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Machine) -> Engine:
-    """Start the native process under its watchdog; does not wait."""
+    """Start the native process under its watchdog, without waiting until it is ready."""
     way = spec.way("native")
     assert isinstance(way, Native)
     command = way.command(what) + (as_arguments(what.flags) if spec.flags_in == "arguments" else [])
@@ -159,7 +164,7 @@ def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Mach
 
 
 def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need, machine: Machine) -> Engine:
-    """Start `docker run` under its watchdog, which removes the container in the end; does not wait."""
+    """Start `docker run` under its watchdog, without waiting until it is ready. The watchdog removes the container."""
     name = containers.name_for(spec, port)
     containers.write_files(spec.container, what)
     arguments = {flag: value for flag, value in what.flags.items() if flag.startswith("-")}
@@ -172,16 +177,19 @@ def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need,
 
 
 def own_container_pids() -> set[int]:
-    """Processes of the containers that this program runs: they may hold the GPU."""
+    """Ids of the processes in the containers that this program runs. They may hold the GPU."""
     first = [pid for e in _running.values() if e.container and e.alive and (pid := containers.pid(e.container))]
     return {pid for one in first for pid in (one, *descendants(one))}
 
 
 def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
-    """Until its health endpoint says so and one token has come back."""
+    """Wait until the health endpoint returns 200, and then until a request has returned one token.
+
+    Raises LabError with the log's last lines if the engine ends, is not ready within `timeout_s`, or returns no token.
+    """
     began = time.monotonic()
     way = engine.spec.way("container" if engine.container else "native")
-    where = "in its container, a guess" if engine.container else "on two cores"
+    where = "in its container, estimated" if engine.container else "on two cores"
     title = f"{engine.spec.title} is starting (about {way.startup_s} s {where})"
     with tqdm(
         bar_format="{desc}: {elapsed}", desc=title, leave=False, file=sys.stdout, disable=quiet, **ONCE_A_SECOND
@@ -201,7 +209,10 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
                 engine.spec.prepare(engine.url, engine.model, engine.precision)
             post_json(engine.url + "/v1/chat/completions", body, timeout_s)
         except (OSError, LabError) as e:
-            raise failure(engine, f"{engine.spec.title} says that it is ready, but gave no token: {e}.") from None
+            raise failure(
+                engine,
+                f"{engine.spec.title} reported that it was ready, but its first request failed: {str(e).rstrip('.')}.",
+            ) from None
     engine.process.ready()
     engine.startup_s = time.monotonic() - began
     if not quiet:
@@ -210,9 +221,9 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
 
 @contextlib.contextmanager
 def alone(engine: object) -> Iterator[None]:
-    """All other engines of this process are paused inside this block, so that none takes time from this one.
+    """Pause all other engines of this process inside the block, so that none takes processor time from this one.
 
-    What is measured may also be no engine of `launch` (the mini engine, None): then all are paused.
+    If `engine` was not started by `launch` (the mini engine, or None), all engines are paused.
     """
     others = [other for other in _running.values() if other is not engine and other.alive]
     for other in others:
@@ -234,7 +245,7 @@ atexit.register(stop_all)
 
 
 def down(parent: int | None = None) -> int:
-    """End every engine that any notebook on this machine (or the process `parent`) started; returns how many."""
+    """End every engine that any notebook on this machine (or only the process `parent`) started. Returns how many."""
     ended = 0
     for file in sorted((paths.cache() / "run").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -243,14 +254,14 @@ def down(parent: int | None = None) -> int:
             if parent not in (None, record["parent"]):
                 continue
             if record["started"] == start_time(pid):
-                os.kill(pid, signal.SIGTERM)  # its watchdog, which ends all below it
+                os.kill(pid, signal.SIGTERM)  # the watchdog, which ends all processes below it
                 while start_time(pid) == record["started"]:
                     time.sleep(0.05)
                 print(f"ended {record['engine']} (process {pid}, port {record['port']})")
                 ended += 1
         file.unlink(missing_ok=True)
     if parent is None:
-        for name in containers.left():  # of an owner whose watchdog was killed as well
+        for name in containers.left():  # left where the watchdog was killed too
             containers.remove(name)
             print(f"removed the container {name}")
             ended += 1

@@ -1,4 +1,4 @@
-"""Processes that end with the program that started them."""
+"""Processes that end when the program that started them ends."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
 class Guarded:
-    """A command under shared/launch/watchdog.py: `end()` ends it and all below it, and so does our own death."""
+    """A command under shared/launch/watchdog.py. `end()`, or the end of this process, ends it with all its children."""
 
     def __init__(
         self,
@@ -31,12 +31,12 @@ class Guarded:
         owner: int | None = None,
         inherited: Mapping[str, str] = os.environ,
     ) -> None:
-        """`env` is added to what is `inherited`; `afterwards` is run when all is over; `guard` holds the arguments
-        of watchdog.Guard.
+        """Start the command with `env` added to the `inherited` variables, and its output written to `log`.
 
-        With an `owner` it lives as long as that process, not as long as this one.
+        `afterwards` is a command that the watchdog runs at the end. `guard` holds the arguments of watchdog.Guard. With
+        an `owner` (a process id), the command lives as long as that process, not as long as this one.
         """
-        read_end, self._lifeline = os.pipe()  # while our end is open, the watchdog lets the command live
+        read_end, self._lifeline = os.pipe()  # the watchdog ends the command when our end is closed
         settings = json.dumps(
             {
                 "lifeline": read_end,
@@ -49,7 +49,7 @@ class Guarded:
         )
         try:
             self._process = subprocess.Popen(
-                # -I -S: only the standard library; no module of shared/ can hide one of it, and it starts faster
+                # -I -S: the standard library only. It starts faster, and no module of shared/ can shadow one of its.
                 [sys.executable, "-I", "-S", str(WATCHDOG), settings, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,18 +67,18 @@ class Guarded:
         self.pid, self._owned = self._process.pid, owner is not None
 
     def exit_code(self) -> int | None:
-        """None while it runs; 128 + n if signal n ended it."""
+        """The exit code, or 128 + n if signal n ended the command. None while it runs."""
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code  # negative: the watchdog itself was killed
 
     def ready(self) -> None:
-        """Say that it has started: from now on the guard's lower floor holds."""
+        """Tell the watchdog that the engine has started. From then on the guard uses its lower floor."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGUSR1)
 
     def end(self) -> None:
-        """End it and everything that it started; returns when they are gone."""
-        lifeline, self._lifeline = self._lifeline, -1  # first: another thread may end it as well
+        """End the command and every process that it started. Returns when they are gone."""
+        lifeline, self._lifeline = self._lifeline, -1  # first, because another thread may call this too
         if lifeline >= 0:
             os.close(lifeline)
             if self._owned and self._process.poll() is None:
@@ -87,20 +87,20 @@ class Guarded:
 
 
 class Adopted:
-    """A guarded command that another process has started, found again by its watchdog's id."""
+    """A guarded command that another process started, identified by the process id and start time of its watchdog."""
 
     def __init__(self, pid: int, started: int) -> None:
         self.pid, self._started = pid, started
 
     def exit_code(self) -> int | None:
-        """None while it runs. How it ended only its parent knows."""
+        """None while it runs, else 1. Only its parent gets the real exit code."""
         return None if start_time(self.pid) == self._started else 1
 
     def ready(self) -> None:
-        """It has started long ago."""
+        """Do nothing: an adopted engine has already started."""
 
     def end(self) -> None:
-        """End it and everything that it started; returns when they are gone."""
+        """End the command and every process that it started. Returns when they are gone."""
         while self.exit_code() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
@@ -108,6 +108,6 @@ class Adopted:
 
 
 def keeper() -> int | None:
-    """The process that engines belong to in place of this one (LABS_ENGINES_OF), where many notebooks share them."""
+    """The process that owns engines instead of this one, where notebooks share them (LABS_ENGINES_OF). Else None."""
     asked = os.environ.get("LABS_ENGINES_OF", "")
     return int(asked) if asked.isdigit() else None

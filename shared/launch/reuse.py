@@ -1,9 +1,9 @@
-"""Engines that stay for the next notebook, where a test runs many, one after the other.
+"""Engines that keep running for the next notebook, when tests run many notebooks in a row.
 
-Where LABS_ENGINES_OF names a process (shared.launch.process.keeper), engines belong to it and end with it; a notebook's
-`stop` leaves them running, and the next launch of the same engine with the same model, flags and cores takes the
-running one over. One with other flags is held still meanwhile, for a later launch that wants it. Where less than
-KEEP_FREE_GIB would stay available, engines that this notebook doesn't use are ended, the least recently used first.
+If LABS_ENGINES_OF names a process (shared.launch.process.keeper), engines belong to that process and end with it. A
+notebook's `stop` leaves them running. The next launch of the same engine with the same model, flags and cores takes the
+running one over. An engine with other flags is paused, for a later launch that wants it. If less than KEEP_FREE_GIB
+would stay available, engines that this notebook doesn't use are ended, the least recently used first.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ KEEP_FREE_GIB = 6  # beside a newly started engine
 
 
 def keep(engine: Engine) -> None:
-    """Add to the record of a running engine what the next notebook must know of it."""
+    """Add to the record of a running engine what the next notebook needs to take it over."""
     if keeper() is None:
         return
     file = record_file(engine.process.pid)
@@ -50,9 +50,9 @@ def take_over(
     needed: Need,
     in_use: Collection[int],
 ) -> Engine | None:
-    """The engine that an earlier launch left, if it is the one that is wanted; any other of its kind is held still.
+    """Return the wanted engine if an earlier launch left it running, else None. Others of the same name are paused.
 
-    If there is none, room is made for it, but the engines with the process ids `in_use` stay.
+    If it is not running, memory is freed for it by `make_room`. Engines with the process ids `in_use` are kept.
     """
     if keeper() is None:
         return None
@@ -78,8 +78,8 @@ def take_over(
             record["startup_s"],
         )
         if record["same"] == wanted and port in (None, record["port"]):
-            engine.resume()  # held still here, or left so by a notebook that was killed while it measured another one
-            file.touch()  # used last
+            engine.resume()  # paused below, or by a notebook that was killed while it measured another engine
+            file.touch()  # the time of last use
             found = engine
         else:
             engine.pause()
@@ -110,7 +110,7 @@ def records() -> Iterator[tuple[Path, Record]]:
 
 
 def identity(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int) -> list[Any]:
-    """What two launches must agree in to be served by one engine, as JSON gives it back."""
+    """What two launches must have in common to share one engine, as it reads back from JSON."""
     weights = model.sha256(spec.weights_form(model, precision))
     same: list[Any] = json.loads(json.dumps([model.name, weights, precision, dict(flags), cores]))
     return same

@@ -1,20 +1,20 @@
-"""Run a command that cannot outlive the program that asked for it, nor eat the machine's last memory.
+"""Run a command that cannot outlive the program that started it, nor use up the machine's memory.
 
     python watchdog.py '{"lifeline": 4, "parent": 4711, ...}' command...
 
-The parent holds the write end of a pipe; this process waits on the read end. However the parent ends,
-kill -9 included, the kernel closes its end, and everything started here is ended: SIGTERM first, SIGKILL
-after `GRACE_S`. Being a "subreaper", this process inherits orphaned grandchildren, so an engine's worker
-that moved into a session of its own is found as well. If the watchdog itself is killed, the kernel kills
-the command (PR_SET_PDEATHSIG).
+The parent holds the write end of a pipe, and this process waits on the read end. However the parent ends, kill -9
+included, the kernel closes the parent's end. The watchdog then ends all its descendants: SIGTERM first, SIGKILL after
+`GRACE_S`. As a "subreaper" it inherits orphaned grandchildren, so it also finds a worker that moved into its own
+session. If the watchdog itself is killed, the kernel kills the command (PR_SET_PDEATHSIG).
 
-A container is no descendant of the `docker run` that started it: `afterwards` is the command that removes it,
-run whatever happened. A guard samples MemAvailable once a second and ends everything at once below a floor: a
-machine whose CPU and GPU share their memory (a DGX Spark) freezes or resets when it runs out, and raises no error.
-It is here, not in the notebook, because a busy interpreter samples late. SIGUSR1 says that the engine is ready:
-from then on the lower floor holds.
+A container is not a descendant of the `docker run` that started it. `afterwards` is the command that removes it, and
+runs whatever happened.
 
-Only the standard library, so that it starts in milliseconds under any Python.
+A guard samples MemAvailable once a second and kills all descendants below a floor. A machine whose CPU and GPU share
+their memory (a DGX Spark) freezes or resets when it runs out, and raises no error. The guard runs in this process,
+because a busy notebook would sample late. SIGUSR1 means that the engine is ready: from then on the lower floor applies.
+
+This file uses only the standard library, so that it starts in milliseconds under any Python.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import time
 from typing import Any
 
 GRACE_S = 3.0
-GUARD_EXIT = 77  # the exit code of an engine that the guard has ended
+GUARD_EXIT = 77  # the exit code of an engine that the guard ended
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -39,7 +39,7 @@ def descendants(root: int) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/stat") as f:
-                # "pid (comm) state ppid ...": comm may hold spaces and brackets, so cut at the last one
+                # "pid (comm) state ppid ...": comm may contain spaces and brackets, so cut at the last bracket
                 state, ppid = f.read().rsplit(")", 1)[1].split()[:2]
                 if state != "Z":
                     parent_of[int(name)] = int(ppid)
@@ -57,7 +57,7 @@ def signal_all(pids: list[int], number: int) -> None:
 
 
 def end_all(grace_s: float = GRACE_S) -> None:
-    """End every descendant of this process: politely, then not. Returns when none is left."""
+    """End every descendant of this process: by SIGTERM, then by SIGKILL. Returns when none is left."""
     own = os.getpid()
     signal_all(descendants(own), signal.SIGTERM)
     signal_all(descendants(own), signal.SIGCONT)  # a paused process acts on no SIGTERM
@@ -69,9 +69,9 @@ def end_all(grace_s: float = GRACE_S) -> None:
 
 
 def has_children() -> bool:
-    """Reap the dead ones; whether any is left. The kernel knows, where a walk over /proc can miss a fork.
+    """Reap ended children. Returns whether any child is left, by waitpid, since a walk over /proc can miss a fork.
 
-    As a subreaper this process becomes the parent of every orphan below it: no child means no descendant.
+    As a subreaper this process becomes the parent of every orphan below it, so no child means no descendant.
     """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -82,9 +82,9 @@ def has_children() -> bool:
 
 
 class Guard:
-    """Samples of the memory that is available, a line a second in a file: when, how much, what the floor was.
+    """Samples the available memory once a second, and writes each sample to a file: time, GiB, floor.
 
-    Each is forced to the disk: after a reset the last ones say what happened.
+    Each line is forced to the disk, so that the last ones are there after the machine was reset.
     """
 
     def __init__(self, meminfo: str, loading_gib: float, running_gib: float, samples: str) -> None:
@@ -93,7 +93,7 @@ class Guard:
         self.began = self.last = time.monotonic() - 1
 
     def tripped(self) -> bool:
-        """Whether less than the floor is available now. Reads once a second, however often it is asked."""
+        """Whether less than the floor is available. Reads at most once a second, however often it is called."""
         now = time.monotonic()
         if now - self.last < 1:
             return False
@@ -101,7 +101,7 @@ class Guard:
         with open(self.meminfo) as f:
             found = [int(line.split()[1]) / 2**20 for line in f if line.startswith("MemAvailable:")]
         if not found:
-            return False  # the file is just being written; the real one never is
+            return False  # a test is writing the file; the real one always has the line
         self.out.write(f"{now - self.began - 1:.1f} s: {found[0]:.2f} GiB available, floor {self.floor:.2f}\n")
         self.out.flush()
         with contextlib.suppress(OSError):  # a full disk must not end an engine
@@ -112,11 +112,11 @@ class Guard:
 def main() -> int:
     settings: dict[str, Any] = json.loads(sys.argv[1])
     lifeline, parent, afterwards = settings["lifeline"], settings["parent"], settings["afterwards"]
-    if settings["owner"]:  # it lives as long as that process, whatever becomes of the parent
+    if settings["owner"]:  # the command lives as long as that process, even if the parent ends
         try:
             lifeline, parent = os.pidfd_open(settings["owner"]), None
         except OSError as e:
-            print(f"the owner, process {settings['owner']}, is gone: {e.strerror}", file=sys.stderr)
+            print(f"the owner, process {settings['owner']}, has ended: {e.strerror}", file=sys.stderr)
             return 143
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -140,7 +140,7 @@ def main() -> int:
 
     def in_child() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != own:  # killed before the line above: no signal will come
+        if os.getppid() != own:  # the watchdog was killed before the line above, so no signal will come
             os._exit(137)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.nice(settings["nice"])
@@ -157,7 +157,7 @@ def main() -> int:
             tripped = True
             signal_all(descendants(own), signal.SIGKILL)  # no grace: memory can fall by 2 GiB a second
             break
-        # The pipe never carries data: readable means that its other end is closed. (A process: that it has ended.)
+        # The pipe carries no data, so readable means that its other end is closed. A pidfd: that the process ended.
         if lifeline in select.select([lifeline, done], [], [], 0.5)[0]:
             break
     code = child.poll()
@@ -165,7 +165,7 @@ def main() -> int:
         remove(afterwards)
     end_all()
     if afterwards and not tripped:
-        remove(afterwards)  # after the polite end: `docker run` has passed SIGTERM on
+        remove(afterwards)  # after SIGTERM, which `docker run` passes on
     if tripped:
         return GUARD_EXIT
     if code is None:
@@ -174,7 +174,7 @@ def main() -> int:
 
 
 def remove(command: list[str]) -> None:
-    """Run the command that removes what is no descendant; what it says is of no interest."""
+    """Run the cleanup command (for example `docker rm`) and ignore its output."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 

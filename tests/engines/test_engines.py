@@ -1,4 +1,4 @@
-"""What the specs say, without starting an engine."""
+"""The specs of all engines, without starting an engine."""
 
 import os
 from dataclasses import replace

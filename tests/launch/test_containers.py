@@ -156,8 +156,9 @@ def test_a_container_that_dies_while_serving_is_said(on_a_spark: Docker, spark_m
     [
         ('could not select device driver "" with capabilities: [[gpu]]', "Container Toolkit is missing", "nvidia-ctk"),
         (
-            "driver failed programming external connectivity: Bind for 127.0.0.1:8000 failed: port is already allocated",
-            "its port is taken",
+            "driver failed programming external connectivity: Bind for 127.0.0.1:8000 failed: port is already "
+            "allocated",
+            "the engine's port is taken",
             "leave `port` out",
         ),
         ('Conflict. The container name "/x" is already in use by container "0123"', "a container of that name", "down"),
@@ -190,7 +191,7 @@ def test_below_the_memory_floor_the_container_is_removed_and_the_samples_shown(
     with pytest.raises(LabError) as error:
         start(spark_model)
     told = str(error.value)
-    assert "The memory guard ended it, before the machine could freeze. vLLM needs" in told
+    assert "The memory guard ended it before the machine could freeze. vLLM needs" in told
     assert "38.00 GiB available, floor 16.00" in told
     assert "15.20 GiB available, floor 16.00" in told
     assert on_a_spark.containers() == []
@@ -222,21 +223,23 @@ def test_docker_that_needs_sudo_is_told_before_anything_is_pulled(docker: Docker
 
 def test_an_image_for_another_processor_is_refused_before_it_is_pulled(docker: Docker) -> None:
     docker.says(platforms={"amd64": 1000})
-    with pytest.raises(LabError, match="is made for amd64, and this is arm64"):
+    with pytest.raises(LabError, match="is made for amd64, but this machine is arm64"):
         ensure(image(), "aarch64")
     assert not any(words[0] == "pull" for words in docker.asked())
 
 
 def test_an_image_that_does_not_fit_on_the_disk_is_refused_before_it_is_pulled(docker: Docker) -> None:
     docker.says(platforms={"arm64": 10**15})
-    with pytest.raises(LabError, match=r"is a download of 931322.6 GiB and takes about .* GiB are free in "):
+    with pytest.raises(
+        LabError, match=r"is a download of 931322.6 GiB and needs about .*, but only .* GiB are free in "
+    ):
         ensure(image(), "aarch64")
     assert not any(words[0] == "pull" for words in docker.asked())
 
 
 def test_a_pull_that_fails_is_told_in_dockers_words(docker: Docker) -> None:
     docker.says(pull_fails="error from registry: unauthorized: <html>...")
-    with pytest.raises(LabError, match=r"could not pull .*the registry wants a login.*\nFix: docker login"):
+    with pytest.raises(LabError, match=r"could not pull .*the registry requires a login.*\nFix: docker login"):
         ensure(image(), "aarch64", quiet=True)
 
 
@@ -312,7 +315,7 @@ def test_make_engines_fetches_every_image_and_goes_on_after_a_failure(
 ) -> None:
     on_a_spark.says(pull_fails="error from registry: unauthorized: <html>...")
     assert container_images.fetch_all(spark) == len(launcher.ENGINES)
-    assert capsys.readouterr().out.count("the registry wants a login") == len(launcher.ENGINES)
+    assert capsys.readouterr().out.count("the registry requires a login") == len(launcher.ENGINES)
     on_a_spark.says(pull_fails="")
     assert container_images.fetch_all(spark) == 0
     assert "vLLM: vllm/vllm-openai:v" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a failed launch says: each line below was printed by the engine when the failure was provoked for real."""
+"""The causes that a failed launch shows. The engines printed each line below when the failure was provoked for real."""
 
 from pathlib import Path
 
@@ -27,85 +27,85 @@ specified revision on the local disk and outgoing traffic has been disabled."""
 NO_PATH = "Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/nowhere/model'."
 
 PROVOKED = [
-    ("llamacpp", "error: invalid argument: --no-such-flag", "a flag that it doesn't know"),
-    ("llamacpp", 'error while handling argument "-c": stoi', "a flag's value that it can't read"),
+    ("llamacpp", "error: invalid argument: --no-such-flag", "llama.cpp doesn't know a flag"),
+    ("llamacpp", 'error while handling argument "-c": stoi', "llama.cpp can't read a flag's value"),
     (
         "llamacpp",
         "0.00.005.114 E gguf_init_from_file: failed to open GGUF file '/nowhere/model' (No such file or directory)\n"
         "0.00.005.212 E llama_model_load: error loading model: llama_model_loader: failed to load model",
-        "the model isn't there",
+        "the model was not found",
     ),
     (
         "llamacpp",
         "0.00.018.803 E llama_model_load: error loading model: tensor 'blk.5.ffn_up.weight' data is not within the "
         "file bounds, model is corrupted or incomplete",
-        "a torn or wrong model file",
+        "the model file is torn, or not a GGUF file",
     ),
     (
         "llamacpp",
         "0.00.006.107 E gguf_init_from_reader: invalid magic characters: '#<?_', expected 'GGUF'",
-        "a torn or wrong model file",
+        "the model file is torn, or not a GGUF file",
     ),
     (
         "llamacpp",
         "0.00.003.860 E srv         start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 51521",
-        "its port is taken",
+        "the engine's port is taken",
     ),
     (
         "llamacpp",
         "0.00.269.411 E llama_init_from_model: failed to initialize the context: n_seq_max must be <= 256",
-        "more slots than llama.cpp has",
+        "the flags ask for more slots than llama.cpp has",
     ),
-    ("ollama", "Error: listen tcp 127.0.0.1:51521: bind: address already in use", "its port is taken"),
+    ("ollama", "Error: listen tcp 127.0.0.1:51521: bind: address already in use", "the engine's port is taken"),
     (
         "ollama",
         "llama_init_from_model: failed to initialize the context: n_seq_max must be <= 256",
-        "more slots than llama.cpp has",
+        "the flags ask for more slots than llama.cpp has",
     ),
-    ("vllm", "api_server.py: error: unrecognized arguments: --no-such-flag", "a flag that it doesn't know"),
-    ("vllm", f"huggingface_hub.errors.HFValidationError: {NO_PATH}", "the model isn't there"),
-    ("vllm", "OSError: [Errno 98] Address already in use", "its port is taken"),
+    ("vllm", "api_server.py: error: unrecognized arguments: --no-such-flag", "vLLM doesn't know a flag"),
+    ("vllm", f"huggingface_hub.errors.HFValidationError: {NO_PATH}", "the model was not found"),
+    ("vllm", "OSError: [Errno 98] Address already in use", "the engine's port is taken"),
     (
         "vllm",
         "  Value error, Total number of attention heads (9) must be divisible by tensor parallel size (2).",
-        "heads don't divide by the tensor-parallel size",
+        "the number of attention heads is not divisible by the tensor-parallel size",
     ),
     (
         "vllm",
         "ValueError: Available memory on node 0 (20.22/22.59 GiB) on kv cache allocation is less than requested "
         "memory for kv (200.0 GiB).",
-        "too little memory for the KV cache",
+        "there is too little memory for the KV cache",
     ),
     (
         "vllm",
         "(EngineCore pid=2595) ERROR 11-24 02:04:59 [core.py:1510] ValueError: No available memory for the cache "
         "blocks. Try increasing `gpu_memory_utilization` when initializing the engine",
-        "too little memory for the KV cache",
+        "there is too little memory for the KV cache",
     ),
     (
         "vllm",
         "  Value error, User-specified max_model_len (100000) is greater than the derived max_model_len "
         "(max_position_embeddings=8192.0 or model_max_length=None in model's config.json).",
-        "a longer context than the model has",
+        "the flags ask for a longer context than the model has",
     ),
-    ("vllm", GATED, "the model is gated, and no token was given"),
-    ("vllm", NO_REPO, "the model isn't there"),
-    ("vllm", OFFLINE, "the model isn't there"),
-    ("sglang", "sglang serve: error: unrecognized arguments: --no-such-flag 1", "a flag that it doesn't know"),
-    ("sglang", f"OSError: {NO_PATH} Use `repo_type` argument if needed.", "the model isn't there"),
+    ("vllm", GATED, "the model is gated, and no token is set"),
+    ("vllm", NO_REPO, "the model was not found"),
+    ("vllm", OFFLINE, "the model was not found"),
+    ("sglang", "sglang serve: error: unrecognized arguments: --no-such-flag 1", "SGLang doesn't know a flag"),
+    ("sglang", f"OSError: {NO_PATH} Use `repo_type` argument if needed.", "the model was not found"),
     (
         "sglang",
         "[2026-11-24 02:08:10] ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 51521): "
         "address already in use",
-        "its port is taken",
+        "the engine's port is taken",
     ),
     (
         "sglang",
         "AssertionError: SGLANG_CPU_OMP_THREADS_BIND is not set, in this case, the total number of ranks "
         "(dp_size * tp_size * pp_size = 2) should be smaller than or equal to number of numa node on the machine",
-        "tensor parallel, which it can't do here",
+        "SGLang can't run tensor parallel on this processor",
     ),
-    ("sglang", GATED, "the model is gated, and no token was given"),
+    ("sglang", GATED, "the model is gated, and no token is set"),
 ]
 
 
@@ -127,10 +127,10 @@ def test_an_unknown_failure_shows_its_first_exception(tmp_path: Path) -> None:
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
-    assert said.startswith("none recognised; its first error: (Worker pid=2505)")
+    assert said.startswith("no known cause; the first error in its log: (Worker pid=2505)")
     assert said.endswith("ValueError: the moon is full")
     log.write_text("nothing\n")
-    assert likely_causes(ENGINES["vllm"], log, in_container=True) == ["none recognised"]
+    assert likely_causes(ENGINES["vllm"], log, in_container=True) == ["no known cause"]
 
 
 OLLAMA = """\
@@ -145,7 +145,7 @@ def test_a_setting_that_ollama_leaves_aside_is_noticed() -> None:
     assert flags_fault(OLLAMA, {"OLLAMA_NUM_PARALLEL": "many"}) == "can't read OLLAMA_NUM_PARALLEL=many"
     calm = OLLAMA.splitlines()[1]
     assert flags_fault(calm, {"OLLAMA_NUM_PARALLEL": 1, "LLAMA_ARG_N_PREDICT": 4}) == ""
-    assert flags_fault(calm, {"OLLAMA_NUM_PARALEL": 4}) == "knows no setting OLLAMA_NUM_PARALEL"
+    assert flags_fault(calm, {"OLLAMA_NUM_PARALEL": 4}) == "has no setting OLLAMA_NUM_PARALEL"
 
 
 def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> None:
@@ -153,4 +153,4 @@ def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> N
     log.write_text("ERROR: kernel cache not found, made anew\n")
     [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
     assert said.startswith("there is no such image or tag")
-    assert likely_causes(ENGINES["vllm"], log, in_container=False) == ["none recognised"]
+    assert likely_causes(ENGINES["vllm"], log, in_container=False) == ["no known cause"]

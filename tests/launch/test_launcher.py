@@ -19,7 +19,7 @@ import pytest
 
 from shared import LabError, load, metrics, paths
 from shared.engines import ENGINES, LaunchPlan
-from shared.engines.http import greedy_tokens, post_json
+from shared.engines.http import client, counters, greedy_tokens, post_json
 from shared.files import exclusive
 from shared.hardware import Machine
 from shared.launch import down, launch, stop_all
@@ -195,12 +195,12 @@ def test_a_wrong_flag_shows_the_engines_own_words(model: ModelChoice) -> None:
         launch("llamacpp", model, {"--max-num-seqs": 4}, quiet=True)
     assert "ended while starting" in str(error.value)
     assert "  | error: invalid argument: --max-num-seqs" in str(error.value)
-    assert "1. a flag that it doesn't know → compare it with llama-server --help" in str(error.value)
-    assert str(error.value).endswith("as it says: error: invalid argument: --max-num-seqs")
+    assert "1. llama.cpp doesn't know a flag → compare the flags with llama-server --help" in str(error.value)
+    assert str(error.value).endswith("seen in its log: error: invalid argument: --max-num-seqs")
 
 
 def test_a_setting_that_ollama_would_leave_aside_is_refused(model: ModelChoice) -> None:
-    with pytest.raises(LabError, match=r"Ollama knows no setting OLLAMA_NUM_PARALEL\.\nFix: check the setting's name"):
+    with pytest.raises(LabError, match=r"Ollama has no setting OLLAMA_NUM_PARALEL\.\nFix: check the setting's name"):
         launch("ollama", model, {"OLLAMA_NUM_PARALEL": 4}, quiet=True)
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_model_is_refused_before_the_engine_starts(model: ModelChoice,
     file = copy / f"{model.name}-BF16.gguf"
     with file.open("r+b") as f:
         f.truncate(file.stat().st_size // 2)
-    with pytest.raises(LabError, match=r"it is torn.*\nFix: rm -r .*make engines"):
+    with pytest.raises(LabError, match=r"is damaged: it has \d+ bytes, but .*\nFix: rm -r .*make engines"):
         launch("llamacpp", replace(model, gguf_folder=copy), SMALL)
 
 
@@ -337,6 +337,20 @@ def test_the_start_command_can_be_typed(engine: Engine) -> None:
             assert by_hand.poll() is None
         finally:
             by_hand.terminate()
+
+
+@pytest.mark.parametrize(("name", "flags"), [("llamacpp", SMALL), ("ollama", {"OLLAMA_CONTEXT_LENGTH": 2048})])
+def test_a_users_proxy_is_not_used_to_reach_an_engine(
+    name: str, flags: dict[str, object], model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nothing:
+        nothing.bind(("127.0.0.1", 0))  # taken, and not listening
+        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{nothing.getsockname()[1]}")
+        client.cache_clear()
+        with launch(name, model, flags, quiet=True) as engine:
+            assert len(greedy_tokens(engine, chat(model, "Hi"), 2)[1]) == 2
+            assert counters(engine)["generated_tokens"] > 0
 
 
 def test_an_engines_refusal_is_quoted(engine: Engine) -> None:

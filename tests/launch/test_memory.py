@@ -1,4 +1,4 @@
-"""A launch that doesn't fit is refused with its sum; one that grows too big is ended before the machine freezes.
+"""A launch that doesn't fit is refused with its sum. An engine that grows too big is ended before the machine freezes.
 
 Memory readings are scripted, in a file that the guard reads instead of /proc/meminfo. The engine that it ends is a
 stand-in: a process with children of its own.
@@ -57,10 +57,11 @@ def test_an_engine_below_the_floor_is_ended_with_all_its_children(
     assert samples[-1].endswith("15.90 GiB available, floor 16.00")
     told = story(tmp_path / "samples", Need("vLLM", 15.0, 4.0, 6.7, 20.0))
     assert (
-        "vLLM needs 15.0 GiB for weights + 4.0 for the KV cache + 6.7 for itself + 20.0 in reserve = 45.7 GiB" in told
+        "vLLM needs 15.0 GiB for weights + 4.0 for the KV cache + 6.7 for the engine itself + 20.0 in reserve "
+        "= 45.7 GiB" in told
     )
     assert "31.50 GiB available" in told
-    assert "Fix: fewer or shorter sequences" in told
+    assert "Fix: use fewer or shorter sequences or a smaller model" in told
 
 
 def test_once_ready_the_lower_floor_holds(meminfo: Path, tmp_path: Path, spark: Machine) -> None:
@@ -107,7 +108,7 @@ def test_floors_fit_the_machine(monkeypatch: pytest.MonkeyPatch, machine: Machin
     monkeypatch.setenv("LABS_MEMORY_FLOORS_GIB", "12,6.5")
     assert floors_gib(spark) == (12, 6.5)
     monkeypatch.setenv("LABS_MEMORY_FLOORS_GIB", "a lot")
-    with pytest.raises(LabError, match=r"LABS_MEMORY_FLOORS_GIB is 'a lot'\.\nFix: two numbers"):
+    with pytest.raises(LabError, match=r"LABS_MEMORY_FLOORS_GIB is 'a lot', but must be two numbers\.\nFix: export "):
         floors_gib(spark)
 
 
@@ -119,7 +120,7 @@ def test_a_native_launch_that_does_not_fit_is_refused_with_its_sum(
     small = replace(machine, available_gib=3.0)
     vllm = ENGINES["vllm"]
     with pytest.raises(
-        LabError, match=rf"{weights} GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, and 3\.0"
+        LabError, match=rf"{weights} GiB for weights \+ 1\.0 for the KV cache \+ .* = \d\.\d GiB, but only 3\.0 "
     ):
         require(vllm, need(vllm, model, "BF16", {}, small), {}, small, ())
     llamacpp = ENGINES["llamacpp"]
@@ -134,14 +135,17 @@ def test_no_container_chooses_its_kv_cache_itself(name: str, spark: Machine, spa
     needed = need(spec, spark_model, "BF16", FLAGS[name], spark)
     assert needed.kv == pytest.approx(32768 * spark_model.kv_bytes_per_token() / 2**30)
     require(spec, needed, FLAGS[name], spark, ())
-    with pytest.raises(LabError, match=rf"{spec.title} would choose its KV cache itself.*\nFix: say how much"):
+    with pytest.raises(
+        LabError,
+        match=rf"{spec.title} takes most of .* for its KV cache .* are none\.\nFix: limit .*{spec.container.bound_by}",
+    ):
         need(spec, spark_model, "BF16", {}, spark)
 
 
 def test_a_second_engine_that_does_not_fit_on_a_spark_is_refused(spark: Machine, spark_model: ModelChoice) -> None:
     spec, crowded = ENGINES["vllm"], replace(spark, available_gib=40)
     needed = need(spec, spark_model, "BF16", FLAGS["vllm"], crowded)
-    with pytest.raises(LabError, match=r"\+ 20\.0 in reserve = 4\d\.\d GiB, and 40\.0 GiB are available"):
+    with pytest.raises(LabError, match=r"\+ 20\.0 in reserve = 4\d\.\d GiB, but only 40\.0 GiB are available"):
         require(spec, needed, FLAGS["vllm"], crowded, ())
 
 
@@ -150,7 +154,7 @@ def test_a_share_above_what_is_available_is_refused(spark: Machine, spark_model:
     busy = replace(spark, available_gib=100)
     needed = need(spec, spark_model, "BF16", flags, busy)
     with pytest.raises(
-        LabError, match=r"--gpu-memory-utilization 0\.92 of .* and 100\.0 GiB are available.\nFix: leave"
+        LabError, match=r"--gpu-memory-utilization 0\.92 of .* but only 100\.0 GiB are available.\nFix: leave"
     ):
         require(spec, needed, flags, busy, ())
 
@@ -179,10 +183,10 @@ def test_a_discrete_gpu_is_judged_by_its_own_memory(spark: Machine, spark_model:
     spec = ENGINES["vllm"]
     laptop = replace(spark, profile="cuda", unified_memory=False, gpu_memory_gib=16.0)
     needed = need(spec, spark_model, "BF16", FLAGS["vllm"], laptop)
-    with pytest.raises(LabError, match=r"and 16\.0 GiB are all the GPU has"):
+    with pytest.raises(LabError, match=r"but the GPU has only 16\.0 GiB"):
         require(spec, needed, FLAGS["vllm"], laptop, ())
 
 
 def test_a_flag_that_is_no_number_is_said(spark: Machine, spark_model: ModelChoice) -> None:
-    with pytest.raises(LabError, match="--max-num-seqs is 'many', and it takes a whole number"):
+    with pytest.raises(LabError, match="--max-num-seqs is 'many', but must be a whole number"):
         need(ENGINES["vllm"], spark_model, "BF16", {**FLAGS["vllm"], "--max-num-seqs": "many"}, spark)

@@ -210,5 +210,5 @@ def test_an_owner_that_is_gone_starts_nothing(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         owned = Guarded(["sleep", "50"], log, owner=owner.pid)
         assert eventually(lambda: owned.exit_code() == 143)
-    assert "is gone" in (tmp_path / "log").read_text()
+    assert f"the owner, process {owner.pid}, has ended" in (tmp_path / "log").read_text()
     owned.end()
