@@ -123,7 +123,7 @@ def test_tampered_wheel_is_refused(tmp_path: Path, labs_cache: Path, installing:
         archive.writestr("tiny_tool.py", "print('not what was pinned')\n")
     code, _, err = finish(installing(steps, **offline))
     assert code == 1
-    assert "Fix: the file that came differs from the pinned one" in err
+    assert "Fix: the downloaded file differs from the pinned one" in err
     assert not (labs_cache / "tool").exists()
     assert not list(labs_cache.rglob("*.whl"))
     wheel.write_bytes(pristine)

@@ -37,7 +37,7 @@ def test_the_others_start_and_their_memory_can_be_read(model: ModelChoice, capsy
         entries = results.load_results("3.3.1")
         assert entries["engine/llamacpp"]["values"] == {"startup_s": pytest.approx(engine.startup_s, abs=0.01)}
         assert set(participants.missing(entries)) == {"engine/trtllm", "engine/vllm"}
-        assert "a flag that it doesn't know" in capsys.readouterr().out
+        assert "vLLM doesn't know a flag → compare the flags with vLLM's --help" in capsys.readouterr().out
         assert participants.favourite([engine], "vllm") is engine
         assert "llama.cpp stands in for it" in capsys.readouterr().out
         resident = engine.resident_gib()
