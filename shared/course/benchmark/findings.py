@@ -1,11 +1,12 @@
-"""What the report of lab 3.3.1 found, section by section. Each takes the ledger's entries, and is None without its own.
+"""The sections of lab 3.3.1's report, and their order. A section without results is None.
 
-`entries` is all that the ledger holds, quoted figures included; `loads` are its measured loads by number of users.
+`entries` are all entries of the ledger, quoted figures included. `loads` are its measured loads by number of users.
 """
 
 from collections.abc import Sequence
 
 from shared.course.benchmark import published
+from shared.course.benchmark.limits import log_axis
 from shared.course.benchmark.method import limits, machine, method, on_cpu, profiles, start_commands
 from shared.course.benchmark.precision_findings import precision_section
 from shared.course.benchmark.ranking import absent, guide, of_each, sound, verdict
@@ -24,7 +25,7 @@ from shared.results.reading import Entries
 
 
 def every(entries: Entries, loads: Entries) -> Sequence[Section | None]:
-    """The report, in its reader's order: the answer, what it rests on, how it was made."""
+    """All sections in reading order: the answer, the evidence, the method."""
     return (
         question(entries, loads),
         ahead(entries),
@@ -44,24 +45,23 @@ def every(entries: Entries, loads: Entries) -> Sequence[Section | None]:
 def question(entries: Entries, loads: Entries) -> Section:
     some = next(iter(loads.values()))["provenance"]
     caveat = (
-        "**Measured on a processor without a GPU.** Its cores rank the engines' CPU paths, not what they do on a GPU: "
-        "nothing here says which engine is faster on a DGX Spark.\n\n"
+        "**Measured on a processor without a GPU.** These results rank the engines' CPU paths, not what they do "
+        "on a GPU. They do not show which engine is faster on a DGX Spark.\n\n"
         if on_cpu(loads)
         else ""
     )
     left = [f"- {ENGINES[name].title} took no part: {why}" for name, why in absent(entries).items()]
     repeats = min((len(values) for values in rounds(entries, FIGURES[0][0]).values()), default=0)
     rule = (
-        "the intervals of the medians don't overlap (95 %, by bootstrap over the rounds; with five rounds it is their "
-        "range)"
+        "the intervals of the medians don't overlap (95 %, bootstrap over the rounds; with five rounds, their range)"
         if repeats >= 5
         else "the ranges of the rounds don't overlap"
     )
     text = (
         f"{caveat}Which engine should serve **{some['model']}** ({some['precision']}) on **{some['processor']}**, "
-        f"{some['cores']} cores, and for what? For this machine and this model, and no other:\n\n"
+        f"{some['cores']} cores, and for which use? The answer holds for this machine and this model only.\n\n"
         f"{guide(entries).markdown()}\n\n"
-        f"An engine is chosen where {rule}." + ("\n\n" + "\n".join(left) if left else "")
+        f"An engine is chosen if {rule}." + ("\n\n" + "\n".join(left) if left else "")
     )
     return Section("Which engine for what", text)
 
@@ -76,18 +76,20 @@ def ahead(entries: Entries) -> Section:
     lengths = sorted({n for _, n in rounds(entries, "ttft_ms", "prompt/", "input_tokens")})
     prompts = [(f"{n} tokens", verdict(rounds(whole, "ttft_ms", "prompt/", "input_tokens"), n, False)) for n in lengths]
     header = ("", *map(users_text, users))
-    text = Table("", header, rows).markdown()
+    text = Table("Fastest engines by number of users", header, rows).markdown()
     if prompts:
-        text += "\n\n" + Table("", ("prompt of one user", "time to first token"), prompts).markdown()
+        header = ("prompt of one user", "time to first token")
+        text += "\n\n" + Table("Fastest engines by length of the prompt", header, prompts).markdown()
     return Section(
         "Which engine was ahead",
-        f"{text}\n\nNamed are the best engine and those whose interval overlaps with its own; the factor is its median "
-        "against that of the best engine behind them. No winner: all overlap, or there was only one round.",
+        f"{text}\n\nEach cell names the best engine and those whose interval overlaps with its own. The factor "
+        "is the ratio of its median to that of the next engine. There is no winner if all intervals "
+        "overlap or there was one round.",
     )
 
 
 def limit(entries: Entries, name: str, title: str) -> plots.Limit | None:
-    """The physical limit at each load, as the lab worked it out before it measured."""
+    """The physical limit at each load, from `predict/limits`."""
     known = entries.get("predict/limits", {"values": {}})["values"].get(name)
     return (title, {int(at): value for at, value in known.items()}) if known else None
 
@@ -95,13 +97,14 @@ def limit(entries: Entries, name: str, title: str) -> plots.Limit | None:
 def throughput(entries: Entries, loads: Entries) -> Section:
     limits_at = {"output_tok_s": limit(entries, "decode_tok_s", "physical limit")}
     shown = [by_users(loads, value, title, unit, limits_at.get(value)) for value, title, unit, _ in FIGURES]
+    shown[0] = log_axis(shown[0])  # throughput: a linear axis would press the engines to the bottom
     if any(key.startswith("prompt/") for key in entries):
         floor = limit(entries, "prefill_ms", "physical floor")
         shown.append(by_prompt(entries, "ttft_ms", "Time to first token by prompt length, one user", "ms", floor))
     return Section(
         "Figures",
-        "Whiskers span the rounds. Each figure's numbers are in the table below it. The physical limit is that of "
-        "decoding alone: these loads also read their prompts.",
+        "Whiskers span the rounds. The table below each figure has its numbers. The physical limit is for decoding "
+        "alone, but these loads also read their prompts.",
         tuple(shown),
     )
 
@@ -130,11 +133,11 @@ def memory(entries: Entries) -> Section | None:
         )
         for name, v in found.items()
     ]
-    header = ("engine", "start-up, s", "weights, GiB", "KV cache set apart, GiB", "all its processes, GiB")
+    header = ("engine", "start-up, s", "weights, GiB", "KV cache reserved, GiB", "all its processes, GiB")
     text = (
-        "Start-up runs from the command to the first token, measured once. Memory was read after all loads; what "
-        "processes share is counted once. A KV cache that is set apart takes memory only where it has been used.\n\n"
-        + Table("", header, rows).markdown()
+        "Start-up is the time from the command to the first token, measured once. Memory was read after all loads; "
+        "shared pages count once. A reserved KV cache takes memory only where it has been used.\n\n"
+        + Table("Start-up and memory of each engine", header, rows).markdown()
     )
     return Section("Start-up and memory", text, (bars("Memory after all loads", "GiB", shown, stacked=True),))
 
@@ -144,8 +147,8 @@ def traps(entries: Entries) -> Section | None:
     if not found:
         return None
     rows = [(v["trap"], f"{v['wrong']} {v['unit']}", f"{v['right']} {v['unit']}", v["why"]) for v in found]
-    text = Table("", ("trap", "so it would have been reported", "what it was", "the difference"), rows).markdown()
-    return Section("How this could have been a lie", f"Each was made on purpose, on the engines above.\n\n{text}")
+    text = Table("Misleading figures, each produced on purpose", ("trap", "reported", "true", "why"), rows).markdown()
+    return Section("How this could have been a lie", f"All of them come from the engines above.\n\n{text}")
 
 
 def spark(entries: Entries, loads: Entries) -> Section | None:
@@ -153,20 +156,21 @@ def spark(entries: Entries, loads: Entries) -> Section | None:
         return None
     here = published.NOT_MEASURABLE if on_cpu(loads) else "see the figures above"
     ceiling = SPARK.bandwidth_gb_s / (2 * published.llama_8b_read() / 1e9)
-    nothing = "No figure above was measured on a Spark, so what follows is quoted, each from where it says.\n\n"
+    nothing = "No figure above was measured on a Spark. The figures below are quoted, each with its source.\n\n"
     text = (
         ("" if "spark" in profiles(loads) else nothing)
         + "**The course outline's overview, row by row.** It names no precision. With BF16 weights and without "
-        f"speculation an 8B model can't pass {number(ceiling)} tok/s on a Spark, so its speeds are of fewer bits: "
-        "at most those beside each. All may have had 4, or each its own, so the rows can't be compared.\n\n"
+        f"speculation, an 8B model can't exceed {number(ceiling)} tok/s on a Spark. So these weights had fewer bits, "
+        "at most those in the table. The outline does not state whether all rows had the same precision, so they "
+        "can't be compared with each other.\n\n"
         + published.confronted(entries, bits_per_weight, here).markdown()
-        + "\n\nWhat has been published since says of each row:\n\n"
+        + "\n\nLater published figures for each row:\n\n"
         + published.verdicts(entries)
-        + "\n\n**What was published.** Different models, precisions and people: no ranking follows from these rates."
-        "\n\n" + published.figures(entries).markdown() + "\n\n**So, for a Spark, by what is quoted above:** choose the "
-        "precision before the engine. With about equal bytes llama.cpp and vLLM decode alike for one user, and vLLM is "
-        "faster with 4-bit weights than with FP8. For ten users at once vLLM had the most in that comparison. Who "
-        "speculates by itself, as Ollama does, can't be compared with who doesn't. All of it is one owner's report: "
-        "measure it on yours."
+        + "\n\n**All published figures.** Models, precisions and authors differ, so no ranking follows."
+        "\n\n" + published.figures(entries).markdown() + "\n\n**For a Spark, by these quotes:** choose the precision "
+        "before the engine. In one owner's report on one model, llama.cpp and vLLM decode about equally fast for one "
+        "user with about equal bytes, and vLLM is faster with 4-bit weights than with FP8. For ten users, vLLM has the "
+        "highest throughput of the engines measured there. An engine that speculates, as Ollama did, can't be compared "
+        "with one that doesn't. Measure it on your own Spark."
     )
     return Section("And on a DGX Spark?", text)

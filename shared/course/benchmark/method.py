@@ -1,4 +1,4 @@
-"""How the report of lab 3.3.1 was made: machine and model, method and what speaks against it, how to repeat it."""
+"""The report's sections on machine and model, method, doubtful results, and how to repeat the run."""
 
 from shared.engines import ENGINES
 from shared.load.loads import users_text
@@ -32,13 +32,13 @@ def machine(entries: Entries, loads: Entries) -> Section:
         place = (p["processor"], cores, f"{p['memory_gib']} GiB", gpu, p["profile"])
         places[place] = places.get(place, 0) + 1
     header = ("processor", "cores used", "memory", "GPU", "profile", "results")
-    table = Table("", header, [(*place, str(count)) for place, count in places.items()]).markdown()
+    table = Table("Machines that the results come from", header, [(*p, str(n)) for p, n in places.items()]).markdown()
     text = f"{table}\n\nModel: {p['model_origin']}. Every engine ran these weights."
     if ceilings := entries.get("predict/limits"):
         v = ceilings["values"]
         text += (
-            f"\n\nCeilings ({ceilings['kind']}): {number(v['bandwidth_gb_s'])} GB/s to read memory, "
-            f"{number(1e3 * v['peak_tflop_s'])} GFLOP/s to multiply matrices."
+            f"\n\nCeilings ({ceilings['kind']}): memory bandwidth {number(v['bandwidth_gb_s'])} GB/s, matrix products "
+            f"{number(1e3 * v['peak_tflop_s'])} GFLOP/s."
         )
     if "spark" not in profiles(loads):
         text += "\n\nNot verified on hardware: nothing in this report was run on a DGX Spark."
@@ -60,18 +60,19 @@ def method(entries: Entries, loads: Entries) -> Section:
         [
             engines(entries, loads).markdown(),
             "",
-            "- Closed loop: N users who begin at once, each sends its next request when its last answer has ended; as "
-            "many requests as users, and at least two. With many users that is a burst, prompts included, and no "
-            f"steady state. The prompts are {some['prompts']} ones, answers have exactly {some['max_tokens']} tokens"
-            + (f" ({', '.join(shorter)} can't suppress its end-of-text: at most)" if shorter else "")
-            + ", all greedy.",
-            f"- {count} rounds or more of each load, engines in turn (A B A B …), each warmed up before its first. "
-            "Figures are the median of the rounds, in brackets the least and the most. "
-            "Where two engines' intervals overlap there is no winner.",
-            "- Meant to be equal for all: weights, context of a request, number of slots, cores (see the flags below)."
+            "- Closed loop: N users start at once, and each sends the next request when the last answer has ended. A "
+            "load has as many requests as users, and at least two. With many users it is a burst that includes the "
+            f"prompts, not a steady state. Prompts are {some['prompts']}, answers are greedy and have exactly "
+            f"{some['max_tokens']} tokens"
+            + (f" (at most, for {', '.join(shorter)}, which can't suppress end-of-text)." if shorter else "."),
+            f"- At least {count} rounds of each load, with the engines in turn (A B A B …)"
+            + (", each warmed up before its first round. " if some.get("size") == "full" else ". ")
+            + "Figures are medians of the rounds, with the smallest and the largest in brackets. "
+            "There is no winner where intervals overlap.",
+            "- Set equal for all engines: weights, context per request, number of slots, cores (see the flags below)."
             + (f" {widened}" if (widened := in_float32(loads)) else ""),
-            "- Tokens are counted by the engines (`usage`), not by chunks. "
-            f"Each prompt begins with a nonce; taken from prefix caches: {cache}.",
+            "- The engines count the tokens (`usage`); chunks are not counted. "
+            f"Each prompt begins with a nonce. Prefix caches supplied {cache}.",
             f"- {failed} of {total} requests failed. The client used at most "
             f"{100 * max(e['values']['client_cpu_share'] for e in loads.values()):.0f} % of one core.",
             *doubts(entries, loads),
@@ -82,14 +83,14 @@ def method(entries: Entries, loads: Entries) -> Section:
 
 
 def in_float32(loads: Entries) -> str:
-    """A sentence on the engines that widen the weights; "" if none does."""
+    """A sentence on the engines that widened the weights to float32; "" if none did."""
     some = {e["provenance"]["engine"] for e in loads.values() if e["provenance"].get("dtype") == "float32"}
     if not some:
         return ""
-    who = " and ".join(ENGINES[name].title for name in ENGINES if name in some)
+    titles = " and ".join(ENGINES[name].title for name in ENGINES if name in some)
     return (
-        f"This processor has no fast BF16 products, so {who} widened them to float32 when loading, which changes no "
-        "weight but doubles the bytes of a step; the others widen them as they compute."
+        f"This processor has no fast BF16 products, so {titles} widened the weights to float32 when loading. That "
+        "changes no weight, but doubles the bytes that a step reads. The others widen weights as they compute."
     )
 
 
@@ -101,18 +102,18 @@ def engines(entries: Entries, loads: Entries) -> Table:
         gap = f"{greedy['worst_gap_nats']:.3f}" if "worst_gap_nats" in greedy else "not checked"
         computed = f", computed in {p['dtype']}" if p.get("dtype") == "float32" else ""
         rows.append((ENGINES[name].title, p["engine_version"], p["precision"] + computed, gap))
-    return Table("", ("engine", "version", "weights", "worst greedy gap, nats"), rows)
+    return Table("Engines", ("engine", "version", "weights", "worst greedy gap, nats"), rows)
 
 
 def doubts(entries: Entries, loads: Entries) -> list[str]:
-    """What speaks against single results, a line each; or that nothing does."""
+    """One line for each reason to doubt a result, or one line that there is none."""
     limits = entries["predict/limits"]["values"]["decode_tok_s"] if "predict/limits" in entries else {}
     found = []
     for key, entry in loads.items():
         values = entry["values"]
         reasons = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
         if values["failed"]:
-            count = f"{values['failed']} of {values['requests']} requests failed, so it decides nothing above"
+            count = f"{values['failed']} of {values['requests']} requests failed, so this load decides nothing above"
             reasons.append(f"{count} (the first: {values['first_error']})")
         limit = limits.get(str(values["users"]))
         if limit and values["output_tok_s"] > limit:
@@ -121,10 +122,10 @@ def doubts(entries: Entries, loads: Entries) -> list[str]:
         found += [f"- **Doubtful:** {key}: {one}." for one in reasons if one]
     if found:
         return found
-    above = "No result is above the physical limit" if limits else "What the machine can do at best was not worked out"
+    above = "No result is above the physical limit" if limits else "The physical limit was not worked out"
     unknown = any(e["values"].get("others_cpu_share") is None for e in loads.values())
-    others = "; whether other programs were is not known of all" if unknown else ""
-    return [f"- {above}. No client{'' if unknown else ' and no other program'} was in the way{others}."]
+    others = "; for some results it is unknown whether other programs did" if unknown else ""
+    return [f"- {above}. No client{'' if unknown else ' and no other program'} slowed a result down{others}."]
 
 
 def start_commands(loads: Entries) -> Section:
@@ -136,7 +137,8 @@ def start_commands(loads: Entries) -> Section:
     header = ("engine", "flags beyond the model's", "weights, sha256", "commit of the labs")
     return Section(
         "How to repeat it",
-        "`make report` in this project; engines were started with\n\n" + Table("", header, rows).markdown(),
+        "Run `make report` in this project.\n\n"
+        + Table("Flags that the engines were started with", header, rows).markdown(),
     )
 
 
@@ -145,11 +147,11 @@ def limits() -> Section:
         "What this does not show",
         "\n".join(
             [
-                "- One model. A bigger one shifts time from overhead to memory and arithmetic.",
-                "- A closed loop hides how long requests would wait if users did not wait for the engine.",
-                "- Prompts that share nothing: prefix caches, which help most chats, were kept out on purpose.",
-                "- The client shares the cores with the engine, as it does on any single machine.",
-                "- A few minutes of one day: a machine's other days are not in the intervals.",
+                "- Other models. In a bigger one, memory and arithmetic take a larger part of each step.",
+                "- Waiting times in an open loop. In a closed loop, users wait for the engine before they ask again.",
+                "- The effect of prefix caches, which help most chats. All prompts differ here on purpose.",
+                "- An engine alone on its cores. The client shares them here.",
+                "- Other days. All rounds come from one session, and so do the intervals.",
             ]
         ),
     )

@@ -1,41 +1,72 @@
-"""The report's section on what fewer bits buy, and what they cost."""
+"""What fewer bits buy on llama.cpp and what they cost: the notebook's table and figures, and the report's section."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shared.metrics.spread import Spread, number
+from shared.models.choice import ModelChoice
 from shared.report.page import Section
 from shared.report.plots import Plot, bars
 from shared.report.table import Table
 from shared.results import query
 from shared.results.reading import Entries
 
+START = "BF16"  # predictions for the other forms start from its measured step
+PREDICTED = "prediction/precision"  # the result that holds them
+
 
 def precision_section(entries: Entries) -> Section | None:
-    """What fewer bits buy on llama.cpp, and what they cost."""
+    """The section on numeric precision; None if no form was measured."""
     table = precision_table(entries)
     if not table.rows:
         return None
+    lines = [*off_by(entries), *unexplained(entries)]
     text = (
-        "Decoding reads every weight for each token, so fewer bytes buy speed as far as reading is what costs: the "
-        "prediction shortens only that part of the step. Prefill computes: where it changes, the arithmetic on these "
-        "weights is another, not the reading. The price is in the last two columns.\n\n" + table.markdown()
+        "A decode step reads every weight, so fewer bytes make it shorter. The prediction starts from the measured "
+        "BF16 step and subtracts the time for the saved bytes. Prefill computes, so saved bytes alone don't change it. "
+        "Perplexity and greedy gap show the cost.\n\n"
+        + table.markdown()
+        + "".join(f"\n{'' if n else chr(10)}- {line}" for n, line in enumerate(lines))
     )
     return Section("What precision buys", text, (precision_plot(entries),))
 
 
 def qualities(entries: Entries) -> dict[str, Mapping[str, Any]]:
+    """By form: what its quality check recorded."""
     found = {key.removeprefix("quality/"): e["values"] for key, e in entries.items() if key.startswith("quality/")}
-    return {form: values for form, values in found.items() if "predicted_tok_s" in values}
+    return {form: values for form, values in found.items() if "bytes" in values}
+
+
+def predict(
+    entries: Entries, model: ModelChoice, quantized_tok_s: Callable[..., float], bandwidth_gb_s: float
+) -> dict[str, float]:
+    """Predicted decode tok/s of one user for each measured form but BF16, from BF16's step in the same series."""
+    steps_ms = precision_rounds(entries, "users-1", "tpot_ms")
+    step_ms = median(steps_ms.get(START))
+    if step_ms is None:
+        return {}
+    before = model.decode_bytes(START)
+    return {
+        form: quantized_tok_s(step_ms, before, model.decode_bytes(form), bandwidth_gb_s)
+        for form in qualities(entries)
+        if form != START
+    }
+
+
+def predicted(entries: Entries) -> Mapping[str, float]:
+    """The recorded predictions by form; empty if there are none."""
+    found: Mapping[str, float] = entries.get(PREDICTED, {"values": {}})["values"]
+    return found
 
 
 def precision_table(entries: Entries) -> Table:
     decode, prefill = decode_rates(entries), precision_rounds(entries, "tokens", "ttft_ms")
+    guess = predicted(entries)
     rows = [
         (
             form,
             number(v["bytes"] / 1e6),
-            number(v["predicted_tok_s"]),
+            number(guess[form]) if form in guess else "–",
             str(Spread.of(decode.get(form, [])) or "–"),
             str(Spread.of(prefill.get(form, [])) or "–"),
             f"{v['perplexity']:.2f}" if v.get("perplexity") else "–",
@@ -44,27 +75,63 @@ def precision_table(entries: Entries) -> Table:
         for form, v in qualities(entries).items()
     ]
     header = (
-        "weights", "MB", "predicted, tok/s", "measured, one user, tok/s", "TTFT of 512 tokens, ms", "perplexity",
-        "mean greedy gap, nats",
+        "weights", "read per step, MB", "predicted from BF16, tok/s", "measured, one user, tok/s",
+        "TTFT of 512 tokens, ms", "perplexity", "mean greedy gap, nats",
     )  # fmt: skip
-    return Table("Precision: what it buys and what it costs", header, rows)
+    return Table("Fewer bits: decode speed, prefill time and the cost in quality", header, rows)
 
 
 def precision_plot(entries: Entries) -> Plot:
-    decode = decode_rates(entries)
+    decode, guess = decode_rates(entries), predicted(entries)
     shown = {
-        form: {"predicted": v["predicted_tok_s"], "measured": median(decode.get(form))}
-        for form, v in qualities(entries).items()
+        form: {"predicted from BF16": guess.get(form), "measured": median(decode.get(form))}
+        for form in qualities(entries)
     }
     return bars("Decode speed of one user by precision", "tok/s", shown)
 
 
+def off_by(entries: Entries) -> list[str]:
+    """By how much each prediction differs from its measurement, and in which direction, a sentence each."""
+    decode, lines = decode_rates(entries), []
+    for form, guess in predicted(entries).items():
+        if (found := median(decode.get(form))) is None:
+            continue
+        share = found / guess - 1
+        if abs(share) <= 0.05:
+            lines.append(f"{form}: measured {number(found)} tok/s, within 5 % of the prediction of {number(guess)}.")
+        else:
+            how = "faster" if share > 0 else "slower"
+            lines.append(
+                f"{form}: measured {number(found)} tok/s, {100 * abs(share):.0f} % {how} than the prediction of "
+                f"{number(guess)}."
+            )
+    return lines
+
+
+def unexplained(entries: Entries) -> list[str]:
+    """A check of llama.cpp's fit against the fastest whole step of the series: one sentence, or none without both."""
+    fit = entries.get("fit/llamacpp", {"values": {}})["values"]
+    steps = {form: 1e3 / tok_s for form, rates in decode_rates(entries).items() if (tok_s := median(rates))}
+    steps = {form: ms for form, ms in steps.items() if form in qualities(entries) and form != START}
+    if not steps or "overhead_ms" not in fit:
+        return []
+    form = min(steps, key=lambda one: steps[one])
+    pair = (
+        f"The fit gives llama.cpp's BF16 step {number(fit['overhead_ms'])} ms that it does not explain; the whole step "
+        f"with {form} takes {number(steps[form])} ms."
+    )
+    if fit["overhead_ms"] > steps[form]:
+        return [f"{pair} So that time is not a fixed cost of the engine: its BF16 kernels are part of it."]
+    return [f"{pair} So a fixed cost of that size is possible."]
+
+
 def decode_rates(entries: Entries) -> dict[str, list[float]]:
-    """Tokens a second of one user once the answer flows, as the prediction has it: prompt and waiting left out."""
+    """Decode tok/s of one user in each round (1000 / TPOT, so without the prompt), by form."""
     return {form: [1e3 / ms for ms in times] for form, times in precision_rounds(entries, "users-1", "tpot_ms").items()}
 
 
 def precision_rounds(entries: Entries, what: str, value: str) -> dict[str, list[float]]:
+    """One value per round of the series `precision/<form>/<what>…`, by form; the rival engine is among the forms."""
     found: dict[str, list[float]] = {}
     for key, entry in entries.items():
         words = key.split("/")

@@ -1,9 +1,9 @@
-"""What others published about a DGX Spark, and what the course outline says of the engines: quoted, never measured.
+"""Figures that others published for a DGX Spark, and the course outline's ratings: quoted, never measured here.
 
-    published.record("3.3.1")       # into the ledger, each with its source and date
+    published.record()              # into the ledger, each with its source and date
     published.figures(entries), published.confronted(entries, ...)      # as tables
 
-Nobody who wrote this had a Spark. A figure of one owner is one report: believe it after you have measured it.
+The authors of this lab had no Spark. A figure of one owner is a single report: measure it again before you rely on it.
 """
 
 import functools
@@ -21,6 +21,7 @@ from shared.report.table import Table
 from shared.results import ledger
 from shared.results.reading import Entries, Entry
 
+LAB = "3.3.1"
 FILE = paths.REPO / "environment" / "containers" / "published.toml"
 
 
@@ -54,7 +55,7 @@ class Stars:
     best_for: str
     prefill_tok_s: float
     decode_tok_s: float
-    verdict: str  # what the quotes above say of it
+    verdict: str  # how the quotes above compare with it
 
 
 @functools.cache
@@ -81,16 +82,16 @@ def outline() -> tuple[Stars, ...]:
 
 
 def llama_8b_read() -> int:
-    """The weights that a decode step of the outline's 8B model reads."""
+    """How many weights a decode step of the outline's 8B model reads."""
     model = catalogue.entry(catalogue.LLAMA_8B)
     return model.parameters - model.lookup
 
 
-NOT_MEASURABLE = "not measurable here"  # of a CPU: it ranks the engines' CPU paths, not what they do on a GPU
+NOT_MEASURABLE = "not measurable here"  # on a machine without a GPU, which measures only the engines' CPU paths
 
 
-def record(lab: str) -> None:
-    """Each quote into the ledger, as what it is."""
+def record(lab: str = LAB) -> None:
+    """Record every quote in the ledger, as quoted."""
     for quote in quotes():
         values = {name: value for name, value in asdict(quote).items() if name not in ("source", "date")}
         ledger.record(lab, quote.key, values, kind=f"quoted: {quote.source}, {quote.date}")
@@ -107,7 +108,7 @@ def source(entry: Entry) -> str:
 
 
 def figures(entries: Entries) -> Table:
-    """Every quote of the ledger, each with where it is from."""
+    """Every quote of the ledger, with its source."""
     rows = []
     for entry in quoted(entries, "published/"):
         v = entry["values"]
@@ -116,7 +117,7 @@ def figures(entries: Entries) -> Table:
         note = f"; {v['note']}" if v["note"] else ""
         rows.append((ENGINES[v["engine"]].title, f"{v['model']}, {v['precision']}", *rates, many, source(entry) + note))
     header = ("engine", "model", "prefill, tok/s", "one user, tok/s", "many, tok/s", "quoted from")
-    return Table("Published for a DGX Spark", header, rows)
+    return Table("Figures that others published for a DGX Spark", header, rows)
 
 
 def stars(count: int) -> str:
@@ -124,9 +125,9 @@ def stars(count: int) -> str:
 
 
 def confronted(entries: Entries, bits: Callable[[float, float, float], float], here: str) -> Table:
-    """The outline's rows beside what was published and what this machine can say of them (`here`).
+    """The outline's rows, the most bits per weight that each speed allows, and this machine's part (`here`).
 
-    `bits` (decode tok/s, parameters, bandwidth in GB/s) says how many bits a weight can have had at that speed.
+    `bits` takes decode tok/s, parameters and bandwidth in GB/s, and returns the most bits that a weight can have had.
     """
     rows = []
     for entry in quoted(entries, "outline/"):
@@ -136,16 +137,16 @@ def confronted(entries: Entries, bits: Callable[[float, float, float], float], h
             (
                 ENGINES[v["engine"]].title,
                 f"{stars(v['prefill'])} {v['prefill_tok_s']:,} tok/s",
-                f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits a weight",
+                f"{stars(v['decode'])} {v['decode_tok_s']} tok/s: at most {most:.1f} bits per weight",
                 v["best_for"],
                 here,
             )
         )
     header = ("engine", "outline: prefill", "outline: decode, 8B", "outline: best for", "this machine")
-    return Table("The outline's stars, confronted", header, rows)
+    return Table("The outline's stars, and the most bits per weight that each of its speeds allows", header, rows)
 
 
 def verdicts(entries: Entries) -> str:
-    """What was published since says of each row of the outline, as a list in Markdown."""
+    """Later published figures for each row of the outline, as a Markdown list."""
     rows = (entry["values"] for entry in quoted(entries, "outline/"))
     return "\n".join(f"- **{ENGINES[v['engine']].title}:** {v['verdict']}" for v in rows)

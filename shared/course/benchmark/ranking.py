@@ -1,4 +1,4 @@
-"""Who was ahead, and what to choose for what: derived from the ledger, with no winner where the rounds overlap.
+"""Which engine was ahead, and which to choose for which use: from the ledger, with no winner where rounds overlap.
 
 verdict(rounds(entries, "output_tok_s"), users=16, more_is_better=True)      # "**vLLM**: 1.9×"
 guide(entries)                                                               # one row per use
@@ -20,7 +20,7 @@ from shared.results.reading import Entries, Entry
 
 @dataclass(frozen=True)
 class Use:
-    """What somebody wants an engine for, and the figure that decides it."""
+    """A use of an engine, and the figure that decides it."""
 
     what: str
     figure: str  # in words
@@ -40,19 +40,19 @@ USES = (
         more_is_better=True),
     Use("Many users: smooth reading", "time per output token", "tpot_ms", "ms", "load/", most=True),
 )  # fmt: skip
-ONCE = (  # measured once for each engine: without a spread there is no winner, only the least that was seen
+ONCE = (  # measured once per engine: without a spread there is no winner, only the least value seen
     ("Starts and stops often", "start-up", "engine/", "startup_s", "s"),
     ("Little memory beside other programs", "memory of all processes", "memory/", "resident_gib", "GiB"),
 )
 
 
 def sound(entries: Entries) -> dict[str, Entry]:
-    """Without the loads in which requests failed: an engine that drops requests is fast with the rest."""
+    """Leave out loads with failed requests: an engine that drops requests is fast with the rest."""
     return {key: entry for key, entry in entries.items() if not entry["values"].get("failed")}
 
 
 def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict[str, float]]:
-    """Engines from the best median on, and of those whose intervals don't overlap the best one's the ratio to it."""
+    """Engines in the order of their medians, and the ratio to the best one where intervals do not overlap."""
     there = {engine: values for (engine, place), values in data.items() if place == at}
     sign = -1 if more_is_better else 1
     order = sorted((e for e in ENGINES if e in there), key=lambda e: sign * statistics.median(there[e]))
@@ -61,20 +61,22 @@ def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict
 
 
 def verdict(data: Rounds, at: int, more_is_better: bool) -> str:
-    """Who is ahead at one load, all whose rounds overlap the best one's, and by which factor; or that nobody is."""
+    """The fastest engines at this load and their lead, or "no winner" if all intervals overlap."""
     order, behind = ranked(data, at, more_is_better)
     if len(order) < 2:
         return "only one measured"
     if not behind:
         return "no winner"
     ahead = [f"**{ENGINES[e].title}**" for e in order if e not in behind]
-    return f"{', '.join(ahead)}: {number(next(iter(behind.values())))}×"  # to the best of those that are behind
+    return f"{', '.join(ahead)}: {number(next(iter(behind.values())))}×"  # over the best engine behind them
 
 
 def guide(entries: Entries) -> Table:
-    """What to choose for what, on this machine and with this model."""
-    header = ("for", "decided by", "choose", "its figure", "the next one")
-    return Table("This machine, this model", header, [*decided(entries), *seen_once(entries)])
+    """Which engine to choose for which use, on this machine and with this model."""
+    header = ("use", "decided by", "choose", "its figure", "next best")
+    return Table(
+        "Which engine to choose, on this machine and with this model", header, [*decided(entries), *seen_once(entries)]
+    )
 
 
 def decided(entries: Entries) -> Iterator[tuple[str, ...]]:
@@ -130,7 +132,7 @@ def absent(entries: Entries) -> dict[str, str]:
 
 
 def of_each(entries: Entries, prefix: str) -> dict[str, Mapping[str, Any]]:
-    """The values under this prefix by engine, without those that took no part: theirs are of an earlier run."""
+    """The values under this prefix by engine, without engines that took no part (an earlier run left those)."""
     left = absent(entries)
     found = {key.removeprefix(prefix): entry["values"] for key, entry in entries.items() if key.startswith(prefix)}
     return {name: values for name, values in found.items() if name not in left}

@@ -1,19 +1,22 @@
-"""The report's section on what a decode step is made of."""
+"""The report's section on what a decode step is made of, and the figures and tables of the notebook's fit."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from shared.course.benchmark.limits import FITS
 from shared.course.benchmark.ranking import of_each
 from shared.engines import ENGINES
 from shared.load.loads import users_text
 from shared.metrics.spread import number
 from shared.report.page import Section
-from shared.report.plots import bars
+from shared.report.plots import Plot, bars
 from shared.report.table import Table
 from shared.results.reading import Entries
 
-PARTS = ("overhead", "reading", "computing")
-FITS = 0.2  # relative: where the model is further off, its parts explain nothing
+PARTS = ("not explained", "reading", "computing")
+
+Fits = Mapping[str, Mapping[str, Any]]  # by engine: the values of its fit
 
 
 def step_section(entries: Entries) -> Section | None:
@@ -21,46 +24,73 @@ def step_section(entries: Entries) -> Section | None:
     fits = of_each(entries, "fit/")
     if not fits:
         return None
-    few, many = (str(f(int(u) for v in fits.values() for u in v["steps"])) for f in (min, max))
-    figures = [
-        bars(
-            f"What a decode step is made of, by the model: {users_text(int(users))}",
-            "ms",
-            {ENGINES[name].title: dict(zip(PARTS, parts_ms(v, int(users)), strict=True)) for name, v in fits.items()},
-            stacked=True,
-        )
-        for users in (few, many)
-    ]
+    few, many = (f(int(u) for v in fits.values() for u in v["steps"]) for f in (min, max))
+    text = (
+        "step = constant + bytes / bandwidth + operations / rate, fitted to the time per token at every number of "
+        "users. The bandwidth is the machine's own, for all engines. The constant is therefore the time that neither "
+        "reading at full bandwidth nor computing explains: scheduling, Python, and kernels that read more slowly. "
+        f"Where the model misses a step by more than {100 * FITS:.0f} %, it does not explain that engine. Kernels "
+        "change with the batch size, and a straight line over the users can't follow that.\n\n"
+        + step_table(fits).markdown()
+        + "\n\n"
+        + "\n".join(f"- {sentence}" for sentence in differences(fits, str(few), str(many)))
+    )
+    return Section("Why: what a step is made of", text, (step_plot(fits, few), step_plot(fits, many)))
+
+
+def step_table(fits: Fits) -> Table:
+    """The parts of each engine's step, measured and modelled steps, and whether the model explains the engine."""
+    users = sorted({int(u) for v in fits.values() for u in v["steps"]})
     rows = [
         (
             ENGINES[name].title,
             number(v["overhead_ms"]),
             number(v["bytes_ms"]),
             number(v["operations_ms_per_user"]),
+            *("{:.0f} / {:.0f}".format(*v["steps"][str(n)]) if str(n) in v["steps"] else "–" for n in users),
             f"{100 * v['worst_residual']:.0f} %",
+            "yes" if explains(v) else "no",
         )
         for name, v in fits.items()
     ]
-    header = ("engine", "overhead, ms", "reading the weights, ms", "computing, ms a user", "worst misfit")
-    text = (
-        "step = overhead + bytes / bandwidth + operations / rate, fitted to the time per token at every number of "
-        "users. The bandwidth is the machine's own, so the same bytes take all engines equally long; what an engine "
-        "does slower than that shows as overhead. A large misfit means that its step is no straight line in its "
-        "users.\n\n"
-        + Table("", header, rows).markdown()
-        + "\n\n"
-        + "\n".join(f"- {sentences}" for sentences in differences(fits, few, many))
+    steps = (f"{users_text(n)}: measured / model, ms" for n in users)
+    header = ("engine", *(f"{part}, ms" for part in PARTS[:2]), "computing, ms per user", *steps, "worst misfit")
+    header = (*header, "engine explained")
+    good = sum(map(explains, fits.values()))
+    title = f"The model explains {good} of {len(fits)} engines (worst misfit at most {100 * FITS:.0f} %)"
+    return Table(title, header, rows)
+
+
+def explains(fit: Mapping[str, Any]) -> bool:
+    """Whether the model's worst misfit is small enough for its parts to mean something."""
+    return bool(fit["worst_residual"] <= FITS)
+
+
+def step_plot(fits: Fits, users: int) -> Plot:
+    """The parts of a step as stacked bars by the model, and the measured step as a marker above each."""
+    there = {name: v for name, v in fits.items() if str(users) in v["steps"]}
+    parts = {ENGINES[name].title: dict(zip(PARTS, parts_ms(v, users), strict=True)) for name, v in there.items()}
+    measured = [v["steps"][str(users)][0] for v in there.values()]
+    plot = bars(f"Parts of a decode step by the model, and the measured step: {users_text(users)}", "ms", parts, True)
+    plot.figure.add_scatter(
+        x=list(parts),
+        y=measured,
+        name="measured step",
+        mode="markers",
+        marker={"symbol": "line-ew-open", "size": 44, "color": "#24292f", "line": {"width": 4}},
     )
-    return Section("Why: what a step is made of", text, tuple(figures))
+    rows = [(*row, number(ms)) for row, ms in zip(plot.rows, measured, strict=True)]
+    return replace(plot, header=(*plot.header, "measured step, ms"), rows=rows)
 
 
 def parts_ms(values: Mapping[str, Any], users: int) -> tuple[float, float, float]:
+    """(not explained, reading, computing) in ms of one step."""
     reading = values["bytes_ms"] + values["kv_ms_per_user"] * users
     return values["overhead_ms"], reading, values["operations_ms_per_user"] * users
 
 
-def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> list[str]:
-    """For each engine behind the fastest one by measurement, in which part of the step its distance lies mostly."""
+def differences(fits: Fits, few: str, many: str) -> list[str]:
+    """For each engine behind the fastest one by measurement: the part of the step with the largest difference."""
     sentences = []
     for users in (few, many):
         steps_ms = {name: v["steps"][users] for name, v in fits.items() if users in v["steps"]}
@@ -69,14 +99,17 @@ def differences(fits: Mapping[str, Mapping[str, Any]], few: str, many: str) -> l
             behind_ms = measured_ms - steps_ms[best][0]
             if behind_ms <= 0.1 * steps_ms[best][0]:
                 continue
-            pair = f"{ENGINES[name].title} is {number(behind_ms)} ms behind {ENGINES[best].title}"
-            where = f"At {users_text(int(users))} {pair}"
+            where = (
+                f"At {users_text(int(users))} the step of {ENGINES[name].title} takes {number(behind_ms)} ms longer "
+                f"than that of {ENGINES[best].title}"
+            )
             if any(abs(modelled / ms - 1) > FITS for ms, modelled in (steps_ms[name], steps_ms[best])):
                 sentences.append(
-                    f"{where}; by what, the model can't say: it misses one of the two by more than {100 * FITS:.0f} %."
+                    f"{where}. The model misses one of the two steps by more than {100 * FITS:.0f} %, so it does not "
+                    "explain the difference."
                 )
                 continue
             both = (parts_ms(fits[one], int(users)) for one in (name, best))
             apart = [own - theirs for own, theirs in zip(*both, strict=True)]
-            sentences.append(f"{where}, mostly by {PARTS[max(range(3), key=lambda i: apart[i])]}.")
+            sentences.append(f"{where}. The largest part of it: {PARTS[max(range(3), key=lambda i: apart[i])]}.")
     return sentences

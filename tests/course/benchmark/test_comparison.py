@@ -49,8 +49,8 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     fill({"llamacpp": 10}, rounds=1)
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
-    clean = "- No result is above the physical limit. No client was in the way"
-    assert f"{clean}; whether other programs were is not known of all." in text
+    clean = "- No result is above the physical limit. No client slowed a result down"
+    assert f"{clean}; for some results it is unknown whether other programs did." in text
     limits = {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "decode_tok_s": {1: 10, 4: 9000}}
     results.record("3.3.1", "predict/limits", limits)
     run = Run(
@@ -87,7 +87,10 @@ def test_who_drops_requests_wins_nothing(own_results: Path) -> None:
         "**llama.cpp**: 2×",
         "**llama.cpp**: 2×",
     ]
-    assert "load/users-4/vllm/round-1: 3 of 4 requests failed, so it decides nothing above (the first: reset" in text
+    assert (
+        "load/users-4/vllm/round-1: 3 of 4 requests failed, so this load decides nothing above (the first: reset"
+        in text
+    )
 
 
 def test_an_engine_that_took_no_part_this_time_shows_nothing_of_an_earlier_one(own_results: Path) -> None:
@@ -110,9 +113,9 @@ def test_behind_is_who_measured_more_and_a_model_that_misses_explains_nothing() 
     }
     once = step_findings.differences(fits, "1", "1")[:2]
     assert once == [
-        "At 1 user vLLM is 4 ms behind llama.cpp, mostly by overhead.",
-        "At 1 user SGLang is 14 ms behind llama.cpp; by what, the model can't say: it misses one of the two by more "
-        "than 20 %.",
+        "At 1 user the step of vLLM takes 4 ms longer than that of llama.cpp. The largest part of it: not explained.",
+        "At 1 user the step of SGLang takes 14 ms longer than that of llama.cpp. The model misses one of the two "
+        "steps by more than 20 %, so it does not explain the difference.",
     ]
 
 
@@ -149,12 +152,12 @@ def test_it_answers_first_and_says_what_a_processor_can_say(own_results: Path) -
     assert next(iter(found)) == "Which engine for what"
     first = unaligned(found["Which engine for what"])
     assert first.strip().startswith("**Measured on a processor without a GPU.**")
-    assert "nothing here says which engine is faster on a DGX Spark" in first
+    assert "They do not show which engine is faster on a DGX Spark" in first
     assert "| One person chats | time per output token, 1 user | llama.cpp | 10.2 ms | Ollama: 11.2 ms" in first
     spark = found["And on a DGX Spark?"]
     assert spark.count("| not measurable here |") == 5
     assert "No figure above was measured on a Spark" in spark
-    assert "at most 4.9 bits a weight" in spark
+    assert "at most 4.9 bits per weight" in spark
 
 
 def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
@@ -176,7 +179,8 @@ def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
         "What this does not show",
     ]
     steps = found["Why: what a step is made of"]
-    assert "At 1 user SGLang is 15.3 ms behind llama.cpp, mostly by overhead." in steps
+    behind = "At 1 user the step of SGLang takes 15.3 ms longer than that of llama.cpp."
+    assert f"{behind} The largest part of it: not explained." in steps
     assert "| Q4_0 | 67.2 | 250 |" in found["What precision buys"]
     assert found["How this could have been a lie"].count("| 9 ms | 1 ms |") == 7
     assert "| llama.cpp | 10 | 0.25 | 1.5 | 1 |" in found["Start-up and memory"]
@@ -208,7 +212,7 @@ def test_engines_that_widened_the_weights_are_named_and_older_ledgers_name_none(
         change_all(folder_of("3.3.1"), widen)
         build_report("3.3.1")
         text = (own_results / "report.md").read_text()
-        assert ("so vLLM widened them to float32" in text) == bool(dtype)
+        assert ("so vLLM widened the weights to float32 when loading" in text) == bool(dtype)
         assert ("| BF16, computed in float32 |" in text) == bool(dtype)
 
 

@@ -13,7 +13,7 @@ from shared.results.reading import KINDS
 
 @pytest.fixture
 def entries() -> dict[str, reading.Entry]:
-    published.record("3.3.1")
+    published.record()
     return results.load_results("3.3.1", kind=None)
 
 
@@ -37,7 +37,7 @@ def test_each_row_of_the_outline_is_confronted(entries: dict[str, reading.Entry]
     table = published.confronted(entries, bits_per_weight, published.NOT_MEASURABLE)
     by_engine = {row[0]: row for row in table.rows}
     assert set(by_engine) == {"Ollama", "llama.cpp", "vLLM", "SGLang", "TensorRT-LLM"}
-    assert by_engine["llama.cpp"][2] == "★★★★★ 59 tok/s: at most 4.9 bits a weight"
+    assert by_engine["llama.cpp"][2] == "★★★★★ 59 tok/s: at most 4.9 bits per weight"
     assert by_engine["TensorRT-LLM"][1] == "★★★★★ 10,000 tok/s"
     assert all(row[-1] == "not measurable here" for row in table.rows)
 
