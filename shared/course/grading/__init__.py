@@ -1,1 +1,1 @@
-"""For instructors: what many students handed in, copied, and graded without running any of it."""
+"""For instructors: copy what students handed in, and grade it without running any of it."""

@@ -1,16 +1,16 @@
-"""Many students' results and notebooks, judged one after the other: for instructors.
+"""Grades the results and notebooks of many students, one after the other.
 
     make grade FOLDER=submissions                          # a folder per student, named as the student
     python -m shared.course.grading.grade submissions --csv grades.csv    # default: submissions/grades.csv
 
-Of each lab: how many claims of its milestone the results bear out, and how its exercises were solved. Claims are
-numbered as the milestone lists them. Collect what students hand in as archives, which keep the times of files: a
-report must be newer than its results.
+For each lab the table shows how many claims of its milestone hold, how many could not be run on the student's machine,
+and how the exercises were solved. Claims are numbered in the order of the milestone. Collect the submissions as
+archives, because these keep the times of files: a report must be newer than its results.
 
-No code of a student runs. What was handed in is copied (shared.course.grading.submissions) and judged there by a
-process with little memory and time, so whatever is broken or hostile costs only its owner's row, and is named in it.
-Results of other code than this checkout's count, with a note: the course may have moved on since. Problems are for a
-person to look at.
+No code of a student runs. A submission is copied (shared.course.grading.submissions) and graded by a process with
+limited memory and time, so a broken or hostile one costs only its owner's row, and the row names the reason. Results
+of other code than this checkout's count, with a note, because the course may have changed since. A person should look
+at each problem.
 """
 
 import argparse
@@ -38,29 +38,31 @@ from shared.report.compare import one_line
 from shared.report.table import Table
 
 WALL_S = 120.0
-MOST = 20  # problems of one student that are told
-FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # what a spreadsheet would compute
+MOST = 20  # problems that are listed for one student
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a cell that a spreadsheet would take for a formula
 HEADER = ("student", "lab", "claims", "right alone", "with hints", "revealed", "open", "machine")
 
 
 def cells(grade: Grade) -> tuple[str, ...]:
-    """All but the problems and notes."""
+    """The row without its problems and notes."""
     return astuple(grade)[: len(HEADER)]
 
 
 def judge_student(copy: Path) -> list[Grade]:
-    """Every lab of one student, judged by a process of its own. Raises LabError if that process failed."""
+    """Grade every lab of one student in a process of its own. Raises LabError if that process fails."""
     command = [sys.executable, "-m", "shared.course.grading.one_student", str(copy)]
     try:
         done = subprocess.run(command, cwd=paths.REPO, stdin=subprocess.DEVNULL, capture_output=True, timeout=WALL_S)
     except subprocess.TimeoutExpired:
-        raise LabError(f"it took more than {WALL_S:.0f} s to judge") from None
+        raise LabError(f"grading took more than {WALL_S:.0f} s") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise LabError(f"judging it was ended by {name}" + (f", after {CPU_S} s" if name == "SIGXCPU" else ""))
+        raise LabError(f"grading was ended by {name}" + (f", after {CPU_S} s of CPU time" if name == "SIGXCPU" else ""))
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
-        raise LabError(f"judging it failed: {one_line(next((line for line in reversed(lines) if line), 'no reason'))}")
+        raise LabError(
+            f"grading failed: {one_line(next((line for line in reversed(lines) if line), 'no error message'))}"
+        )
     return [
         Grade(**{**row, "problems": tuple(row["problems"]), "notes": tuple(row["notes"])})
         for row in json.loads(done.stdout)
@@ -68,7 +70,7 @@ def judge_student(copy: Path) -> list[Grade]:
 
 
 def graded(student: Path) -> tuple[list[Grade], Prints]:
-    """All rows of one student, and the fingerprints of the raw data."""
+    """All rows of one student, and the hashes of their raw data."""
     written = [lab for lab in registry.LABS.values() if lab.claims]
     with tempfile.TemporaryDirectory(prefix="grade-") as scratch:
         handed = take(student, Path(scratch))
@@ -77,22 +79,26 @@ def graded(student: Path) -> tuple[list[Grade], Prints]:
             rows = judge_student(handed.copy) if handed.anything else [nothing(lab) for lab in written]
         except LabError as e:
             problems = [*problems, str(e)]
-            rows = [Grade("", lab.number, "not judged") for lab in written]
-    first = replace(rows[0], problems=few([*problems, *rows[0].problems]))  # the student's own, once
+            rows = [Grade("", lab.number, "not graded") for lab in written]
+    first = replace(
+        rows[0], problems=few([*problems, *rows[0].problems])
+    )  # problems of the whole submission, only once
     return [replace(row, student=printable(student.name)) for row in (first, *rows[1:])], handed.prints
 
 
 def nothing(lab: Lab) -> Grade:
+    """The row of a lab without any results."""
     return Grade("", lab.number, f"0 of {len(lab.claims)}", "0", "0", "0", str(len(lab.exercises)))
 
 
 def few(problems: Sequence[str]) -> tuple[str, ...]:
+    """The first 20 problems, and how many more there are."""
     more = (f"and {len(problems) - MOST} more",) if len(problems) > MOST else ()
     return (*problems[:MOST], *more)
 
 
 def same_raw_data(prints: Sequence[Prints], rows: Sequence[Sequence[Grade]]) -> Iterator[Grade]:
-    """The rows, with whose raw data is byte for byte another student's: nobody measures the same nanosecond."""
+    """The rows, with a problem for raw data that equals another student's: no two runs have the same nanoseconds."""
     for own, grades in zip(prints, rows, strict=True):
         for grade in grades:
             copied = []
@@ -100,16 +106,19 @@ def same_raw_data(prints: Sequence[Prints], rows: Sequence[Sequence[Grade]]) -> 
                 alike = [own[key] for key in own.keys() & other.keys() if key[0] == grade.lab]
                 if other is not own and alike:
                     copied.append(
-                        f"raw data is byte for byte that of {theirs[0].student}: {len(alike)} loads, "
-                        f"{printable(min(alike))} for one"
+                        f"raw data is identical to that of {theirs[0].student}: {len(alike)} loads, "
+                        f"for example {printable(min(alike))}"
                     )
             yield replace(grade, problems=(*grade.problems, *few(copied)))
 
 
 def grade(folder: Path, csv_file: Path) -> None:
-    """Judge them all, print the table, write the CSV. Raises LabError if there is nobody, or it can't be written."""
+    """Grade all students, print the table and write the CSV.
+
+    Raises LabError if there is no student, or if the CSV can't be written.
+    """
     there, others = students(folder)
-    found = [graded(one) for one in tqdm(there, "judging", unit="student", leave=False, disable=None)]
+    found = [graded(one) for one in tqdm(there, "grading", unit="student", leave=False, disable=None)]
     grades = list(same_raw_data([prints for _, prints in found], [rows for rows, _ in found]))
     header = (*HEADER, "problems")
     print(Table("", header, [(*cells(one), str(len(one.problems))) for one in grades]).markdown())
@@ -118,18 +127,18 @@ def grade(folder: Path, csv_file: Path) -> None:
             print(f"\n{one.student}, {one.lab}")
             print("\n".join([*(f"  ✘ {text}" for text in one.problems), *(f"  - {text}" for text in one.notes)]))
     if others:
-        print(f"\nNo folders, so not looked at: {one_line(', '.join(others))}")
+        print(f"\nIgnored, because not a folder: {one_line(', '.join(others))}")
     try:
         with files.staged(csv_file, as_csv(grades)) as new:
             files.commit(new, csv_file)
     except OSError as e:
-        fix = 'write it elsewhere: make grade FOLDER=submissions ARGS="--csv ~/grades.csv"'
+        fix = 'choose another file: make grade FOLDER=submissions ARGS="--csv ~/grades.csv"'
         raise LabError(f"{printable(paths.show(csv_file))} can't be written: {e.strerror}.", fix) from None
     print(f"\nwritten: {printable(paths.show(csv_file))}")
 
 
 def as_csv(grades: Sequence[Grade]) -> bytes:
-    """A cell that a spreadsheet would compute gets a ' in front."""
+    """The table as CSV. A cell that a spreadsheet would take for a formula gets a ' in front."""
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow((*HEADER, "problems", "notes"))
@@ -141,14 +150,18 @@ def as_csv(grades: Sequence[Grade]) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m shared.course.grading.grade", description="Judge what many students handed in."
+        prog="python -m shared.course.grading.grade", description="Grade what many students handed in."
     )
-    parser.add_argument("folder", help="holds one folder per student")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="where the table is written (FOLDER/grades.csv)")
+    parser.add_argument("folder", help="contains one folder per student")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="where to write the table (default: FOLDER/grades.csv)"
+    )
     asked = parser.parse_args(arguments)
     try:
         if not asked.folder:
-            raise LabError("No folder is named.", "make grade FOLDER=submissions: one folder per student in it")
+            raise LabError(
+                "No folder is given.", "name the one with a folder per student: make grade FOLDER=submissions"
+            )
         folder = Path(asked.folder).expanduser()
         grade(folder, (asked.csv or folder / "grades.csv").expanduser())
     except LabError as e:

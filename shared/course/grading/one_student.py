@@ -1,9 +1,9 @@
-"""One student's results, notebooks and starter code, graded from a copy: for shared.course.grading.grade.
+"""Grades one student's results, notebooks and starter code from a copy, for shared.course.grading.grade.
 
     python -m shared.course.grading.one_student COPY     # reads COPY/results, /notebooks, /starter; prints rows as JSON
 
-It runs as a process of its own with little memory and time, because it reads what somebody else wrote. Notebooks and
-starter code are read as text and never run. Results of any code count, with a note: the course may have moved on since.
+It runs as a process of its own with limited memory and time, because its input can't be trusted. Notebooks and starter
+code are read as text and never run. Results of other code than this checkout's count, with a note.
 """
 
 import ast
@@ -34,12 +34,12 @@ CPU_S = 60
 
 @dataclass(frozen=True)
 class Grade:
-    """A student's lab: one row."""
+    """One lab of one student: a row of the table."""
 
     student: str
     lab: str
     claims: str
-    alone: str = ""  # exercises that were right without a hint; the four counts add up to all
+    alone: str = ""  # number of exercises solved without a hint; the four counts add up to all exercises
     hinted: str = ""
     revealed: str = ""
     open: str = ""
@@ -49,12 +49,12 @@ class Grade:
 
 
 def grade_lab(lab: Lab, copy: Path) -> Grade:
-    """One lab of the results in LABS_RESULTS, which are in `copy`."""
+    """Grade one lab. Its results are in LABS_RESULTS, inside `copy`."""
     problems: list[str] = []
     notes: list[str] = []
     entries: dict[str, Any] = {}
     claims = f"0 of {len(lab.claims)}"
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # what is torn in a ledger is printed
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # reading a ledger prints which of its files are damaged
         try:
             entries = ledger.load_results(lab.number)
             found = milestones.check(lab.number, any_code=True).claims
@@ -67,7 +67,7 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
         entry["provenance"].get("code_sha256") != provenance.code_sha256(lab.number) for entry in entries.values()
     )
     if other:
-        notes.append(f"{other} of {len(entries)} results are of other code than this checkout's")
+        notes.append(f"{other} of {len(entries)} results were made by other code than this checkout's")
     ways = solved(lab)
     alone, hinted, revealed, left = (str(ways.count(way)) for way in ("alone", "hinted", "revealed", "open"))
     functions, faults = handed_in_code(lab, copy)
@@ -89,7 +89,7 @@ def reasons(claims: Sequence[ClaimResult], outcome: str) -> list[str]:
 
 
 def solved(lab: Lab) -> list[str]:
-    """How each exercise was solved, as the tally has it. Who saw the solution did not solve it."""
+    """How each exercise was solved, by the recorded attempts. It counts as revealed once the solution was shown."""
     counts = attempts.read_attempts(lab.number)
     ways = []
     for exercise in lab.exercises:
@@ -100,7 +100,7 @@ def solved(lab: Lab) -> list[str]:
 
 
 def machines(entries: dict[str, Any]) -> str:
-    """The processors that results name, and of how many hosts they are."""
+    """The processors that the results name, and how many hosts they come from."""
     sources = [entry["provenance"] for entry in entries.values()]
     processors = sorted({one_line(str(source.get("processor", "unknown"))) for source in sources})
     hosts = {str(source.get("host")) for source in sources}
@@ -108,15 +108,15 @@ def machines(entries: dict[str, Any]) -> str:
 
 
 def attempts_faults(lab: Lab) -> Iterator[str]:
-    """Whether the file of exercise attempts is torn."""
+    """A problem if the file of exercise attempts is damaged."""
     file = attempts.attempts_file(lab.number)
     stored = parsed(file)
     if file.exists() and (not isinstance(stored, dict) or stored.keys() != attempts.read_attempts(lab.number).keys()):
-        yield f"{file.name} is torn, or holds what no check wrote"
+        yield f"{file.name} is damaged, or contains entries that no check writes"
 
 
 def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[str]]:
-    """Every function that the student's notebooks and starter code define, read and not run; and what is no code."""
+    """(functions, problems): all functions that the notebooks and starter code define, and the unreadable notebooks."""
     sources: list[str] = []
     faults: list[str] = []
     for notebook in sorted((copy / "notebooks").glob(f"*/*lab-{lab.number}-*")):
@@ -124,14 +124,14 @@ def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[st
             cells = parsed(notebook)["cells"]
             sources += ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
         except (LookupError, TypeError, AttributeError):
-            faults.append(f"{printable(notebook.name)} is no notebook")
+            faults.append(f"{printable(notebook.name)} is not a notebook")
     for file in sorted((copy / "starter").glob(f"*/{lab.starter}/**/*.py")) if lab.starter else ():
         sources.append(file.read_text(errors="replace"))
     return [function for source in sources for function in functions_of(source)], faults
 
 
 def functions_of(source: str) -> list[ast.FunctionDef]:
-    """The functions that a text defines; those of a notebook's magics and of broken code can't be read."""
+    """The functions that a text defines. Lines with a notebook's magics are dropped; broken code has no functions."""
     source = re.sub(r"(?m)^\s*[%!].*$", "", source)
     try:
         return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
@@ -140,8 +140,10 @@ def functions_of(source: str) -> list[ast.FunctionDef]:
 
 
 def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[list[str], list[str]]:
-    """(problems, notes): exercises that count as right although the code handed in holds only the stub, and exercises
-    whose function is not in the code handed in."""
+    """(problems, notes) for the exercises that count as correct.
+
+    It is a problem if the code handed in contains only the stub of the function, and a note if it has no such function.
+    """
     counts = attempts.read_attempts(lab.number)
     right = [e for e in lab.exercises if counts.get(e.function, attempts.FRESH)["outcome"] == "correct"]
     problems, absent = [], []
@@ -150,14 +152,16 @@ def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[lis
         if not theirs:
             absent.append(exercise.function)
         elif all(map(is_stub, theirs)):
-            problems.append(f"{exercise.function} counts as correct, but the code handed in holds only its stub")
+            problems.append(f"{exercise.function} counts as correct, but the code handed in contains only its stub")
     if absent and len(absent) == len(right):
-        return problems, ["no notebook or code with the exercises was handed in: they could not be compared"]
-    return problems, [f"not in the code handed in, so not compared: {', '.join(absent)}"] if absent else []
+        return problems, ["exercises not compared: no notebook or code with their functions was handed in"]
+    return problems, [
+        f"exercises not compared, because the code handed in lacks them: {', '.join(absent)}"
+    ] if absent else []
 
 
 def is_stub(function: ast.FunctionDef) -> bool:
-    """Whether the function does nothing but raise NotImplementedError."""
+    """Whether the function only raises NotImplementedError."""
     body = [node for node in function.body if not isinstance(node, ast.Expr)]  # without its docstring
     try:
         return isinstance(body[0], ast.Raise) and "NotImplementedError" in ast.unparse(body[0])
@@ -166,7 +170,7 @@ def is_stub(function: ast.FunctionDef) -> bool:
 
 
 def parsed(file: Path) -> Any:
-    """What a JSON file says; None if it is missing or none."""
+    """The content of a JSON file; None if it is missing or not JSON."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -174,7 +178,7 @@ def parsed(file: Path) -> Any:
 
 
 def limit() -> None:
-    """Little memory and time for this process, and no dump of its memory when they are used up."""
+    """Limit this process's memory and CPU time, and turn off core dumps."""
     for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_S), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

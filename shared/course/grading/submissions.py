@@ -1,10 +1,10 @@
-"""What students handed in, copied to where it can be judged.
+"""Copies what students handed in to where it can be graded.
 
     for student in students(Path("submissions")):
         handed = take(student, Path(empty_folder))     # handed.problems: what was left out, and why
 
-It comes from outside, so it is only looked at: links are not followed, pipes and devices not opened, and of the rest
-only files of known names, of known sizes, are copied. Their times are kept, for a claim compares them.
+A submission can't be trusted. Links are not followed, pipes and devices not opened, and only files with known names
+and limited sizes are copied. Their times are kept, because a claim compares them.
 """
 
 import hashlib
@@ -21,35 +21,35 @@ from shared.course import registry
 from shared.errors import LabError
 from shared.report.compare import one_line
 
-DEEP = 3  # folders below the student's own
+DEEP = 3  # levels of folders below the student's
 FOLDERS = 2000
-FILES = 2000  # of one lab: each result has two
+FILES = 2000  # in one lab's folder: each result has two
 FILE_LIMIT = 64 * 2**20
 STUDENT_LIMIT = 512 * 2**20
 LEDGER = re.compile(r"\d+\.\d+\.\d+(\.exercises)?\.json")
-NOTEBOOK = re.compile(r"(yours-)?lab-\d+\.\d+\.\d+-.*\.ipynb", re.S)  # "yours-": as `make labs` keeps one
+NOTEBOOK = re.compile(r"(yours-)?lab-\d+\.\d+\.\d+-.*\.ipynb", re.S)  # `make labs` keeps a changed one as "yours-…"
 STARTER = {lab.starter for lab in registry.LABS.values() if lab.starter}  # folders of starter code: gateway, webui
 CODE = (".py", ".js", ".css", ".html", ".toml")
-CODE_FILES = 200  # of one folder
+CODE_FILES = 200  # in one folder of starter code
 REPORTS = ("report.html", "report.md")
-OURS = "solutions"  # who hands in the whole project hands in its solutions as well
+OURS = "solutions"  # ignored: it is there if a student handed in the whole project
 
-Prints = dict[tuple[str, str], str]  # the name of a load's raw file, by its lab and SHA-256
+Prints = dict[tuple[str, str], str]  # the name of a load's raw file, by its lab and its SHA-256
 
 
 @dataclass
 class Handed:
-    """What one student handed in."""
+    """One student's submission."""
 
     student: Path
-    copy: Path  # results/, notebooks/<number>/ and starter/<number>/gateway/ are in here
+    copy: Path  # contains results/, notebooks/<number>/ and starter/<number>/gateway/
     problems: list[str] = field(default_factory=list)
     prints: Prints = field(default_factory=dict)
     anything: bool = False
     size: int = 0
 
     def take(self, entry: os.DirEntry[str], to: Path) -> bool:
-        """Copy one file, unless it is none or too large."""
+        """Copy one file. Returns whether it was copied; if not, the reason is added to the problems."""
         try:
             fault = self._fault(entry.stat(follow_symlinks=False))
             if not fault:
@@ -61,7 +61,7 @@ class Handed:
             if e.errno in files.FULL:
                 raise LabError(
                     f"{paths.show(self.copy)} can't be written: {e.strerror}.",
-                    "free some space, or choose another folder: export TMPDIR=~/tmp",
+                    "free some space, or choose another folder for the copy: export TMPDIR=~/tmp",
                 ) from None
             fault = f"can't be read: {e.strerror}"
         if fault:
@@ -72,31 +72,35 @@ class Handed:
         if not stat.S_ISREG(status.st_mode):
             return kind(status.st_mode)
         if status.st_size > FILE_LIMIT:
-            return f"is too large: {status.st_size / 2**20:,.0f} MiB, {FILE_LIMIT >> 20} at most"
+            return f"is too large: {status.st_size / 2**20:,.0f} MiB (the limit is {FILE_LIMIT >> 20} MiB)"
         if self.size + status.st_size > STUDENT_LIMIT:
-            return f"is left out: all files together are above {STUDENT_LIMIT >> 20} MiB"
+            return f"is left out: all files together exceed {STUDENT_LIMIT >> 20} MiB"
         return ""
 
     def name(self, path: str | Path) -> str:
+        """A path inside the student's folder, as it is shown."""
         inside = str(Path(path).relative_to(self.student))
         return "the folder" if inside == "." else printable(inside)
 
 
 def students(folder: Path) -> tuple[list[Path], list[str]]:
-    """One folder each, and the names of what is no folder. Raises LabError if there is none."""
-    fix = "name the folder that holds one folder per student: make grade FOLDER=submissions"
+    """(the students' folders, the names of other files). Raises LabError if there is no folder of a student."""
+    fix = "name the folder that contains one folder per student: make grade FOLDER=submissions"
     try:
         there = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
-        found = [e for e in there if e.is_dir()]  # a link as well: `take` names it
+        found = [e for e in there if e.is_dir()]  # links too: `take` reports them
     except OSError as e:
         raise LabError(f"{printable(paths.show(folder))} can't be read: {e.strerror}.", fix) from None
     if not found:
-        raise LabError(f"{printable(paths.show(folder))} holds no folder of a student.", fix)
+        raise LabError(f"{printable(paths.show(folder))} contains no folder of a student.", fix)
     return found, [printable(e.name) for e in there if e not in found and e.suffix != ".csv"]
 
 
 def take(student: Path, copy: Path) -> Handed:
-    """Copy the results that lie least deep, and every notebook. Raises LabError if the copy can't be written."""
+    """Copy the results that are nearest to the top, every notebook and the starter code of one student.
+
+    Raises LabError if the copy can't be written.
+    """
     handed = Handed(student, copy)
     if student.is_symlink():
         handed.problems.append(f"the folder {kind(stat.S_IFLNK)}")
@@ -104,7 +108,7 @@ def take(student: Path, copy: Path) -> Handed:
     try:
         look_through(handed)
     except OSError as e:
-        handed.problems.append(f"it can't be looked through: {e.strerror}")
+        handed.problems.append(f"the submission can't be read: {e.strerror}")
     handed.problems = list(dict.fromkeys(handed.problems))
     return handed
 
@@ -115,7 +119,7 @@ def look_through(handed: Handed) -> None:
     for folder, entries in folders(handed):
         if any(holds_results(e) for e in entries):
             if results:
-                handed.problems.append(f"more results are in {handed.name(folder)}: not looked at")
+                handed.problems.append(f"there are more results in {handed.name(folder)}: ignored")
             results = results or entries
         for entry in entries:
             if entry.is_symlink():
@@ -127,7 +131,7 @@ def look_through(handed: Handed) -> None:
                 starters += 1
                 take_code(handed, Path(entry.path), handed.copy / "starter" / str(starters) / entry.name)
     if not results:
-        handed.problems.append(f"no results: no folder at most {DEEP} deep holds a folder 3.3.1 with results")
+        handed.problems.append(f"no results: no folder 3.3.1 with results was found within {DEEP} levels of folders")
     for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):
         if LEDGER.fullmatch(entry.name) or entry.name in REPORTS:
             handed.take(entry, handed.copy / "results" / entry.name)
@@ -136,16 +140,16 @@ def look_through(handed: Handed) -> None:
 
 
 def holds_results(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder with this entry is a results folder: a lab's results, or its exercises.
+    """Whether a folder with this entry is a results folder: the entry is a lab's results or its exercise attempts.
 
-    A folder 3.3.1 may as well hold a notebook, or results/3.3.1.
+    A folder named 3.3.1 alone proves nothing: it may contain a notebook, or results/3.3.1.
     """
     if entry.name not in registry.LABS or not entry.is_dir(follow_symlinks=False):
         return bool(LEDGER.fullmatch(entry.name))
     try:
         with os.scandir(entry.path) as there:
             return any(is_result(one) for one in there)
-    except OSError:  # `take_results` names it
+    except OSError:  # `take_results` reports it
         return True
 
 
@@ -154,10 +158,10 @@ def is_result(entry: os.DirEntry[str]) -> bool:
 
 
 def take_results(handed: Handed, folder: os.DirEntry[str]) -> None:
-    """The results of one lab, and the fingerprint of each load's raw data."""
+    """Copy the results of one lab, and record the hash of each load's raw data."""
     raw = [entry for entry in listed(handed, Path(folder.path)) if is_result(entry)]
     if len(raw) > FILES:
-        handed.problems.append(f"{handed.name(folder.path)} holds {len(raw):,} files: {FILES:,} are looked at")
+        handed.problems.append(f"{handed.name(folder.path)} contains {len(raw):,} files: only {FILES:,} are read")
     for entry in raw[:FILES]:
         new = handed.copy / "results" / folder.name / entry.name
         is_load = entry.name.startswith("load--") and entry.name.endswith(".gz")
@@ -167,7 +171,7 @@ def take_results(handed: Handed, folder: os.DirEntry[str]) -> None:
 
 
 def take_code(handed: Handed, folder: Path, to: Path) -> None:
-    """The code of one folder of starter code, folders below it included."""
+    """Copy the code in one folder of starter code and in the folders below it."""
     found: list[os.DirEntry[str]] = []
     below = [folder]
     for _ in range(FOLDERS):
@@ -179,13 +183,13 @@ def take_code(handed: Handed, folder: Path, to: Path) -> None:
             elif entry.name.endswith(CODE):
                 found.append(entry)
     if len(found) > CODE_FILES:
-        handed.problems.append(f"{handed.name(folder)} holds more than {CODE_FILES} files: the rest is not looked at")
+        handed.problems.append(f"{handed.name(folder)} contains more than {CODE_FILES} files: the rest is ignored")
     for entry in found[:CODE_FILES]:
         handed.take(entry, to / Path(entry.path).relative_to(folder))
 
 
 def folders(handed: Handed) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """A student's folders with what is in each, the least deep first; hidden ones are passed over."""
+    """A student's folders, each with its entries, from the top down. Hidden folders are skipped."""
     level = [handed.student]
     seen = 0
     for _ in range(DEEP + 1):
@@ -193,7 +197,7 @@ def folders(handed: Handed) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
         for folder in level:
             seen += 1
             if seen > FOLDERS:
-                handed.problems.append(f"more than {FOLDERS:,} folders: the rest is not looked at")
+                handed.problems.append(f"more than {FOLDERS:,} folders: the rest is ignored")
                 return
             entries = listed(handed, folder)
             yield folder, entries
@@ -202,6 +206,7 @@ def folders(handed: Handed) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
 
 
 def listed(handed: Handed, folder: Path) -> list[os.DirEntry[str]]:
+    """A folder's entries by name. One that can't be read has none, and is added to the problems."""
     try:
         with os.scandir(folder) as there:
             return sorted(there, key=lambda entry: entry.name)
@@ -211,10 +216,11 @@ def listed(handed: Handed, folder: Path) -> list[os.DirEntry[str]]:
 
 
 def kind(mode: int) -> str:
-    return "is a link: not followed" if stat.S_ISLNK(mode) else "is no plain file: not opened"
+    """What a file is that will not be opened, as the end of a sentence."""
+    return "is a link: not followed" if stat.S_ISLNK(mode) else "is not a regular file: not opened"
 
 
 def printable(name: str) -> str:
-    """A name on one line of printable characters; other bytes and characters as Python writes them."""
+    """A name on one line of printable characters. Other bytes and characters are escaped as in Python."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return one_line("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))

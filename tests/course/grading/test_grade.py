@@ -193,14 +193,16 @@ def test_a_whole_student_has_every_claim_and_no_problem(rows: dict[str, Row]) ->
     assert anna["machine"]
 
 
-def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(rows: dict[str, Row]) -> None:
+def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(judged: Any) -> None:
+    folder, _, rows = judged
     ben = rows["ben"]
     assert (ben["claims"], ben["problems"]) == ("8 of 8", "")
     assert exercises(ben) == ["9", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
     other_code, not_compared = ben["notes"].split("; ")
-    assert other_code == "1 of 88 results are of other code than this checkout's"
-    assert not_compared == "no notebook or code with the exercises was handed in: they could not be compared"
+    recorded = len(list(folder.glob("ben/**/3.3.1/*.json")))
+    assert other_code == f"1 of {recorded} results were made by other code than this checkout's"
+    assert not_compared == "exercises not compared: no notebook or code with their functions was handed in"
 
 
 def test_an_edited_figure_is_refused_by_name(rows: dict[str, Row]) -> None:
@@ -211,13 +213,15 @@ def test_an_edited_figure_is_refused_by_name(rows: dict[str, Row]) -> None:
 
 def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str, Row]) -> None:
     for one, other in (("dora", "emil"), ("emil", "dora")):
-        said = f"raw data is byte for byte that of {other}: 32 loads, load--users-1--llamacpp--round-1.json.gz for one"
+        said = (
+            f"raw data is identical to that of {other}: 32 loads, for example load--users-1--llamacpp--round-1.json.gz"
+        )
         assert said in rows[one]["problems"]
-    assert not [name for name, row in rows.items() if "byte for byte" in row["problems"] and name not in "dora emil"]
+    assert not [name for name, row in rows.items() if "identical" in row["problems"] and name not in "dora emil"]
 
 
 def test_an_exercise_that_is_right_by_the_tally_but_a_stub_in_the_notebook_is_noticed(rows: dict[str, Row]) -> None:
-    assert "ttft_ms counts as correct, but the code handed in holds only its stub" in rows["emil"]["problems"]
+    assert "ttft_ms counts as correct, but the code handed in contains only its stub" in rows["emil"]["problems"]
     assert "stub" not in rows["anna"]["problems"] + rows["dora"]["problems"]
 
 
@@ -244,8 +248,8 @@ def test_a_function_is_found_in_any_cell_whatever_its_id(tmp_path: Path) -> None
 
 def test_a_function_that_was_not_handed_in_is_named(tmp_path: Path) -> None:
     problems, notes = handed_in(tmp_path, STUB.format("ttft_ms"), "def broken(")
-    assert problems == ["ttft_ms counts as correct, but the code handed in holds only its stub"]
-    assert notes == ["not in the code handed in, so not compared: tpot_ms"]
+    assert problems == ["ttft_ms counts as correct, but the code handed in contains only its stub"]
+    assert notes == ["exercises not compared, because the code handed in lacks them: tpot_ms"]
 
 
 def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> None:
@@ -278,7 +282,7 @@ def test_more_files_of_starter_code_than_a_lab_has_are_not_all_read(
         (tmp_path / "yan" / "webui" / f"{number}.js").write_text("")
     put(tmp_path / "yan", "x")
     handed = submissions.take(tmp_path / "yan", tmp_path / "copy")
-    assert handed.problems == ["webui holds more than 2 files: the rest is not looked at"]
+    assert handed.problems == ["webui contains more than 2 files: the rest is ignored"]
     assert len(list((tmp_path / "copy").rglob("*.js"))) == 2
 
 
@@ -287,25 +291,25 @@ def test_no_cell_of_a_notebook_is_run(judged: Any) -> None:
 
 
 HOSTILE = {
-    "fay": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
-    "gus": ["results/3.3.1/x.json is too large: 64 MiB, 64 at most",
+    "fay": ["no results: no folder 3.3.1 with results was found within 3 levels of folders"],
+    "gus": ["results/3.3.1/x.json is too large: 64 MiB (the limit is 64 MiB)",
             "refused: load/bomb: its raw data is missing or damaged"],
     "hal": ["; results/3.3.1/x.json is torn or no result: run the cell that measures it again",
             "; results/3.3.1/other.json is torn or no result: run the cell that measures it again",
             "; results/3.3.1/  [31m.json is torn or no result: run the cell that measures it again",
-            "3.3.1.exercises.json is torn, or holds what no check wrote",
-            "; lab-3.3.1-x.ipynb is no notebook", "yours-lab-3.3.1-y.ipynb is no notebook"],
+            "3.3.1.exercises.json is damaged, or contains entries that no check writes",
+            "; lab-3.3.1-x.ipynb is not a notebook", "yours-lab-3.3.1-y.ipynb is not a notebook"],
     "ida": [f"refused: {KEY}: its figures can't be computed again from its raw traces (OverflowError",
             "claim 1: refused: its results are not as the lab's cells write them (TypeError"],
     "jon": ["results is a link: not followed", "; 3.3.1.json is a link: not followed",
             "; 3.3.1/x.json is a link: not followed", "; 3.3.2 is a link: not followed",
             "lab-3.3.1-x.ipynb is a link: not followed"],
     "kim": ["the folder is a link: not followed"],
-    "lea": ["3.3.1/x.json is no plain file: not opened", "3.3.1/load--x.json.gz is no plain file: not opened",
-            "report.md is no plain file: not opened"],
+    "lea": ["3.3.1/x.json is not a regular file: not opened", "3.3.1/load--x.json.gz is not a regular file: not opened",
+            "report.md is not a regular file: not opened"],
     "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't name its code_sha256"],
     "\\xff\\xfe": ["results/3.3.1/x.json is of schema 1000000000; these labs read 3 at most"],
-    "max": ["no results: no folder at most 3 deep holds a folder 3.3.1 with results"],
+    "max": ["no results: no folder 3.3.1 with results was found within 3 levels of folders"],
     "pat": ["results/3.3.1.json was written by an older version of these labs, which kept all results of a lab in one "
             "file. It is not used: measure again",
             "results/3.3.1: results of a schema before 3, to be measured again: 1"],
@@ -328,7 +332,7 @@ def test_every_student_has_a_row_and_no_cell_can_start_a_formula(judged: Any) ->
     assert all(cell.isprintable() for cell in cells)
     assert all(c.isprintable() or c == "\n" for c in said)
     assert "secret" not in said + str(cells)
-    assert "No folders, so not looked at: nina.zip" in said
+    assert "Ignored, because not a folder: nina.zip" in said
     assert "\nwritten: " in said
     assert len({len(line) for line in said.splitlines() if line.startswith("|")}) == 1, "the table is aligned"
 
@@ -374,9 +378,9 @@ def test_all_that_one_student_hands_in_is_bounded(tmp_path: Path, monkeypatch: p
         (raw / f"load--{number}.json.gz").write_bytes(bytes(2**20))
         (raw.parent / f"more-{number}").mkdir()
     handed = submissions.take(raw.parent, tmp_path / "copy")
-    assert "3.3.1 holds 8 files: 6 are looked at" in handed.problems
-    assert "more than 4 folders: the rest is not looked at" in handed.problems
-    assert "3.3.1/load--4.json.gz is left out: all files together are above 3 MiB" in handed.problems
+    assert "3.3.1 contains 8 files: only 6 are read" in handed.problems
+    assert "more than 4 folders: the rest is ignored" in handed.problems
+    assert "3.3.1/load--4.json.gz is left out: all files together exceed 3 MiB" in handed.problems
     assert len(list((tmp_path / "copy").rglob("load--*.gz"))) == 2
 
 
@@ -384,7 +388,7 @@ def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: 
     put(tmp_path / "quinn", "x")
     monkeypatch.setattr(grade, "WALL_S", 0.01)
     [row, *_], _ = grade.graded(tmp_path / "quinn")  # one for each lab
-    assert (row.student, row.claims, row.problems) == ("quinn", "not judged", ("it took more than 0 s to judge",))
+    assert (row.student, row.claims, row.problems) == ("quinn", "not graded", ("grading took more than 0 s",))
 
 
 def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp_path: Path) -> None:
@@ -394,9 +398,9 @@ def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp
         many.write('"😀'.encode() + b"a" * 80 * 2**20 + b'"')  # read as text, each character takes 4 bytes
     command = f"ulimit -v 500000; {sys.executable} -m shared.course.grading.grade {tmp_path}"
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert "judging it failed: MemoryError" in said
+    assert "grading failed: MemoryError" in said
     rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in said.splitlines() if "3.3.1 |" in line}
-    assert rows == {"tim": "not judged", "uma": "0 of 8"}
+    assert rows == {"tim": "not graded", "uma": "0 of 8"}
 
 
 def test_two_places_with_results_are_told_and_the_least_deep_counts(tmp_path: Path) -> None:
@@ -404,7 +408,7 @@ def test_two_places_with_results_are_told_and_the_least_deep_counts(tmp_path: Pa
         put(tmp_path / "rob" / place, "x", values=place)
     handed = submissions.take(tmp_path / "rob", tmp_path / "copy")
     assert json.loads((tmp_path / "copy/results/3.3.1/x.json").read_text())["values"] == "z"
-    assert handed.problems == ["more results are in a/b: not looked at"]
+    assert handed.problems == ["there are more results in a/b: ignored"]
 
 
 @pytest.mark.parametrize("place", ["results", "3.3.1/results"])
@@ -444,7 +448,7 @@ def test_a_table_that_can_not_be_written_says_where_else(tmp_path: Path, capsys:
     assert grade.main([str(tmp_path)]) == 0
     assert (tmp_path / "grades.csv").read_text().startswith("student,lab,claims,")
     assert grade.main([str(tmp_path)]) == 0, "its own table is no student"
-    assert "No folders" not in capsys.readouterr().out
+    assert "Ignored" not in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_no_copy_behind(judged: Any, tmp_path: Path) -> None:
