@@ -94,11 +94,16 @@ def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours
             "end it: make down ends engines of the labs, ollama stop unloads a model of Ollama, docker ps and "
             "nvidia-smi list other programs",
         )
-    asked = flags.get(way.share_flag)
-    if asked is not None and float(str(asked)) * gpu_memory_gib(machine) > there:
+    if way.share_flag not in flags:
+        return
+    asked = flags[way.share_flag]
+    try:
+        asked_gib = float(str(asked)) * gpu_memory_gib(machine)
+    except ValueError:
+        raise LabError(f"{way.share_flag} is {asked!r}, but must be a number.", "correct the flag") from None
+    if asked_gib > there:
         raise LabError(
-            f"{way.share_flag} {asked} of {gpu_memory_gib(machine):.1f} GiB is "
-            f"{float(str(asked)) * gpu_memory_gib(machine):.1f} GiB, but {only}.",
+            f"{way.share_flag} {asked} of {gpu_memory_gib(machine):.1f} GiB is {asked_gib:.1f} GiB, but {only}.",
             f"leave {way.share_flag} out: the labs set the share that this launch needs",
         )
 

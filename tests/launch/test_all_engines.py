@@ -1,4 +1,4 @@
-"""All native engines side by side: the same prompt, still when idle, still when paused, gone when their program is."""
+"""All native engines side by side: the same prompt, no processor time when idle, and an end with their program."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ def cpu_s(engine: Engine) -> float:
 
 
 def cpu_shares(engines: dict[str, Engine], seconds: float) -> dict[str, float]:
-    """What each engine took of one core, all in the same window."""
+    """The share of one core that each engine used, all in the same window."""
     before = {name: cpu_s(engine) for name, engine in engines.items()}
     time.sleep(seconds)
     return {name: (cpu_s(engine) - before[name]) / seconds for name, engine in engines.items()}
@@ -64,7 +64,7 @@ def test_all_see_the_same_prompt(engines: dict[str, Engine], model: ModelChoice)
 
 
 def test_idle_engines_take_no_processor(engines: dict[str, Engine]) -> None:
-    # The best of three: SGLang tidies up now and then. Of the cores that each was given, all together.
+    # The best of three, because SGLang tidies up now and then. A share of all cores that the engine was given.
     shares = [cpu_shares(engines, 5) for _ in range(3)]
     best = {name: min(share[name] for share in shares) / engines[name].cores for name in NAMES}
     assert all(share < 0.02 for share in best.values()), best
@@ -77,7 +77,7 @@ def test_a_load_is_counted_by_the_engine_too(engines: dict[str, Engine], model: 
     assert (summary.requests, summary.failed) == (4, 0)
     assert summary.cached_tokens is not None
     assert summary.cached_tokens <= (4 * OPENING_TOKENS if name == "ollama" else 0)
-    # SGLang's counters grow when an answer has ended, and then some; they must agree in the end.
+    # SGLang's counters grow only some time after an answer has ended.
     deadline = time.monotonic() + 5
     while counters(engines[name])["running"] and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -108,7 +108,7 @@ def test_the_panel_sees_the_queue_of_a_real_engine(engines: dict[str, Engine], m
         run = load.run(Load(engines["vllm"], prompts.short(model), Closed(users=8, requests=8), max_tokens=16))
     assert run.counted["generated_tokens"] == 8 * 16
     assert seen.most("running") == 4
-    assert 4 <= (seen.most("waiting") or 0) < 8  # a seat is taken once its prompt is being computed
+    assert 4 <= (seen.most("waiting") or 0) < 8  # a request stops waiting when the prefill of its prompt begins
     assert 0 < (seen.most("kv_use") or 0) <= 1
     assert seen.most("preemptions") == 0
     assert run.counted["prefills"] == 8

@@ -1,4 +1,4 @@
-"""What docker would be told, exactly; and that each engine's published command line knows every word of it."""
+"""The exact docker commands, and that each engine's published command line has every flag in them."""
 
 import json
 import tomllib
@@ -22,7 +22,7 @@ NEAREST = {"trtllm": "trtllm-serve (1.3.0rc3)"}
 
 
 def test_the_commands_are_those_that_were_looked_at() -> None:
-    """After a change that was meant the file is written anew: see tests/helpers/container_commands.py."""
+    """After an intended change, write the file again: see tests/helpers/container_commands.py."""
     assert container_commands.text() == (paths.REPO / "tests" / "helpers" / "container_commands.txt").read_text()
 
 

@@ -1,7 +1,7 @@
 """The life of a container, from the manifest to its removal, against a stand-in docker.
 
-The containers run a stand-in, no engine: what is tested is what the labs ask of docker, and what they make of its
-answers. The machine is the recorded DGX Spark of tests/machines, its memory readings are scripted.
+The containers run a stand-in and no engine. The tests check the docker commands of the labs, and how the labs handle
+docker's answers. The machine is the recorded DGX Spark of tests/machines, and its memory readings are scripted.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Faults again and again, at random moments: make drill. Whatever dies, what was measured stays and nothing goes on."""
+"""Repeated faults at random moments (make drill). Whatever dies, measured results stay and no process is left."""
 
 import os
 import random
@@ -27,7 +27,7 @@ from tests.helpers.processes import eventually, left_by_a_killed_program
 
 pytestmark = pytest.mark.drill
 
-# A lab's measuring cell in short: it goes on where it stopped.
+# A short form of a lab's measuring cell, which continues where it stopped.
 LAB = """
 from shared import hardware, models
 from shared.course import labs

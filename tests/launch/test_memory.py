@@ -1,7 +1,7 @@
 """A launch that doesn't fit is refused with its sum. An engine that grows too big is ended before the machine freezes.
 
-Memory readings are scripted, in a file that the guard reads instead of /proc/meminfo. The engine that it ends is a
-stand-in: a process with children of its own.
+Memory readings are scripted, in a file that the guard reads instead of /proc/meminfo. A process with children of its
+own stands in for the engine.
 """
 
 import itertools
@@ -91,7 +91,7 @@ def test_a_sample_a_second_whatever_the_owner_does(meminfo: Path, tmp_path: Path
 
 
 def test_what_is_no_descendant_is_removed_in_the_end(tmp_path: Path) -> None:
-    """As a container is removed: after a polite end, and after the owner's death."""
+    """A container is removed in this way: after SIGTERM, and after the command has ended by itself."""
     afterwards = ["sh", "-c", f"echo removed >> {tmp_path}/removed"]
     with (tmp_path / "log").open("wb") as log:
         process = Guarded(["sleep", "60"], log, afterwards=afterwards)
@@ -190,3 +190,6 @@ def test_a_discrete_gpu_is_judged_by_its_own_memory(spark: Machine, spark_model:
 def test_a_flag_that_is_no_number_is_said(spark: Machine, spark_model: ModelChoice) -> None:
     with pytest.raises(LabError, match="--max-num-seqs is 'many', but must be a whole number"):
         need(ENGINES["vllm"], spark_model, "BF16", {**FLAGS["vllm"], "--max-num-seqs": "many"}, spark)
+    spec, flags = ENGINES["vllm"], {**FLAGS["vllm"], "--gpu-memory-utilization": "most"}
+    with pytest.raises(LabError, match="--gpu-memory-utilization is 'most', but must be a number"):
+        require(spec, need(spec, spark_model, "BF16", flags, spark), flags, spark, ())

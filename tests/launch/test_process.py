@@ -1,6 +1,6 @@
-"""The guard of shared/launch/process.py: however its owner ends, nothing that it started goes on.
+"""The guard of shared/launch/process.py: however its owner ends, no process that it started is left.
 
-The owner is a real Python process, killed in earnest; its processes are found by their ids in /proc.
+The owner is a real Python process that is really killed. Its processes are found by their ids in /proc.
 """
 
 import os
@@ -40,7 +40,7 @@ wait
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts a program that guards the given shell script; ended after the test."""
+    """Starts a program that guards the given shell script. The program is ended after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(script: str) -> subprocess.Popen[bytes]:
@@ -126,7 +126,7 @@ def test_end_leaves_nothing_and_may_be_called_again(tmp_path: Path) -> None:
 def test_what_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
     process = guarded(tmp_path, "sh", "-c", f"setsid sh -c 'echo $$ > {tmp_path}/left.pid; exec sleep 60' & exit 3")
     assert eventually(lambda: process.exit_code() == 3)
-    left = tmp_path / "left.pid"  # ended perhaps before it could write
+    left = tmp_path / "left.pid"  # perhaps it was ended before it could write
     assert not left.exists() or not left.read_text() or not alive(int(left.read_text()))
 
 
