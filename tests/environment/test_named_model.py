@@ -48,8 +48,8 @@ CONFIGS = {
 WRONG = {  # LABS_MODEL → part of the error
     "labs/nothing": "The hub has no labs/nothing, or it is private. -> check the name",
     "labs/tiny-qwen3-v9@v9": "The hub has labs/tiny-qwen3-v9, but not its revision 'v9'.",
-    "labs/gated": "labs/gated is gated, and this account (or none) may not read it. -> accept its licence",
-    "labs/other": "GemmaForCausalLM, and LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM work",
+    "labs/gated": "labs/gated is gated: it needs the token of an account that has accepted its licence. -> accept the licence",
+    "labs/other": "GemmaForCausalLM, but only LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM are supported",
     "labs/empty": "labs/empty has no safetensors",
     "no name": "LABS_MODEL is 'no name', which is not the name of a model. -> set LABS_MODEL=owner/name",
 }
@@ -234,7 +234,7 @@ def test_another_model_than_was_set_up_is_told(chosen: Any) -> None:
     assert chosen("labs/tiny-qwen3").name == "tiny-qwen3"
     with pytest.raises(LabError, match=r"is not set up\.\nFix: make engines LABS_MODEL=labs/never"):
         chosen("labs/never")
-    with pytest.raises(LabError, match="'labs/tiny-qwen3' is what was set up"):
+    with pytest.raises(LabError, match="but 'labs/tiny-qwen3' was set up"):
         chosen("labs/tiny-qwen3@v2")
 
 
