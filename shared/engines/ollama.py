@@ -39,12 +39,13 @@ def served_name(model: ModelChoice, precision: str) -> str:
 
 
 def create(url: str, model: ModelChoice, precision: str) -> None:
-    """Register the model in Ollama, from the GGUF file that llama.cpp reads too. Raises LabError if Ollama refuses it.
+    """Register the model in Ollama, from the GGUF file that llama.cpp reads too. Raises LabError if that fails.
 
     A chat template that Ollama doesn't recognise is registered with the model. Ollama's penalty on repeated tokens is
     switched off, because it would change greedy text. This runs at each start, and copies the file only once.
     """
-    from ollama import Client, ResponseError  # Ollama's own client; takes half a second to import
+    import httpx
+    from ollama import Client, ResponseError  # Ollama's own client, on httpx; takes half a second to import
 
     if model.local:
         digest = model.sha256(precision)
@@ -70,6 +71,8 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
         )
     except ResponseError as e:
         raise LabError(f"Ollama refused the model: {e}.") from None
+    except httpx.HTTPError as e:
+        raise LabError(f"Ollama broke off while it registered the model: {e}.") from None
 
 
 def has_blob(url: str, digest: str) -> bool:

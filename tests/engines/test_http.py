@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
     """Answers like an engine and keeps each request: its method, path, headers and body."""
 
     page = ""  # of /metrics
+    torn = "/torn"  # the path whose answer is cut off
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         data = text.encode(errors="surrogateescape")
         self.send_response(status)
         self.send_header("Location", "/health")
-        self.send_header("Content-Length", str(len(data) + (self.path == "/torn")))
+        self.send_header("Content-Length", str(len(data) + (self.path == self.server.torn)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
@@ -127,6 +128,15 @@ def test_no_answer_is_none_or_an_error(server: Server) -> None:
         post_json(server.url + "/torn", {})
     with pytest.raises(LabError, match=r'/refuse answered 400: {"error": "the field messages is missing"}'):
         post_json(server.url + "/refuse", {})
+
+
+def test_an_ollama_that_breaks_off_is_an_error(
+    server: Server, model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.torn = "/api/create"
+    monkeypatch.setenv("LABS_CACHE", "/nonexistent")
+    with pytest.raises(LabError, match=r"Ollama broke off while it registered the model: peer closed connection"):
+        ollama.create(server.url, model, "BF16")
 
 
 def test_a_server_that_is_silent_is_given_up() -> None:
