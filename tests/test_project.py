@@ -1,4 +1,4 @@
-"""What the pages say is so: commands exist, links lead somewhere, notebooks are fit to be published."""
+"""The pages are true: commands exist, links lead to a target, and notebooks are ready to be published."""
 
 import json
 import os
@@ -44,14 +44,14 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 
 
 def written(file: Path) -> str:
-    """What a page, a module or the cells of a notebook say; not what a notebook printed."""
+    """The text of a page, a module or a notebook's cells, without a notebook's outputs."""
     if file.suffix == ".ipynb":
         return "\n".join(cell.source for cell in nbformat.read(file, as_version=4).cells)
     return file.read_text(errors="replace")
 
 
 def resolves(name: str) -> bool:
-    """Whether `shared.load.client.Trace` is a module, a room, or a name that its module holds."""
+    """Whether a name such as `shared.load.client.Trace` is a module, a room, or a name in its module."""
     folder, parts = paths.REPO / "shared", name.split(".")[1:]
     for place, part in enumerate(parts, 1):
         if (folder / part).is_dir():
@@ -65,7 +65,7 @@ def resolves(name: str) -> bool:
 
 
 def test_files_and_names_that_are_mentioned_exist() -> None:
-    """`shared/load/client.py` and `shared.load.client.Trace`, wherever a page, a docstring or a notebook names them."""
+    """Checks `shared/load/client.py` and `shared.load.client.Trace` in pages, docstrings and notebooks."""
     found = 0
     for file in tracked():
         if file.suffix in (".md", ".py", ".ipynb", ".sh") or file.name == "Makefile":
@@ -85,7 +85,7 @@ def test_files_and_names_that_are_mentioned_exist() -> None:
 def test_no_machine_path_is_tracked() -> None:
     for file in tracked():
         if file.suffix != ".png":
-            # In a container its user is root: that is no path of this machine.
+            # root's folders in a container are no paths of this machine.
             found = re.search(r"/(root(?!/\.(cache|ollama|\{))|home/\w+|work)/", file.read_text(errors="replace"))
             assert found is None, f"{file}: {found[0]}"
 
@@ -116,7 +116,7 @@ def test_a_solution_is_fit_to_be_published(file: Path) -> None:
         assert said.count("\n") <= 40, f"{cell.id} prints more than a screen"
 
 
-# How a callout looks in JupyterLab, by the word that it begins with: colour is never the only signal.
+# The look of a callout in JupyterLab, by its first word: colour is never the only signal.
 CALLOUTS = {"Predict": "info", "Do": "success", "Measure": "success", "Explain": "info", "Common mistake": "warning"}
 
 

@@ -1,4 +1,4 @@
-"""The list of container images: pinned, sourced, and honest about what nobody here has checked."""
+"""The list of container images: every row is pinned, names its source, and marks what was not checked."""
 
 import datetime
 import re
@@ -33,7 +33,7 @@ WAY_OUT = re.compile(r"\binstead\b")
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """What is wrong with one table; empty if nothing is."""
+    """The faults of one table; empty if there are none."""
     wrong = [
         f"{name} is missing or no {kind.__name__}"
         for name, kind in FIELDS.items()

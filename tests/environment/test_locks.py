@@ -1,4 +1,4 @@
-"""The lock files: fresh, pinned and hashed to the last package, good for any mirror and both processors."""
+"""The lock files: up to date, every package pinned and hashed, usable with any mirror and on both processors."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from shared import paths
 
 OUTPUTS = [lock.output for lock in locks.LOCKS]
 
-# Compiled packages among ours: one wheel for each processor, Python and C library, so many hashes.
+# Compiled packages: they have one wheel for each processor, Python and C library, so many hashes.
 COMPILED = {
     "environment/requirements.lock": ("httptools", "numpy", "tokenizers", "uvloop"),
     "environment/torch.lock": ("torch",),
@@ -23,7 +23,7 @@ COMPILED = {
 
 
 def stale(root: Path) -> list[str]:
-    """The locks under `root` whose first line doesn't fit their inputs."""
+    """The locks under `root` whose first line doesn't match their inputs."""
     return [lock.output for lock in locks.LOCKS if not (root / lock.output).read_text().startswith(lock.stamp())]
 
 
@@ -95,8 +95,8 @@ def test_every_package_is_pinned_and_hashed(output: str) -> None:
 def test_compiled_packages_have_a_hash_for_every_platform(output: str) -> None:
     found = packages(output)
     for name in COMPILED[output]:
-        # At the least x86-64 and arm64, for Linux and for macOS or musl, and the source.
-        # Several entries: another version for another Python.
+        # At least x86-64 and arm64, for Linux and for macOS or musl, and the source.
+        # A package has several entries if the version depends on the Python.
         counts = [len(hashes) for requirement, hashes in found.items() if requirement.startswith(f"{name}==")]
         assert counts, f"no {name}"
         assert min(counts) > 6, f"{name}: {counts} hashes"
@@ -118,4 +118,4 @@ def test_both_processors_get_the_same_packages(output: str, python: str) -> None
     x86, arm = needed(output, "x86_64", python), needed(output, "aarch64", python)
     assert arm
     assert arm <= x86
-    assert x86 - arm <= {"intel-openmp"}  # Intel's library for vLLM: there is none for arm64
+    assert x86 - arm <= {"intel-openmp"}  # Intel's library for vLLM, which does not exist for arm64

@@ -48,7 +48,8 @@ CONFIGS = {
 WRONG = {  # LABS_MODEL → part of the error
     "labs/nothing": "The hub has no labs/nothing, or it is private. -> check the name",
     "labs/tiny-qwen3-v9@v9": "The hub has labs/tiny-qwen3-v9, but not its revision 'v9'.",
-    "labs/gated": "labs/gated is gated: it needs the token of an account that has accepted its licence. -> accept the licence",
+    "labs/gated": "labs/gated is gated: it needs the token of an account that has accepted its licence. "
+    "-> accept the licence",
     "labs/other": "GemmaForCausalLM, but only LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM are supported",
     "labs/empty": "labs/empty has no safetensors",
     "no name": "LABS_MODEL is 'no name', which is not the name of a model. -> set LABS_MODEL=owner/name",

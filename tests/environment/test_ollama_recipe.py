@@ -1,4 +1,4 @@
-"""Which Ollama is taken: an installed one that is young enough, else our own build."""
+"""Which Ollama is used: an installed one that is new enough, else our own build."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from environment.engines.ollama import recipe
         ("Warning: could not connect to a running Ollama instance\nWarning: client version is 1.2.0", "1.2.0"),
         ("ollama version is 0.24.0\nWarning: client version is 0.33.0", "0.33.0"),  # an old server still runs
         ("ollama version is 0.33.0\nWarning: client version is 0.24.0", None),
-        ("ollama version is 0.24.0", None),  # it compiles an engine in
+        ("ollama version is 0.24.0", None),  # its engine is compiled in
         ("something else", None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Builds are held still while something is measured, and go on afterwards."""
+"""Builds pause while something is measured, and continue afterwards."""
 
 import threading
 import time
@@ -47,7 +47,7 @@ def test_hold_catches_a_command_that_is_just_being_started(tmp_path: Path, labs_
     job = job_of(labs_cache, stop, hush)
     build = threading.Thread(target=job.run, args=["working", ["sh", "-c", f"sleep 0.15; touch {tmp_path}/worked"]])
     build.start()
-    while not hush._pids:  # its watchdog has begun, the command has not
+    while not hush._pids:  # its watchdog has started, its command has not
         time.sleep(0.001)
     with hush.hold():
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The published command lines: what their files hold, and that every flag of the labs is in them."""
+"""The files of published command lines: their content, and that they contain every flag that the labs use."""
 
 import ast
 import importlib

@@ -38,7 +38,7 @@ def test_safetensors_and_gguf_hold_the_same_numbers(model: ModelChoice) -> None:
 def test_sizes_follow_from_the_shape(model: ModelChoice) -> None:
     assert model.kv_bytes_per_token() == 2 * 30 * 3 * 64 * 2 == 23_040
     size = (model.weights("hf") / "model.safetensors").stat().st_size
-    assert 0 <= size - model.weight_bytes() < 100_000  # what is more than the weights is the header
+    assert 0 <= size - model.weight_bytes() < 100_000  # the rest is the header
 
 
 @pytest.mark.engine
