@@ -1,4 +1,4 @@
-"""Many users at once: prompts, the client that stamps their answers, and the loops that send them."""
+"""Many users at once: the prompts, the loops that send them, and the client that timestamps the answers."""
 
 from shared.load.client import Trace, stream
 from shared.load.loads import Closed, Died, Load, Poisson, Run, users_text

@@ -1,18 +1,18 @@
 """One streaming request, stamped as its bytes arrive.
 
-The mental model: a response is a list of blocks of bytes, each with the moment at which the kernel handed it to us
-(shared.load.connection). While the stream runs nothing is parsed but HTTP's framing, so a slow parser can't delay a
-stamp. Afterwards the events are read (shared.load.streams), and each gets the stamp of the block that completed it.
+The mental model: a response is a list of blocks of bytes, each with the moment at which the kernel handed it over
+(shared.load.connection). While the stream runs, only HTTP's framing is parsed, so a slow parser can't delay a
+timestamp. The events are read afterwards (shared.load.streams). Each gets the timestamp of the block that completed it.
 
-Two things that look alike and aren't: a *chunk* (one event) and a *token*. An engine may put several tokens
-into one chunk, and the first chunk of a chat often carries only a role. So token counts come from the
-engine, and TTFT is the first chunk that carries text, be it reasoning or answer.
+A *chunk* (one event) is not a *token*. An engine may put several tokens into one chunk, and the first chunk of a chat
+often carries only a role. So token counts come from the engine, and TTFT ends at the first chunk that carries text,
+reasoning or answer.
 
     trace = asyncio.run(stream(url, body))
     trace.ttft_ms, trace.output_tokens, trace.error
 
-Many at once: reading one answer takes milliseconds in which no other can be stamped. So take `exchange()` for
-each, and `Exchange.trace()` when all have ended, as shared.load.loops does.
+For many requests at once, call `exchange()` for each, and `Exchange.trace()` when all have ended, as shared.load.loops
+does. Reading one answer takes milliseconds, in which no other block could be timestamped.
 """
 
 import asyncio
@@ -29,41 +29,41 @@ from shared.load.connection import Connection, Connections, Response
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait, in seconds. A stream that exceeds one has failed; it is never counted as slow."""
+    """How long to wait, in seconds. A stream that exceeds a limit counts as failed, never as slow."""
 
     connect_s: float = 10
-    first_byte_s: float = 120  # of the answer, its headers included
+    first_byte_s: float = 120  # of the answer, headers included
     idle_s: float = 120  # between two blocks
     total_s: float = 600
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One request, as it happened. Times are nanoseconds of `time.perf_counter_ns`."""
+    """One request and its answer. Times are nanoseconds of `time.perf_counter_ns`."""
 
     sent_ns: int  # just before the request was handed to the kernel; connecting is over
     arrivals_ns: tuple[int, ...]  # each chunk that carried text of the answer
     texts: tuple[str, ...]  # of those chunks
-    end_ns: int  # the stream ended, well or not
-    input_tokens: int | None  # None if the engine didn't say
+    end_ns: int  # when the stream ended, even with an error
+    input_tokens: int | None  # None if the engine didn't report it
     output_tokens: int | None  # reasoning included
-    cached_tokens: int | None  # of the input, taken from the engine's prefix cache
+    cached_tokens: int | None  # part of the input, taken from the engine's prefix cache
     finish_reason: str | None
-    error: str | None  # None only for a stream that ended as the protocol says
+    error: str | None  # None only for a stream that ended as the protocol demands
     tokens_from: str | None = None  # "usage" (OpenAI), "engine" (Ollama's own counts), "tokenizer", None: unknown
-    reasoning_ns: tuple[int, ...] = ()  # each chunk that carried reasoning, which comes before the answer
+    reasoning_ns: tuple[int, ...] = ()  # each chunk that carried reasoning, which precedes the answer
     reasoning_texts: tuple[str, ...] = ()
     blocks_ns: tuple[int, ...] = ()  # every block of bytes, headers and framing included
     blocks_bytes: tuple[int, ...] = ()
-    timings: Mapping[str, Any] | None = None  # the engine's own, in its words: Ollama's in ns, llama.cpp's in ms
+    timings: Mapping[str, Any] | None = None  # the engine's own, under its names: Ollama's in ns, llama.cpp's in ms
     new_connection: bool = True
-    first_choice_ns: int | None = None  # the first chunk of the answer, be it empty or only a role
-    last_choice_ns: int | None = None  # the last one, which may carry only the reason for its end
-    scheduled_ns: int | None = None  # when an open loop's schedule wanted it sent
+    first_choice_ns: int | None = None  # the first chunk of the answer, even if empty or only a role
+    last_choice_ns: int | None = None  # the last one, which may carry only the finish reason
+    scheduled_ns: int | None = None  # when the schedule of an open loop wanted it sent
 
     @classmethod
     def restore(cls, stored: Mapping[str, Any]) -> "Trace":
-        """A trace from its JSON form, in which tuples are lists. Older ones lack what was added later."""
+        """The trace of a JSON form, in which tuples are lists. Older forms lack fields that were added later."""
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
@@ -71,9 +71,9 @@ class Trace:
         return cls(**plain)
 
     def counted(self, count: Callable[[str], int]) -> "Trace":
-        """The trace with its output counted from its text, if the engine gave no count.
+        """The trace with its output tokens counted from its text, if the engine reported no count.
 
-        The tokens of a text aren't always those that were generated: it is the last resort, and says so.
+        A last resort, marked by `tokens_from`: the tokens of a text aren't always those that were generated.
         """
         if self.output_tokens is not None:
             return self
@@ -89,30 +89,30 @@ class Trace:
 
     @property
     def chunks_ns(self) -> tuple[int, ...]:
-        """Each chunk with text of either kind, in order."""
+        """When each chunk with text arrived, reasoning and answer, in order."""
         return tuple(sorted(self.reasoning_ns + self.arrivals_ns)) if self.reasoning_ns else self.arrivals_ns
 
     @property
     def ttft_ms(self) -> float | None:
-        """Time to first token: from the request sent to the first chunk with text, reasoning or answer."""
+        """Time to first token: from sending the request to the first chunk with text, reasoning or answer."""
         chunks = self.chunks_ns
         return (chunks[0] - self.sent_ns) / 1e6 if chunks else None
 
     @property
     def first_answer_ms(self) -> float | None:
-        """From the request sent to the first chunk of the answer: what a user waits who isn't shown the reasoning."""
+        """From sending the request to the first chunk of the answer: a user's wait if the reasoning is hidden."""
         return (self.arrivals_ns[0] - self.sent_ns) / 1e6 if self.arrivals_ns else None
 
     @property
     def e2e_ms(self) -> float:
-        """From the request sent to the end of the stream."""
+        """From sending the request to the end of the stream."""
         return (self.end_ns - self.sent_ns) / 1e6
 
     @property
     def tpot_ms(self) -> float | None:
         """Time per output token after the first: (last − first) / (tokens − 1).
 
-        vLLM's benchmark uses (E2E − TTFT) / (tokens − 1), which counts the closing chunks as well.
+        vLLM's benchmark uses (E2E − TTFT) / (tokens − 1), which includes the closing chunks.
         """
         chunks = self.chunks_ns
         if not self.output_tokens or self.output_tokens < 2 or len(chunks) < 2:
@@ -131,22 +131,22 @@ class Trace:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and the answer to it, not read yet."""
+    """One request and its answer, whose bytes are not read yet."""
 
     path: str
     sent_ns: int
     end_ns: int
     response: Response
-    error: str | None  # what the client gave up for
+    error: str | None  # why the client gave up
     new_connection: bool
 
     @property
     def dropped(self) -> bool:
-        """Whether the connection ended without a byte, as one may that was kept longer than its server would."""
+        """Whether the connection ended without a byte, as happens when the server closes an idle connection."""
         return self.response.lost and not self.response.blocks_ns
 
     def trace(self) -> Trace:
-        """Read what the answer says."""
+        """Read the answer's bytes into a trace."""
         response = self.response
         error = (
             self.error
@@ -189,9 +189,9 @@ async def stream(
 ) -> Trace:
     """POST `body` with `stream: true` to an endpoint of OpenAI's API or Ollama's, and return the trace.
 
-    The path says which dialect: /api/ is Ollama's. `connections` keeps connections open for the next request;
-    without it each has its own. Never raises for what the server does: a refused connection, an HTTP error,
-    an error event, a reset or a time limit is in `Trace.error`. Cancelling it closes the connection at once.
+    The path decides the dialect: /api/ is Ollama's. `connections` keeps connections open for the next request; without
+    it, each request opens its own. A fault of the server never raises: a refused connection, an HTTP error, an error
+    event, a reset or a time limit is in `Trace.error`. Cancelling closes the connection at once.
     """
     return (await exchange(url, body, limits, connections)).trace()
 
@@ -199,7 +199,7 @@ async def stream(
 async def exchange(
     url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
 ) -> Exchange:
-    """As `stream`, with the answer's bytes kept and not read."""
+    """Like `stream`, but the answer's bytes are kept and not read."""
     limits = limits or Limits()
     parts = urlsplit(url)
     full = {**body, "stream": True}
@@ -214,7 +214,10 @@ async def exchange(
     address = parts.hostname or "127.0.0.1", parts.port or 80
 
     async def ask(connection: Connection, new: bool) -> Exchange:
-        """The connection is closed afterwards, or at once if this is cancelled, unless it may carry another."""
+        """Send the request and await the answer. Then keep the connection if it is reusable, else close it.
+
+        Cancelling closes it at once.
+        """
         reusable = False
         try:
             sent_ns, response = connection.send(request)
@@ -230,7 +233,7 @@ async def exchange(
     if connections and (kept := connections.take(address)):
         exchanged = await ask(kept, new=False)
         if not exchanged.dropped:
-            return exchanged  # else the server closed it before it read the request: ask once more
+            return exchanged  # else the server closed the connection before it read the request: send it again
     began_ns = time.perf_counter_ns()
     try:
         async with asyncio.timeout(limits.connect_s):
@@ -242,11 +245,11 @@ async def exchange(
 
 
 async def _until_ended(connection: Connection, response: Response, sent_ns: int, limits: Limits) -> str | None:
-    """Wait for the end of the answer; returns which time limit it exceeded, if any."""
+    """Wait for the end of the answer. Returns the error if it exceeded a time limit, else None."""
     while not connection.ended.done():
         now = time.perf_counter_ns()
         if response.blocks_ns:
-            patience_s, since, missed = limits.idle_s, response.blocks_ns[-1], f"nothing came for {limits.idle_s:g} s"
+            patience_s, since, missed = limits.idle_s, response.blocks_ns[-1], f"no bytes for {limits.idle_s:g} s"
         else:
             patience_s, since, missed = limits.first_byte_s, sent_ns, f"no first byte within {limits.first_byte_s:g} s"
         left = patience_s - (now - since) / 1e9

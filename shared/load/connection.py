@@ -1,7 +1,7 @@
-"""Blocks of bytes as they come off a connection: when each came, and which of its bytes are the answer's body.
+"""Blocks of bytes as they arrive on a connection: when each arrived, and which of its bytes belong to the body.
 
-HTTP's framing is taken off while the stream runs. httptools does it in C in 0.2 µs a block, and only so is it
-known where the answer ends, and with it when the connection may carry the next one.
+HTTP's framing is removed while the stream runs, because only the framing shows where the answer ends and when the
+connection may carry the next one. httptools does it in C, in 0.2 µs a block.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ Address = tuple[str, int]  # host and port
 class Response:
     """The blocks of one answer. httptools calls its `on_` methods.
 
-    Flat lists of numbers and bytes: Python's garbage collector, which would halt the loop to look through
-    whatever may hold a cycle, is never woken by them.
+    Its lists are flat and hold numbers and bytes. These never trigger Python's garbage collector, which would halt the
+    loop to search for cycles.
     """
 
     def __init__(self) -> None:
@@ -28,22 +28,22 @@ class Response:
         self.blocks_bytes: list[int] = []
         self.pieces_ns: list[int] = []
         self.pieces: list[bytes] = []  # the body, in pieces that end anywhere
-        self.end_ns = 0  # when its last byte came, or its connection ended
-        self.sized = False  # the headers say how the body ends; else closing the connection ends it
+        self.end_ns = 0  # when its last byte arrived, or its connection ended
+        self.sized = False  # the headers define where the body ends; else the end of the connection ends it
         self.complete = False
         self.reusable = False  # the connection may carry another answer after this one
-        self.lost = False  # its connection ended first
+        self.lost = False  # the connection ended before the answer did
         self.error: str | None = None
         self.http = httptools.HttpResponseParser(self)
 
     def take(self, now_ns: int, block: bytes) -> None:
-        """A block has arrived."""
+        """Take in a block that has arrived."""
         self.blocks_ns.append(now_ns)
         self.blocks_bytes.append(len(block))
         try:
             self.http.feed_data(block)
         except httptools.HttpParserUpgrade:
-            self.complete = True  # its status, 101, is judged by whoever reads the answer
+            self.complete = True  # Exchange.trace judges its status, 101
         except httptools.HttpParserError as e:
             self.reusable = False
             self.error = f"not a valid HTTP response: {e}"
@@ -61,12 +61,12 @@ class Response:
 
     @property
     def status(self) -> int | None:
-        """The HTTP status; None before it came."""
+        """The HTTP status; None before it arrived."""
         return self.http.get_status_code() or None
 
 
 class Connection(asyncio.Protocol):
-    """A connection, which carries one answer at a time."""
+    """A connection that carries one answer at a time."""
 
     transport: asyncio.Transport
     ended: "asyncio.Future[None]"  # of the answer that it carries
@@ -78,24 +78,24 @@ class Connection(asyncio.Protocol):
         return connection
 
     def send(self, request: bytes) -> tuple[int, Response]:
-        """Send a request; the moment just before, and the answer, which is empty yet.
+        """Send a request. Returns the moment just before, and the response, which is still empty.
 
-        The kernel gets it here and now: uvloop's own write() waits for the end of the loop's turn, in which a
-        hundred other requests may come first.
+        The kernel gets the bytes immediately. uvloop's own write() would wait for the end of the loop's turn, in which
+        a hundred other requests may come first.
         """
         self.response = response = Response()
         self.ended = asyncio.get_running_loop().create_future()
         socket = self.transport.get_extra_info("socket").fileno()
         sent = 0
         sent_ns = time.perf_counter_ns()
-        with contextlib.suppress(OSError):  # what the kernel doesn't take now the transport sends later, or fails to
+        with contextlib.suppress(OSError):  # bytes that the kernel doesn't take now go through the transport
             sent = os.write(socket, request)
         if sent < len(request):
             self.transport.write(request[sent:])
         return sent_ns, response
 
     def drop(self) -> None:
-        """Close it at once, whatever is under way."""
+        """Close the connection at once, even in the middle of an answer."""
         self.response = None
         self.transport.abort()
 
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.perf_counter_ns()  # before anything else
-        if self.response is None:  # nobody asked
+        if self.response is None:  # bytes without a request
             self.transport.abort()
             return
         self.response.take(now_ns, data)
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """Open connections, kept for the next request to the same address. They belong to one event loop.
+    """Open connections, kept for later requests to the same address. They belong to one event loop.
 
     async with Connections() as connections:
         await stream(url, body, connections=connections)
@@ -136,7 +136,7 @@ class Connections:
         self._closed = False
 
     def take(self, address: Address) -> Connection | None:
-        """The one that was used last, which the server is least likely to have closed; None if there is none."""
+        """The connection used last, since the server is least likely to have closed it; None if none is open."""
         idle = self._idle.get(address, [])
         while idle:
             connection = idle.pop()

@@ -1,10 +1,10 @@
-"""Trouble on purpose: an engine that stands still for a while, or dies, while a load runs on it.
+"""Faults on purpose: an engine that stalls or dies while a load runs on it.
 
 with faults.stall(engine, after_s=1, for_s=2):
     run = load.run(Load(engine, ..., Poisson(...)))
 
 with faults.death(engine, after_tokens=100):
-    load.run(Load(engine, ..., Closed(...)))    # raises load.Died, whose `run` is what was answered until then
+    load.run(Load(engine, ..., Closed(...)))    # raises load.Died; its `run` has the answers until then
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from shared.launch.running import Engine
 
 @contextlib.contextmanager
 def stall(engine: Engine, after_s: float, for_s: float) -> Iterator[None]:
-    """Hold every process of the engine still for a while, as a full disk or a greedy neighbour does."""
+    """Pause every process of the engine for `for_s` seconds, as a full disk or a greedy neighbour does."""
     over = threading.Event()
 
     def hold() -> None:
@@ -35,7 +35,7 @@ def stall(engine: Engine, after_s: float, for_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def death(engine: Engine, after_tokens: int) -> Iterator[None]:
-    """End the engine once it has made so many tokens in the block; if the block is over first, right then."""
+    """End the engine after it has generated this many tokens within the block, or when the block ends."""
     over = threading.Event()
     begin = counters(engine)["generated_tokens"]
 

@@ -1,13 +1,13 @@
-"""A load as an object: what is sent to which engine, and what came of it.
+"""A load as an object: what is sent to which engine, and the traces that result.
 
     Load(engine, prompts.short(model), Closed(users=16, requests=32), max_tokens=32)
     Load(engine, prompts.short(model), Poisson(rate_per_s=2, seconds=60))
 
-Closed loop: each of N users sends its next request when its last answer has ended. The load therefore slows down
-with the engine: it finds throughput, and hides how long a request would wait if users came whether or not the
-engine kept up. Open loop: requests come at moments that were drawn beforehand, as from users who don't know of each
-other. There a stalled engine shows: the latency counts from the moment at which the schedule wanted the request
-(to leave out the wait before it was sent is known as coordinated omission).
+Closed loop: each of N users sends its next request when its last answer has ended. The load slows down with the engine.
+It measures throughput, but hides how long requests would wait if they arrived whether or not the engine kept up.
+
+Open loop: requests arrive at moments that were drawn beforehand, as from independent users. A stalled engine shows,
+because latency counts from the scheduled moment. Leaving out the wait before sending is called coordinated omission.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from shared.load.prompts import PromptSet
 
 @dataclass(frozen=True)
 class Closed:
-    """Users who wait for their answers, until `requests` are sent or `seconds` are over."""
+    """Users who wait for their answers, until `requests` requests are sent or `seconds` have passed."""
 
     users: int
     requests: int | None = None
@@ -33,17 +33,20 @@ class Closed:
 
     def __post_init__(self) -> None:
         one_end(self.requests, self.seconds)
-        if self.users < 1 or (self.requests is not None and self.requests < self.users):
+        if self.users < 1:
+            raise LabError(f"users is {self.users}, but must be at least 1.", "choose users=1 or more")
+        if self.requests is not None and self.requests < self.users:
             raise LabError(
-                f"{self.requests} requests can't come from {self.users} users.", "ask for at least one request each"
+                f"{self.requests} requests are too few for {self.users} users.",
+                "give at least one request for each user",
             )
 
 
 @dataclass(frozen=True)
 class Poisson:
-    """Requests at random moments, whether or not the engine keeps up, until `requests` or `seconds`.
+    """Requests at random moments, whether or not the engine keeps up, until `requests` are sent or `seconds` passed.
 
-    The moments are drawn from `seed` beforehand. `even`: a request every 1 / rate seconds instead.
+    The moments are drawn from `seed` beforehand. With `even`, a request is sent every 1 / rate seconds instead.
     """
 
     rate_per_s: float
@@ -55,12 +58,15 @@ class Poisson:
     def __post_init__(self) -> None:
         one_end(self.requests, self.seconds)
         if self.rate_per_s <= 0:
-            raise LabError(f"{self.rate_per_s} requests a second are no load.", "choose a rate above 0")
+            raise LabError(f"rate_per_s is {self.rate_per_s}, but must be above 0.", "choose a rate above 0")
         if not self.moments_s():
-            raise LabError(f"In {self.seconds} s at {self.rate_per_s} requests a second none comes.", "measure longer")
+            raise LabError(
+                f"No request falls into {self.seconds} s at {self.rate_per_s} requests a second.",
+                "choose more seconds, or a higher rate",
+            )
 
     def moments_s(self) -> list[float]:
-        """When requests come, in seconds from the beginning."""
+        """When requests are sent, in seconds from the beginning."""
         source, now = random.Random(self.seed), 0.0
         moments: list[float] = []
         while self.requests is None or len(moments) < self.requests:
@@ -74,17 +80,18 @@ class Poisson:
 def one_end(requests: int | None, seconds: float | None) -> None:
     """Raise LabError unless exactly one of the two is given."""
     if (requests is None) == (seconds is None):
-        raise LabError("A load ends after a number of requests or after a time.", "give requests=, or seconds=")
+        given = "neither requests nor seconds" if requests is None else "both requests and seconds"
+        raise LabError(f"A load needs exactly one end, but has {given}.", "give requests=, or seconds=")
 
 
 @dataclass(frozen=True)
 class Load:
-    """Prompts for one engine, in one rhythm. `shared.load.run` runs it."""
+    """Prompts for one engine, in one rhythm. Run it with `shared.load.run`."""
 
     engine: Engine
     prompts: PromptSet
     rhythm: Closed | Poisson
-    max_tokens: int = 64  # of each answer: exactly so many, where the engine can be held to a length
+    max_tokens: int = 64  # of each answer; an exact length where the engine can be held to one
     warmup: bool = True  # a few short requests beforehand, which don't count
     limits: Limits | None = None
 
@@ -95,7 +102,7 @@ class Load:
         return f"{self.engine.spec.title}, {how}"
 
     def settings(self) -> dict[str, Any]:
-        """What of it a result records, and what another must agree in to stand for it."""
+        """The settings that a result records. An earlier result is reused only if they are equal."""
         kind = "closed" if isinstance(self.rhythm, Closed) else "open"
         rhythm = {"about_cache": self.prompts.about_cache, "kind": kind, **asdict(self.rhythm)}
         return {"prompts": self.prompts.name, "max_tokens": self.max_tokens, "load": rhythm}
@@ -103,22 +110,22 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one load: every trace, and what was asked for."""
+    """The outcome of one load: every trace, and the settings."""
 
     traces: tuple[Trace, ...]
-    users: int  # of a closed loop; of an open one how many were under way at most
+    users: int  # of a closed loop; for an open loop, the most requests that were under way at once
     max_tokens: int
     prompts: str
     engine: dict[str, Any]  # Engine.provenance() at the time
     client_cpu_share: float  # of one core, spent by this process while the load ran
     counted: dict[str, float] = field(default_factory=dict)  # by how much the engine's own counters grew
-    load: Mapping[str, Any] = field(default_factory=lambda: {"kind": "closed"})  # how the requests came
+    load: Mapping[str, Any] = field(default_factory=lambda: {"kind": "closed"})  # the rhythm, as in Load.settings
     client_lag_ms: Mapping[str, float] | None = None  # p50, p99, max: how late the event loop woke up
-    others_cpu_share: float | None = None  # of all cores, taken by other programs; None of an engine in a container
+    others_cpu_share: float | None = None  # of all cores, taken by other programs; None for an engine in a container
 
 
 class Died(LabError):
-    """The engine ended under the load. `run` is what was measured until then; what was under way carries its error."""
+    """The engine ended during the load. `run` holds all traces; those of unfinished requests have an error."""
 
     def __init__(self, error: LabError, run: Run) -> None:
         super().__init__(str(error))
@@ -131,6 +138,6 @@ def users_text(count: int) -> str:
 
 
 def most_at_once(traces: Sequence[Trace]) -> int:
-    """How many requests were under way at the same time, at most."""
+    """The largest number of requests that were under way at the same time."""
     steps = sorted([(t.sent_ns, 1) for t in traces] + [(t.end_ns, -1) for t in traces])
     return max(itertools.accumulate(step for _, step in steps))

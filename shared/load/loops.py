@@ -1,9 +1,9 @@
-"""Sends a load: many users at once, or requests at the moments of a schedule.
+"""Send a load: many users at once, or requests at the moments of a schedule.
 
     run = load.run(Load(engine, prompts.short(model), Closed(users=16, requests=32)))
 
-While a load runs, a task looks how late this process's event loop wakes up: where the client was the bottleneck, the
-run says so (metrics.Summary.client_bottleneck), and also where other programs took the engine's cores
+While a load runs, a task measures how late this process's event loop wakes up. The summary reports whether the client
+was the bottleneck (metrics.Summary.client_bottleneck), and whether other programs took the engine's cores
 (metrics.Summary.disturbed).
 """
 
@@ -33,7 +33,7 @@ from shared.load.loads import Closed, Died, Load, Poisson, Run, most_at_once
 from shared.load.self_check import others_cpu_s, spread_of_lag, watch_lag
 from shared.processes import port_taken
 
-Sent = tuple[Exchange, int | None]  # and the moment that the schedule wanted
+Sent = tuple[Exchange, int | None]  # with the scheduled moment in an open loop
 Send = Callable[[int, int | None], Awaitable[Sent]]  # (tokens, scheduled_ns)
 Drive = Callable[[Load, Send, tqdm], Coroutine[Any, Any, list[Sent]]]
 
@@ -41,10 +41,10 @@ Drive = Callable[[Load, Send, tqdm], Coroutine[Any, Any, list[Sent]]]
 def run(load: Load) -> Run:
     """Run the load to its end, and return every trace.
 
-    Answers are greedy. What is under way when the time is over is awaited and counts: throughput is reckoned from the
-    first request sent to the last answer's end. Connections are used again, and answers are read when all have ended:
-    neither opening nor reading delays what is measured. Raises Died if the engine dies, and LabError if no request
-    succeeds; single failures stay in the traces.
+    Answers are greedy. Requests that are under way when the time is over are awaited and count, because throughput is
+    computed from the first request sent to the end of the last answer. Connections are reused, and answers are read
+    after all have ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and
+    LabError if no request succeeds. Single failures stay in the traces.
     """
     engine, rhythm = load.engine, load.rhythm
     closed = rhythm if isinstance(rhythm, Closed) else None
@@ -117,7 +117,7 @@ async def _users(load: Load, send: Send, line: tqdm) -> list[Sent]:
             line.update()
             answered, _ = sent[-1]
             if (answered.error or answered.response.lost) and not port_taken(engine.port):
-                return  # nothing listens: the engine is gone, and its watchdog notices a moment later
+                return  # nothing listens: the engine has ended, and its watchdog notices a moment later
             if rhythm.think_s:
                 await asyncio.sleep(rhythm.think_s)
 
@@ -126,7 +126,7 @@ async def _users(load: Load, send: Send, line: tqdm) -> list[Sent]:
 
 
 async def _schedule(load: Load, send: Send, line: tqdm) -> list[Sent]:
-    """Open loop: each request is sent when the schedule wants it."""
+    """Open loop: each request is sent at its scheduled moment."""
     assert isinstance(load.rhythm, Poisson)
     begin_ns = time.perf_counter_ns()
 
@@ -143,14 +143,14 @@ async def _schedule(load: Load, send: Send, line: tqdm) -> list[Sent]:
 
 
 def of_length(trace: Trace, exact: int | None) -> Trace:
-    """The trace, as failed if it was broken off, or has not exactly the tokens that were asked for.
+    """The trace, marked as failed if the engine aborted it or if it doesn't have exactly `exact` tokens.
 
-    An engine that answers 3 of 64 tokens, or none, is not fast: it did less.
+    An engine that answers 3 of 64 tokens, or none, did less work; it isn't faster.
     """
     if trace.error is not None:
         return trace
     if trace.finish_reason == "abort":
-        return replace(trace, error="the engine broke it off (finish_reason abort)")
+        return replace(trace, error="the engine aborted it (finish_reason abort)")
     if exact is not None and trace.output_tokens is not None and trace.output_tokens != exact:
         why = f" (finish_reason {trace.finish_reason})" if trace.finish_reason else ""
         return replace(trace, error=f"answered {trace.output_tokens} of {exact} tokens{why}")
@@ -158,25 +158,25 @@ def of_length(trace: Trace, exact: int | None) -> Trace:
 
 
 def died(engine: Engine, traces: list[Trace]) -> bool:
-    """Whether the engine is gone. Its watchdog notices a moment after our connections broke."""
+    """Whether the engine has ended. Waits up to 5 s, since its watchdog notices a moment after connections broke."""
     began = time.monotonic()
     while engine.alive and any(t.error for t in traces):
         waited = time.monotonic() - began
-        if waited > 5 or (waited > 1 and port_taken(engine.port)):  # it still listens: it refused, and lives
+        if waited > 5 or (waited > 1 and port_taken(engine.port)):  # it still listens, so it lives and only refused
             break
         time.sleep(0.05)
     return not engine.alive
 
 
 def _clocks_s(engine: Engine) -> tuple[float, float, float]:
-    """CPU time of this process and of other programs, and time itself; each counts from a moment of its own."""
+    """CPU time of this process, CPU time of other programs, and wall time; only differences have a meaning."""
     return time.process_time(), others_cpu_s(engine.process.pid), time.perf_counter()
 
 
 def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on an event loop of its own: a notebook's thread has one already, and a slower one.
+    """Run a coroutine on an event loop of its own, because a notebook's thread already runs one, which is slower.
 
-    Ctrl-C (or the notebook's stop button) cancels it, so that no request is left behind.
+    Ctrl-C (or the notebook's stop button) cancels the coroutine and its requests.
     """
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

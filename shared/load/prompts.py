@@ -1,7 +1,7 @@
-"""What engines are asked.
+"""The prompts that are sent to engines.
 
-Every measured prompt begins with a nonce, right at the start of its first message: two requests then
-share no more than the template's opening (OPENING_TOKENS), and no prefix cache helps by accident.
+Every measured prompt has a nonce at the start of its first message. Two requests then share only the opening of the
+chat template (OPENING_TOKENS), and no prefix cache helps by accident.
 """
 
 import bisect
@@ -17,12 +17,12 @@ from shared.errors import LabError
 from shared.models import hub
 from shared.models.choice import ModelChoice
 
-# `<|im_start|>`, `system`, a newline and `[` stand before the nonce, and one of its characters may agree by
-# chance: what an engine that always keeps its last prompts (Ollama) can reuse of any prompt. (So for ChatML,
-# the small model's template; Llama 3's opening is longer, since it states dates.)
+# The tokens that an engine with a cache of its last prompts (Ollama) can reuse of any prompt. `<|im_start|>`, `system`,
+# a newline and `[` precede the nonce, and one of the nonce's characters may agree by chance. This count is for ChatML,
+# the small model's template. Llama 3's opening is longer, since it states dates.
 OPENING_TOKENS = 5
 
-# Twelve questions on which engines are held to the reference: facts, lists, code, numbers, other scripts.
+# Twelve questions on which engines are compared with the reference: facts, lists, code, numbers, other scripts.
 CHECK_QUESTIONS = (
     "What is gravity?",
     "List three fruits.",
@@ -55,8 +55,8 @@ SHORT_QUESTIONS = (
 
 
 def chat(model: ModelChoice, question: str, nonce: str = "") -> list[dict[str, str]]:
-    """One question as messages. The system message is always sent, if the model's template takes one: not every
-    engine adds the default one."""
+    """One question as messages. The system message is always sent if the model's template takes one, because not every
+    engine adds the default."""
     texts = {"system": model.system, "user": question} if model.system else {"user": question}
     if nonce:
         first = next(iter(texts))
@@ -89,7 +89,7 @@ class PromptSet:
     name: str
     model: ModelChoice
     questions: tuple[str, ...]
-    about_cache: bool = False  # a prefix cache is meant to help
+    about_cache: bool = False  # whether a prefix cache is meant to help
 
     def __iter__(self) -> Iterator[list[dict[str, str]]]:
         for question in itertools.cycle(self.questions):
@@ -114,7 +114,7 @@ class LongPrompts(PromptSet):
 
 @dataclass(frozen=True)
 class SharedPrefix(PromptSet):
-    """One long beginning for all, of about `prefix_tokens` tokens; the nonce stands behind it, before the question."""
+    """Prompts with one shared beginning of about `prefix_tokens` tokens. The nonce follows it, before the question."""
 
     prefix_tokens: int = 0
 
@@ -126,24 +126,25 @@ class SharedPrefix(PromptSet):
 
 
 def short(model: ModelChoice) -> PromptSet:
-    """Questions of about 40 tokens with template and nonce."""
+    """Questions of about 40 tokens, template and nonce included."""
     return PromptSet("short", model, SHORT_QUESTIONS)
 
 
 def long(model: ModelChoice, tokens: int) -> LongPrompts:
-    """A text of the island, and a question: exactly `tokens` tokens each, no two alike.
+    """A text about an island and a question: exactly `tokens` tokens each, no two alike.
 
-    Raises LabError if so few tokens have no room for the question, or the model's context for so many.
+    Raises LabError if `tokens` is below 100, too few for the question, or above the model's context.
     """
     if not 100 <= tokens <= model.context:
         raise LabError(
-            f"A long prompt of {tokens} tokens doesn't fit {model.name}.", f"choose from 100 to {model.context}"
+            f"A long prompt of {tokens} tokens was requested, but {model.name} takes 100 to {model.context}.",
+            f"choose a length from 100 to {model.context}",
         )
     return LongPrompts(f"long-{tokens}", model, ("\n\nWhat is told about the island?",), input_tokens=tokens)
 
 
 def shared_prefix(model: ModelChoice, tokens: int) -> SharedPrefix:
-    """The same text of `tokens` tokens before each question: what a prefix cache is made for."""
+    """The same text of `tokens` tokens before each question: the case that a prefix cache speeds up."""
     return SharedPrefix(f"shared-prefix-{tokens}", model, SHORT_QUESTIONS, about_cache=True, prefix_tokens=tokens)
 
 
@@ -155,7 +156,7 @@ def tokenizer(folder: Path) -> Any:
 
 
 def counter(model: ModelChoice) -> Callable[[list[dict[str, str]]], int]:
-    """How many tokens a chat has, by the model's own template and tokenizer."""
+    """A function that counts the tokens of a chat, with the model's own template and tokenizer."""
     folder = model.folder / "hf" if model.local else hub.fetch(model.source("hf", "BF16"))
     own = tokenizer(folder)
 
@@ -172,15 +173,16 @@ def exactly(
     around: Callable[[str], list[dict[str, str]]],
     number: int,
 ) -> list[dict[str, str]]:
-    """Messages of exactly so many tokens: filler sentences, then words, one token each, up to the count.
+    """Messages of exactly `tokens` tokens: filler sentences, then words of one token each.
 
-    Each prompt begins at another sentence. Raises LabError where the words of this tokenizer don't come out even.
+    `number` decides the sentence at which the text begins. Raises LabError if this tokenizer doesn't reach the exact
+    count.
     """
 
     def beginning(sentences: int) -> str:
         return " ".join(FILLER[(number + i) % len(FILLER)] for i in range(sentences))
 
-    # Counting takes a millisecond for a thousand tokens: look for the last sentence that fits by halves.
+    # Counting takes a millisecond for a thousand tokens, so search for the last sentence that fits by bisection.
     most = bisect.bisect_right(range(tokens // 5), tokens, key=lambda n: count(around(beginning(n))))
     text = beginning(max(0, most - 1))
     for _ in range(200):
@@ -188,4 +190,4 @@ def exactly(
         if missing == 0:
             return around(text)
         text = text + " and" * missing if missing > 0 else text.rsplit(" ", 1)[0]
-    raise LabError(f"No prompt of exactly {tokens} tokens could be made.", "choose another length")
+    raise LabError(f"No prompt of exactly {tokens} tokens was found in 200 attempts.", "choose another length")

@@ -1,7 +1,7 @@
-"""What the bytes of a streamed answer say: OpenAI's server-sent events and Ollama's lines of JSON.
+"""Parse the bytes of a streamed answer: OpenAI's server-sent events and Ollama's lines of JSON.
 
-Both are a list of events, and an event has arrived when the last of its bytes has. A piece of the body may end
-anywhere, in the middle of a character as well, so events are cut out as bytes and decoded when they are whole.
+Both are a list of events. An event has arrived when its last byte has. A piece of the body may end anywhere, even in
+the middle of a character, so events are cut out as bytes and decoded when they are whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 
 import jiter
 
-Event = tuple[int, bytes, bytes]  # moment of the piece that completed it, its name, its data
+Event = tuple[int, bytes, bytes]  # timestamp of the piece that completed it, its name, its data
 
 
 @dataclass
 class StreamContent:
-    """What an answer has said so far."""
+    """The content of an answer so far."""
 
     arrivals_ns: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -27,9 +27,9 @@ class StreamContent:
     cached_tokens: int | None = None
     finish_reason: str | None = None
     timings: dict[str, Any] | None = None
-    first_choice_ns: int | None = None  # the first chunk that belongs to the answer, be it empty or only a role
+    first_choice_ns: int | None = None  # the first chunk that belongs to the answer, even if empty or only a role
     last_choice_ns: int | None = None
-    finished: bool = False  # its last event came
+    finished: bool = False  # its last event has arrived
     error: str | None = None
 
     def add(self, stamp: int, text: str | None, reasoning: str | None) -> None:
@@ -61,8 +61,8 @@ def parse(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> StreamCo
                 take(found, stamp, chunk)
         except ValueError:
             found.error = f"an event is not JSON: {data[:80]!r}"
-        except (AttributeError, TypeError):  # JSON, and of another shape
-            found.error = f"an event is no chunk: {data[:80]!r}"
+        except (AttributeError, TypeError):  # JSON of another shape
+            found.error = f"an event is not a chunk: {data[:80]!r}"
         if found.error:
             return found
     if not found.finished:
@@ -71,7 +71,7 @@ def parse(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> StreamCo
 
 
 def _events(stamps: Sequence[int], pieces: Sequence[bytes]) -> Iterator[Event]:
-    """Server-sent events: lines of fields, and an empty line at the end of each."""
+    """Server-sent events: each is a few lines of fields, followed by an empty line."""
     rest = b""
     for stamp, piece in zip(stamps, pieces, strict=True):
         *whole, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
@@ -98,9 +98,9 @@ def _lines(stamps: Sequence[int], pieces: Sequence[bytes]) -> Iterator[Event]:
 
 
 def _openai(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
-    """A chunk of chat or completions. Reasoning is `reasoning` in vLLM, `reasoning_content` elsewhere."""
+    """Read a chunk of chat or completions. vLLM names the reasoning `reasoning`, others `reasoning_content`."""
     for choice in chunk.get("choices") or ():
-        delta = choice.get("delta") or choice  # completions have no delta: their text is the choice's own
+        delta = choice.get("delta") or choice  # completions have no delta: the choice itself has their text
         found.add(
             stamp, delta.get("content") or delta.get("text"), delta.get("reasoning_content") or delta.get("reasoning")
         )
@@ -114,7 +114,7 @@ def _openai(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
 
 
 def _ollama(found: StreamContent, stamp: int, chunk: Mapping[str, Any]) -> None:
-    """A line of /api/chat, where `message` has the text, or of /api/generate, where `response` has it."""
+    """Read a line of /api/chat, where `message` has the text, or of /api/generate, where `response` has it."""
     message = chunk.get("message") or chunk
     found.add(stamp, message.get("content") or message.get("response"), message.get("thinking"))
     if chunk.get("done"):

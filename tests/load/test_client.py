@@ -1,4 +1,5 @@
-"""The client is judged by a server that knows when it sent what. Bounds in ms are wide: machines are noisy."""
+"""The client is compared with a server that records when it sent each block. Bounds in ms are wide, since machines are
+noisy."""
 
 import asyncio
 import contextlib
@@ -22,7 +23,7 @@ from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine, judge
 from tests.helpers.truth_server import Plan, schedule
 
-pytestmark = pytest.mark.alone  # it holds measured times against true ones
+pytestmark = pytest.mark.alone  # it compares measured times with true ones
 
 MS = 1_000_000
 
@@ -44,7 +45,7 @@ FEW_S = Limits(5, 5, 5, 10)
 
 
 def asked(tokens: int = 8, **truth: object) -> dict[str, object]:
-    """A request, in the words of either API."""
+    """The body of a request in the form of either API."""
     return {"model": "truth", "max_tokens": tokens, "options": {"num_predict": tokens}, "truth": truth}
 
 
@@ -94,7 +95,7 @@ def test_connecting_is_not_part_of_ttft(engine: TruthEngine) -> None:
 
 @pytest.mark.parametrize("first", ["role", "empty", "none"])
 def test_only_text_counts_as_the_first_token(engine: TruthEngine, first: str) -> None:
-    """The chunk before it comes after half the time."""
+    """The chunk before it arrives after half the time."""
     trace = ask(engine, ttft_s=0.2, first=first)
     assert trace.error is None
     assert trace.ttft_ms is not None
@@ -205,7 +206,7 @@ def raw_answer(path: str, per_chunk: int, returns: bool) -> tuple[bytes, list[in
 @pytest.mark.parametrize("per_chunk", [1, 3, 8])
 @pytest.mark.parametrize("returns", [False, True], ids=["chunked", "carriage-returns"])
 def test_bytes_may_be_split_at_every_position(path: str, per_chunk: int, returns: bool) -> None:
-    """In this process, block by block: sockets would take minutes, and the test above has them."""
+    """In this process, block by block. Sockets would take minutes, and the test above covers them."""
     raw, ends = raw_answer(path, per_chunk, returns)
     assert len(raw) > 500
     for cut in range(1, len(raw)):
@@ -238,7 +239,7 @@ def test_counts_are_exact_in_a_crowd(engine: TruthEngine) -> None:
 
 
 def test_a_token_takes_little_memory(engine: TruthEngine) -> None:
-    """The goal is 2 KiB with everything: stamps, bytes, texts; the answers' bytes and their traces at once."""
+    """The goal is 2 KiB for all of it: timestamps, bytes and texts, with the bytes and the traces held at once."""
 
     async def some() -> list[Exchange]:
         async with Connections() as connections:
@@ -297,7 +298,7 @@ def test_a_trace_survives_json(engine: TruthEngine, path: str) -> None:
 
 
 def test_a_trace_of_an_older_ledger_is_read() -> None:
-    """What was added to traces since: the ledger's schema is still 1."""
+    """A trace of the ledger's schema 1 lacks the fields that were added later."""
     older = (
         "sent_ns", "arrivals_ns", "texts", "end_ns", "input_tokens", "output_tokens", "cached_tokens",
         "finish_reason", "error",
@@ -317,8 +318,8 @@ def test_a_trace_of_an_older_ledger_is_read() -> None:
         ({"fault": "reset"}, "the connection broke: .*reset", 3),
         ({"fault": "cut"}, "ended before its .DONE.", 3),
         ({"fault": "no_done"}, "ended before its .DONE.", 8),
-        ({"fault": "hang"}, "nothing came for 0.3 s", 3),
-        ({"fault": "hang", "at": 0}, "nothing came for 0.3 s", 0),
+        ({"fault": "hang"}, "no bytes for 0.3 s", 3),
+        ({"fault": "hang", "at": 0}, "no bytes for 0.3 s", 0),
         ({"fault": "silent"}, "closed the connection without an answer", 0),
         ({"fault": "429"}, "HTTP 429: .*come back later", 0),
         ({"fault": "500"}, "HTTP 500: .*come back later", 0),
@@ -327,9 +328,9 @@ def test_a_trace_of_an_older_ledger_is_read() -> None:
         ({"fault": "error_data"}, "the engine reported: .*the KV cache is full", 3),
         ({"fault": "not_json"}, "an event is not JSON: .*half", 3),
         ({"fault": "half_character"}, "an event is not JSON: .*xf0.x9f", 3),
-        ({"fault": "not_object"}, "an event is no chunk: .*7", 3),
-        ({"fault": "odd_choices"}, "an event is no chunk: .*text", 3),
-        ({"fault": "odd_usage"}, "an event is no chunk: .*usage", 3),
+        ({"fault": "not_object"}, "an event is not a chunk: .*7", 3),
+        ({"fault": "odd_choices"}, "an event is not a chunk: .*text", 3),
+        ({"fault": "odd_usage"}, "an event is not a chunk: .*usage", 3),
         ({"framing": "long"}, "ended before its body was complete", 8),
         ({"fault": "no_last_chunk"}, "ended before its body was complete", 8),
     ],
@@ -352,8 +353,8 @@ def test_a_fault_is_in_the_trace(engine: TruthEngine, truth: dict[str, object], 
         ("error_text", "the engine reported: the KV cache is full", 3),
         ("not_json", "an event is not JSON: .*half", 3),
         ("half_character", "an event is not JSON: .*xf0.x9f", 3),
-        ("not_object", "an event is no chunk: .*7", 3),
-        ("odd_choices", "an event is no chunk: .*text", 3),
+        ("not_object", "an event is not a chunk: .*7", 3),
+        ("odd_choices", "an event is not a chunk: .*text", 3),
         ("429", "HTTP 429: .*come back later", 0),
     ],
 )
@@ -394,7 +395,7 @@ def test_a_first_byte_that_never_comes_is_said(engine: TruthEngine) -> None:
 
 
 def test_the_first_byte_may_take_longer_than_a_pause(engine: TruthEngine) -> None:
-    """Queueing and prefill come before it."""
+    """Queueing and prefill precede it."""
     trace = ask(engine, 8, Limits(first_byte_s=5, idle_s=0.2), fault="late_headers", ttft_s=0.6)
     assert trace.error is None
     assert trace.ttft_ms is not None
@@ -408,7 +409,7 @@ def test_a_slow_stream_is_not_an_idle_one(engine: TruthEngine) -> None:
 
 
 def closed_at_the_server(engine: TruthEngine) -> bool:
-    """Whether it notices, soon, that nobody waits for its last answer."""
+    """Whether the server soon notices that the client of its last answer has gone."""
     return eventually(lambda: engine.records()[-1]["closed_ns"] is not None)
 
 
@@ -521,7 +522,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_taken(engine: TruthEngine
 
 
 def test_one_that_closes_on_the_request_is_opened_again(engine: TruthEngine) -> None:
-    """The server took the request and closed without a byte: asked once more, and the new connection is timed."""
+    """The server took the request and closed without a byte: it is sent again, and the new connection is timed."""
     before = len(engine.records())
     first, served = in_turn(engine, {}, {"fault": "silent_again", "ttft_s": 0.1})
     assert (first.error, served.error, served.output_tokens) == (None, None, 8)
@@ -554,7 +555,7 @@ def test_faults_leave_no_socket_open(engine: TruthEngine) -> None:
 
 
 def test_bytes_that_nobody_asked_for_end_a_connection() -> None:
-    """They would be taken for the next answer's."""
+    """Otherwise they would count as the start of the next answer."""
     answer = b"".join(s.data for s in schedule(Plan(tokens=2), CHAT))
 
     async def talk() -> tuple[Trace, Trace]:
@@ -592,7 +593,7 @@ def test_a_refused_connection_is_said() -> None:
 
 @contextlib.contextmanager
 def never_accepting() -> Iterator[int]:
-    """A port on which nobody is let in: with its queue full, a listening socket lets further callers wait."""
+    """A port that accepts no connection: when its queue is full, a listening socket lets further clients wait."""
     with socket.socket() as deaf, contextlib.ExitStack() as callers:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)

@@ -1,4 +1,4 @@
-"""Trouble comes when it is asked for, and passes; what was measured until then is kept."""
+"""Faults happen when requested and end; the measurements until then are kept."""
 
 import time
 
@@ -12,7 +12,7 @@ from shared.models import ModelChoice
 
 
 class Stalling:
-    """An engine that notes when it was held still."""
+    """An engine that records when it was paused."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Many users against the truth server: how many requests, how many at once, and how a load ends."""
+"""Many users against the truth server: the number of requests, how many run at once, and how a load ends."""
 
 import asyncio
 import os
@@ -26,13 +26,13 @@ PROMPTS = prompts.short(MODEL)
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[TruthEngine]:
-    """One for each test, since they count what it was asked."""
+    """A new engine for each test, since tests count its requests."""
     with TruthEngine.start(tmp_path / "log") as engine:
         yield engine
 
 
 def at_once(records: list[dict[str, Any]]) -> int:
-    """The most answers that were under way at one moment, as the server saw it."""
+    """The most answers that were under way at one moment, by the server's own record."""
     moments = sorted([(r["received_ns"], 1) for r in records] + [(r["closed_ns"], -1) for r in records])
     now = most = 0
     for _, step in moments:
@@ -78,7 +78,7 @@ def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
 
 
 def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
-    """Each third answer is an error that comes at once: counted in, it would make the engine look fast."""
+    """Each third answer is an immediate error. If it counted, it would make the engine look fast."""
     engine.plan(fault="500", every=3, ttft_s=0.05)
     run = load.run(Load(engine, PROMPTS, Closed(users=2, requests=9), max_tokens=4, warmup=False))
     summary = metrics.summarise(run)
@@ -96,7 +96,7 @@ def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
         ({"tokens": 3, "finish_reason": "stop"}, r"answered 3 of 8 tokens \(finish_reason stop\)"),
         ({"tokens": 0, "finish_reason": "stop"}, r"answered 0 of 8 tokens"),
         ({"tokens": 9}, r"answered 9 of 8 tokens"),
-        ({"finish_reason": "abort"}, r"the engine broke it off \(finish_reason abort\)"),
+        ({"finish_reason": "abort"}, r"the engine aborted it \(finish_reason abort\)"),
     ],
     ids=["too short", "empty", "too long", "aborted"],
 )
@@ -122,7 +122,7 @@ def test_a_hanging_answer_fails_and_the_others_go_on(engine: TruthEngine) -> Non
     run = load.run(
         Load(engine, PROMPTS, Closed(users=2, requests=8), max_tokens=6, warmup=False, limits=Limits(idle_s=0.3))
     )
-    assert sorted(t.error or "" for t in run.traces) == [""] * 6 + ["nothing came for 0.3 s"] * 2
+    assert sorted(t.error or "" for t in run.traces) == [""] * 6 + ["no bytes for 0.3 s"] * 2
 
 
 def test_nothing_but_failures_is_an_error(engine: TruthEngine) -> None:
@@ -133,7 +133,7 @@ def test_nothing_but_failures_is_an_error(engine: TruthEngine) -> None:
 
 @pytest.mark.parametrize(("users", "requests"), [(5, 4), (0, 4), (-1, 4), (1, 0)])
 def test_users_without_a_request_are_refused(engine: TruthEngine, users: int, requests: int) -> None:
-    with pytest.raises(LabError, match="can't come from"):
+    with pytest.raises(LabError, match=f"{requests} requests are too few for {users}" if users > 0 else "at least 1"):
         load.run(Load(engine, PROMPTS, Closed(users=users, requests=requests)))
     assert engine.records() == []
 
@@ -150,7 +150,7 @@ def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: 
 
 
 def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine) -> None:
-    """Eight good answers don't hide it: then the connections break before the watchdog knows."""
+    """Eight good answers don't hide it. After them the connections break before the watchdog notices."""
     engine.plan(fault="die", every=10)
     with pytest.raises(load.Died, match="died under the load") as found:
         load.run(Load(engine, PROMPTS, Closed(users=2, requests=10), max_tokens=6, warmup=False))

@@ -1,4 +1,4 @@
-"""Requests that come on schedule, whether or not the server keeps up; and a client that notices that it is slow."""
+"""Requests are sent on schedule, whether or not the server keeps up; and a client detects that it is too slow."""
 
 import random
 import statistics
@@ -74,7 +74,7 @@ def stalled(engine: TruthEngine, after_s: float, for_s: float) -> threading.Thre
 
 
 def test_a_stall_that_a_closed_loop_hides_shows_in_an_open_one(engine: TruthEngine) -> None:
-    """Coordinated omission: while the server stands still, a closed loop's one user doesn't ask."""
+    """Coordinated omission: while the server stalls, the one user of a closed loop sends no request."""
     engine.plan(ttft_s=0.005, gap_s=0.001)
 
     def hurt(run: Run) -> float:
@@ -107,13 +107,13 @@ def test_a_user_who_thinks_asks_less(engine: TruthEngine) -> None:
 
 
 def test_a_load_needs_exactly_one_end(engine: TruthEngine) -> None:
-    with pytest.raises(LabError, match="ends after a number of requests or after a time"):
+    with pytest.raises(LabError, match="exactly one end, but has neither requests nor seconds"):
         load.run(Load(engine, PROMPTS, Closed(users=1)))
-    with pytest.raises(LabError, match="ends after a number"):
+    with pytest.raises(LabError, match="exactly one end, but has both requests and seconds"):
         load.run(Load(engine, PROMPTS, Poisson(rate_per_s=1, requests=2, seconds=3)))
-    with pytest.raises(LabError, match="0 requests a second are no load"):
+    with pytest.raises(LabError, match="rate_per_s is 0, but must be above 0"):
         load.run(Load(engine, PROMPTS, Poisson(rate_per_s=0, requests=2)))
-    with pytest.raises(LabError, match="none comes"):
+    with pytest.raises(LabError, match=r"No request falls into 0\.01 s"):
         load.run(Load(engine, PROMPTS, Poisson(rate_per_s=0.001, seconds=0.01)))
 
 

@@ -1,4 +1,4 @@
-"""Prompts of each class: as long as they say, and no two that a prefix cache could mix up."""
+"""Prompts of each class have their stated length, and no two share a prefix that a cache could reuse."""
 
 from itertools import islice
 
@@ -17,7 +17,7 @@ def ids(model: ModelChoice, messages: list[dict[str, str]]) -> list[int]:
 
 
 def common(a: list[int], b: list[int]) -> int:
-    """How many tokens two prompts begin with alike."""
+    """The length of the common prefix of two prompts, in tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -49,7 +49,9 @@ def test_a_shared_prefix_is_shared_and_the_rest_is_not(model: ModelChoice) -> No
 
 def test_a_length_that_does_not_fit_is_refused(model: ModelChoice) -> None:
     for tokens in (20, model.context + 1):
-        with pytest.raises(LabError, match=rf"of {tokens} tokens doesn't fit .*\nFix: choose from 100 to 8192"):
+        with pytest.raises(
+            LabError, match=rf"of {tokens} tokens was requested, but .* takes 100 to 8192\.\nFix: choose a length from"
+        ):
             prompts.long(model, tokens)
 
 

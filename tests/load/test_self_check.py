@@ -1,4 +1,4 @@
-"""A load says whether other programs took the cores that its engine was to have."""
+"""A load reports whether other programs took the cores that its engine needed."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ SECONDS = 2.0
 
 @contextmanager
 def another(*program: str) -> Iterator[int]:
-    """A program that is none of ours, by its id."""
+    """The id of a program that is neither the engine nor this process."""
     process = subprocess.Popen(program)
     try:
         yield process.pid
