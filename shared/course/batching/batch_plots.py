@@ -1,19 +1,28 @@
-"""The figures of lab 3.3.2: who ran when, and what load did to throughput, to waiting, and to promises kept."""
+"""The plots of lab 3.3.2: requests over time, and throughput, latency and goodput over the load."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import plotly.graph_objects as go
 
+from shared.course.batching.open_loop import Point, finding
 from shared.load.client import Trace
 from shared.metrics.spread import Spread, number
 from shared.report.plots import GRID, INK, LOOK, Plot, layout
 from shared.report.timeline import rows
 
-# Colour, marker and dash: vLLM's are those of every figure, the others' are no engine's.
+# Colour, marker and dash. vLLM looks the same in every plot of the course; the others avoid the engines' colours.
 YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
-PHASES = {"waiting": ("#d8dee4", "/"), "prefill": ("#E69F00", ""), "decode": ("#0072B2", "")}
+PAUSE_STEPS = 3  # a gap this many times the median gap is drawn as a pause
+PAUSED = f"pause in a stream (over {PAUSE_STEPS} × the median gap)"
+PHASES = {
+    "waiting": ("#d8dee4", "/"),
+    "prefill": ("#E69F00", ""),
+    "decode": ("#0072B2", ""),
+    PAUSED: ("#CC0000", ""),
+}
 
 Course = Mapping[float, Sequence[float]]  # load → the value in each round
 
@@ -26,7 +35,7 @@ def lines(
     *,
     log: bool = True,
 ) -> Plot:
-    """One line for each course over the load: the median of its rounds, whiskers from least to most."""
+    """A line for each course over the load: the median of its rounds, with whiskers from the least to the most."""
     figure = go.Figure(layout=layout(title, x, unit))
     loads = sorted({load for course in courses.values() for load in course})
     for (name, course), (colour, marker, dash) in zip(courses.items(), looks(courses), strict=True):
@@ -56,31 +65,36 @@ def lines(
 
 
 def looks(names: Iterable[str]) -> list[tuple[str, str, str]]:
-    """A look for each name; a third unknown one would look like the first."""
+    """A look for each name. Unknown names share two looks in turn."""
     others = itertools.cycle(OTHERS)
-    known = {"vLLM": LOOK["vllm"], "your engine": YOURS, "throughput": LOOK["vllm"], "whole prompt": LOOK["vllm"]}
+    known = {"vLLM": LOOK["vllm"], "your engine": YOURS, "whole prompt": LOOK["vllm"]}
     return [known.get(name) or next(others) for name in names]
 
 
 def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
-    """Each request a bar, in the order of arrival: waiting, prefill, decode. The runs stand below each other.
+    """A bar for each request in the order of arrival: waiting, prefill, decode, and the pauses in its stream.
 
-    Traces are those of shared.course.batching.mini_load, whose `timings` say when a request was admitted.
+    The runs are drawn below each other, and the longest prompt of each is marked. Traces are those of
+    shared.course.batching.mini_load, whose `timings` hold the moment of admission.
     """
     figure = go.Figure(layout=layout(title, "seconds", ""))
     bars: dict[str, list[tuple[str, float, float]]] = {phase: [] for phase in PHASES}
     names: list[str] = []
     table: list[tuple[str, ...]] = []
+    gaps = [gap for traces in runs.values() for trace in traces for gap in trace.itl_ms or ()]
+    longest_ms = PAUSE_STEPS * statistics.median(gaps) if gaps else 0.0
     for run, traces in runs.items():
         ordered = sorted(traces, key=lambda trace: trace.sent_ns)
         start = ordered[0].sent_ns
+        longest = max(ordered, key=lambda trace: trace.input_tokens or 0)
         for place, trace in enumerate(ordered, 1):
             name = f"{run} {place}"
             names.append(name)
-            admitted = trace.sent_ns + int((trace.timings or {})["admitted_ns"])
-            stamps = (trace.sent_ns, admitted, trace.arrivals_ns[0], trace.end_ns)
-            for phase, begin, end in zip(PHASES, stamps, stamps[1:], strict=False):
+            for phase, begin, end in spans(trace, longest_ms):
                 bars[phase].append((name, (begin - start) / 1e9, (end - begin) / 1e9))
+            if trace is longest:
+                end_s = (trace.end_ns - start) / 1e9
+                figure.add_annotation(x=end_s, y=name, text="◀ the long prompt", showarrow=False, xanchor="left")
         table.append((run, *figures(ordered)))
     for phase, (colour, pattern) in PHASES.items():
         figure.add_bar(
@@ -108,12 +122,23 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
     )
     for first in list(firsts.values())[1:]:
         figure.add_hline(y=len(names) - names.index(first) - 0.5, line={"color": INK, "width": 1})
-    header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "waiting or running, at most")
+    header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "most requests under way")
     return Plot(title, header, table, figure)
 
 
+def spans(trace: Trace, longest_ms: float) -> Iterator[tuple[str, int, int]]:
+    """The phases of a request in ns: waiting, prefill, decode, and each gap longer than `longest_ms` on top."""
+    admitted = trace.sent_ns + int((trace.timings or {})["admitted_ns"])
+    stamps = (trace.sent_ns, admitted, trace.arrivals_ns[0], trace.end_ns)
+    for phase, begin, end in zip(PHASES, stamps, stamps[1:], strict=False):
+        yield phase, begin, end
+    for begin, end in pairwise(trace.arrivals_ns):
+        if (end - begin) / 1e6 > longest_ms:
+            yield PAUSED, begin, end
+
+
 def figures(traces: Sequence[Trace]) -> tuple[str, str, str, str]:
-    """Throughput, TTFT, the longest gap between two tokens of any stream, and requests under way at most."""
+    """Throughput, TTFT, the longest gap between two tokens of a stream, and the most requests under way at once."""
     took_s = (max(t.end_ns for t in traces) - min(t.sent_ns for t in traces)) / 1e9
     tokens = sum(t.output_tokens or 0 for t in traces)
     pause = max((gap for t in traces for gap in (t.itl_ms or ())), default=0.0)
@@ -121,9 +146,9 @@ def figures(traces: Sequence[Trace]) -> tuple[str, str, str, str]:
 
 
 def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Mapping[str, int]) -> Plot:
-    """Every gap between two tokens, at the moment when it ended; `marks` says when the long prompt was sent.
+    """Every gap between two tokens, at the moment at which it ended.
 
-    streams: for each configuration the stamps in ns of each stream's tokens.
+    streams: for each configuration, the stamps in ns of each stream's tokens. marks: when the long prompt was sent.
     """
     figure = go.Figure(layout=layout(title, "seconds after the long prompt was sent", "gap between two tokens, ms"))
     table = []
@@ -139,4 +164,32 @@ def pauses(title: str, streams: Mapping[str, Sequence[Sequence[int]]], marks: Ma
         after = [gap for at, gap in gaps if at > 0]
         table.append((name, str(Spread.of(gap for _, gap in gaps)), number(max(after, default=0.0))))
     figure.update_yaxes(rangemode="tozero")
-    return Plot(title, ("", "gap, ms", "longest after it was sent, ms"), table, figure)
+    figure.add_vline(x=0, line={"color": INK, "dash": "dot", "width": 1.5}, annotation_text="long prompt sent")
+    return Plot(title, ("", "gap, ms", "longest gap after it was sent, ms"), table, figure)
+
+
+def goodput(found: Sequence[Point], capacity_tok_s: float) -> Plot:
+    """Throughput and goodput over the offered load, with the capacity marked. Its title states what they show."""
+    title = finding(found)
+    offered = [p.offered_tok_s for p in found]
+    figure = go.Figure(layout=layout(title, "offered, tok/s", "tok/s"))
+    line = {"color": "#8c959f", "dash": "dot", "width": 1.5}
+    figure.add_scatter(x=[0, *offered], y=[0, *offered], name="offered", mode="lines", line=line)
+    for name, values, (colour, marker, dash), width in (
+        ("throughput", [p.output_tok_s for p in found], LOOK["vllm"], 2.5),
+        ("goodput", [p.goodput_tok_s for p in found], YOURS, 4),
+    ):
+        figure.add_scatter(
+            x=offered,
+            y=values,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": width},
+            marker={"symbol": marker, "size": 10},
+        )
+    text = f"capacity {number(capacity_tok_s)} tok/s"
+    figure.add_vline(x=capacity_tok_s, line={"color": INK, "dash": "dot", "width": 1.5}, annotation_text=text)
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero")
+    rows = [(f"{p.percent} %", number(p.offered_tok_s), number(p.output_tok_s), number(p.goodput_tok_s)) for p in found]
+    return Plot(title, ("% of capacity", "offered, tok/s", "throughput, tok/s", "goodput, tok/s"), rows, figure)

@@ -1,8 +1,13 @@
-"""The lab's tables, made from results that are measured already."""
+"""The lab's tables: of results that are measured already, and of what a server answers to bad requests."""
 
+import json
+import textwrap
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared.launch.running import Engine
 from shared.load.client import Trace
 from shared.metrics.spread import Spread, number
 from shared.metrics.summary import Summary, late_ms
@@ -10,6 +15,7 @@ from shared.report.table import Table
 from shared.results.reading import Entry
 
 Entries = Mapping[str, Entry]
+NO_JSON = b"{not json"
 
 
 def growth(few: Sequence[float], many: Sequence[float]) -> Spread:
@@ -82,6 +88,12 @@ def seats(entries: Entries) -> Table:
     return Table("The same 32 users, by number of seats", ("server", "output tok/s", "TTFT, ms", "ITL, ms"), rows)
 
 
+def shorter(entries: Entries, name: str) -> float:
+    """How many times shorter the median TTFT of these prompts is with prefix caching."""
+    on, off = (entries[f"prefix/{way}/{name}"]["values"]["ttft_ms"]["median"] for way in ("on", "off"))
+    return float(off / on)
+
+
 def prefix(entries: Entries, names: Sequence[str]) -> Table:
     """TTFT with prefix caching and without, and the hit rate by the engine's counter."""
     rows = []
@@ -90,7 +102,7 @@ def prefix(entries: Entries, names: Sequence[str]) -> Table:
         hits = on["counted"]["cached_tokens"] / on["counted"]["cache_queries"]
         with_it, without = (Spread(**values["ttft_ms"]) for values in (on, off))
         what = name.replace("shared-", "shared, ") + " tokens" * name.startswith("shared")
-        rows.append((what, f"{100 * hits:.0f} %", str(with_it), str(without), f"{without.median / with_it.median:.1f}"))
+        rows.append((what, f"{100 * hits:.0f} %", str(with_it), str(without), f"{shorter(entries, name):.1f}"))
     header = ("prompts", "hit rate", "TTFT with the cache, ms", "TTFT without, ms", "times shorter")
     return Table("TTFT with prefix caching and without (three requests each)", header, rows)
 
@@ -152,3 +164,31 @@ def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[T
         for value in of_rounds(entries, compiled[users], "output_tok_s")
     ]
     return Table("Eager or compiled", header, rows), sentences
+
+
+def answer_to(engine: Engine, path: str, body: Mapping[str, Any] | bytes) -> tuple[int, str]:
+    """Send the body as JSON (bytes as they are). Returns the HTTP status and the text of the answer."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(engine.url + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as got:
+            return got.status, got.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+
+
+def refusals(engine: Engine, tries: Mapping[str, tuple[str, Mapping[str, Any] | bytes]]) -> Table:
+    """The status and message that each request gets. tries: what is wrong with it → (path, body)."""
+    rows = []
+    for what, (path, body) in tries.items():
+        status, text = answer_to(engine, path, body)
+        rows.append((what, str(status), textwrap.shorten(message_of(text), 110, placeholder=" …")))
+    return Table("What a bad request gets", ("request", "status", "the server's message"), rows)
+
+
+def message_of(text: str) -> str:
+    """The message of an OpenAI-shaped error; any other text as it is."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return text

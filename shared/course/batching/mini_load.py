@@ -1,16 +1,17 @@
-"""Load on the mini engine: users or a schedule, and the same Run as shared.load.loops gives.
+"""Load on the mini engine: users or a schedule. It returns the same Run as shared.load.loops does for a server.
 
     run = mini_load.closed(engine, mini_load.ids(llama, prompts.short(model)), users=16, requests=32, max_tokens=32)
-    metrics.summarise(run)          # and results.record(), plots, milestones: nothing knows the difference
+    metrics.summarise(run)          # results.record(), plots and milestones take it too
 
-There is no server: the engine runs in this process, and takes what has come between two steps, as a server's own
-loop does. A token's stamp is the end of the step that made it. So its TTFT holds no HTTP, which costs about a
-millisecond (lab 3.3.1), and nothing else than vLLM's holds.
+There is no server. The engine runs in this process and admits new requests between two steps, as a server's loop does.
+The stamp of a token is the end of the step that computed it. TTFT therefore includes no HTTP, which costs about a
+millisecond (lab 3.3.1).
 """
 
 import asyncio
 import itertools
 import os
+import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,13 +35,13 @@ from shared.metrics.roofline import Fit, Work
 from shared.models.llama import Llama
 from shared.results.provenance import source_sha256
 
-NAME = "yours"  # in a provenance
+NAME = "yours"  # the engine's name in results
 MADE_BY = ("models/llama", "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request that comes at a moment."""
+    """A request and the moment at which it arrives."""
 
     at_s: float
     prompt: Sequence[int]
@@ -49,7 +50,7 @@ class Job:
 
 @dataclass
 class _Stamped:
-    """A request, and what was seen of it."""
+    """A request and its time stamps."""
 
     request: Request
     sent_ns: int
@@ -59,12 +60,34 @@ class _Stamped:
 
 
 def ids(llama: Llama, prompts: PromptSet) -> Iterator[list[int]]:
-    """The token ids of an endless supply of prompts."""
+    """The token ids of each prompt of an endless supply."""
     return (llama.prompt_ids(messages) for messages in prompts)
 
 
+def mixed_jobs(
+    short: Iterator[Sequence[int]],
+    long_prompt: Sequence[int],
+    *,
+    count: int,
+    step_s: float,
+    lengths: Sequence[int],
+    seed: int = 3,
+) -> list[Job]:
+    """`count` short requests at random moments, 2.5 steps apart on average, and a long prompt in the middle.
+
+    step_s: seconds of a decode step, so that a slow machine gets the same pattern more slowly. lengths: tokens of an
+    answer, drawn for each request.
+    """
+    source, at_s = random.Random(seed), 0.0
+    jobs: list[Job] = []
+    for _ in range(count):
+        at_s += source.expovariate(1 / (2.5 * step_s))
+        jobs.append(Job(at_s, next(short), source.choice(lengths)))
+    return [*jobs, Job(jobs[count // 2].at_s, long_prompt, 8)]
+
+
 def closed(engine: MiniEngine, prompts: Iterable[Sequence[int]], *, users: int, requests: int, max_tokens: int) -> Run:
-    """Each of `users` users sends its next request when its last answer has ended: `requests` in all."""
+    """Run a closed loop: each user sends the next request when the last answer has ended, `requests` in total."""
     supply = itertools.islice(prompts, requests)
 
     def more(now_s: float, under_way: int) -> Iterator[Job]:
@@ -74,7 +97,7 @@ def closed(engine: MiniEngine, prompts: Iterable[Sequence[int]], *, users: int, 
 
 
 def open_loop(engine: MiniEngine, jobs: Sequence[Job]) -> Run:
-    """Each job at its moment, whether or not the engine keeps up. Latencies count from the schedule."""
+    """Run an open loop: each job arrives at its moment, however busy the engine is. Latencies count from there."""
     queue = sorted(jobs, key=lambda job: job.at_s)
 
     def more(now_s: float, under_way: int) -> Iterator[Job]:
@@ -85,7 +108,7 @@ def open_loop(engine: MiniEngine, jobs: Sequence[Job]) -> Run:
 
 
 def generate(engine: MiniEngine, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-    """The greedy answers to these prompts, all asked at once; without the token that ended one."""
+    """The greedy answers to these prompts, all asked at once, each without the stop token that ended it."""
     requests = [Request(prompt, tokens) for prompt in prompts]
     for request in requests:
         engine.add(request)
@@ -169,7 +192,7 @@ def _trace(one: _Stamped, llama: Llama) -> Trace:
 
 @dataclass(frozen=True)
 class Own:
-    """The mini engine as `lab.measure(…, engine=…)` wants one."""
+    """The mini engine in the form that `lab.measure(…, engine=…)` takes."""
 
     engine: MiniEngine
 
@@ -178,7 +201,7 @@ class Own:
 
 
 def provenance(engine: MiniEngine) -> dict[str, Any]:
-    """What a result must say of the engine that produced it; its version is the hash of its code."""
+    """What a result records about the mini engine. Its version is the hash of its code."""
     model, dtype = models.small(), engine.kv.pool.dtype
     return {
         "engine": NAME,
@@ -195,14 +218,14 @@ def provenance(engine: MiniEngine) -> dict[str, Any]:
         "model": model.name,
         "model_origin": model.origin,
         "model_sha256": model.sha256("hf"),
-        "precision": "BF16",  # of the weights; what it computes in is its dtype
+        "precision": "BF16",  # of the stored weights; `dtype` is what it computes in
         "dtype": str(dtype).removeprefix("torch."),
         "startup_s": 0.0,
     }
 
 
 def decode_work(llama: Llama, users: int, context_tokens: float) -> Work:
-    """What one decode step moves and computes: every weight, and the keys and values of `context_tokens` in all."""
+    """Bytes and operations of a decode step: every weight, and the keys and values of `context_tokens` in total."""
     value = llama.embedding.element_size()
     small = models.small()
     read = small.parameters * value + small.kv_bytes_per_token(value) * context_tokens
@@ -212,10 +235,10 @@ def decode_work(llama: Llama, users: int, context_tokens: float) -> Work:
 def step_model(
     steps: Mapping[int, Sequence[tuple[Work, float]]], bandwidth_gb_s: float, fitted: Sequence[int]
 ) -> tuple[Fit, dict[int, float], list[tuple[str, ...]]]:
-    """The step-time model, fitted to the decode steps of some numbers of users, held against all of them.
+    """Fit the step-time model to the decode steps of the `fitted` numbers of users, and compare it with all of them.
 
-    steps: for each number of users (work, ms) of its decode steps. Returns the fit, the relative error of predicted
-    against measured throughput for each, and both as rows of a table. Raises LabError for steps too few to fit.
+    steps: for each number of users, (work, ms) of its decode steps. Returns the fit, the relative error of the
+    predicted throughput for each number of users, and rows for a table. Raises LabError for too few steps to fit.
     """
     middle = {
         users: (found[len(found) // 2][0], statistics.median(ms for _, ms in found))
@@ -235,9 +258,9 @@ def step_model(
 async def book_among_streams(
     server: Server, short: PromptSet, long: PromptSet, *, streams: int, max_tokens: int
 ) -> tuple[list[Trace], Trace]:
-    """One long prompt, sent when `streams` short ones are being answered: their traces, and its own.
+    """Send one long prompt while `streams` short ones are being answered. Returns their traces, and the long one's.
 
-    Raises LabError if one of them fails.
+    Raises LabError if a request fails.
     """
     url = server.url + "/v1/chat/completions"
     fixed = {"model": server.served_name, "temperature": 0, **server.spec.exact_length}

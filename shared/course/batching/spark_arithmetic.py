@@ -17,6 +17,10 @@ SPARK_GB = 128
 RESERVE_GIB = 20  # what owners of a Spark keep free for the system
 SPARK_READS_GB_S = 273  # NVIDIA's data sheet
 LINK_GB_S = 25  # 200 Gbit/s, NVIDIA's data sheet
+SOURCE = (
+    f"quoted from NVIDIA's data sheet: {SPARK_READS_GB_S} GB/s of memory bandwidth for each Spark, and a link of "
+    f"{8 * LINK_GB_S} Gbit/s"
+)
 
 
 def usable_bytes() -> int:
