@@ -1,4 +1,4 @@
-"""From traces to figures, and what is physically possible."""
+"""From traces to figures, and the physical limits of a machine."""
 
 from shared.metrics.saturation import knee
 from shared.metrics.spread import Spread, interval

@@ -1,19 +1,19 @@
-"""TTFT, TPOT and ITL as three tools define them: the same words, other numbers.
+"""TTFT, TPOT and ITL as three other tools and these labs define them: the same words, different numbers.
 
-Each function takes a Trace and gives milliseconds, or None where the trace can't say. n is the number of output
-tokens, t0 the moment of sending; "chunk" is one event of the stream.
+Each function takes a Trace and returns milliseconds, or None where the trace doesn't hold what is needed. n is the
+number of output tokens, t0 the moment of sending. A "chunk" is one event of the stream.
 
-TTFT   vLLM bench      the first chunk, even an empty one or a mere role − t0
+TTFT   vLLM bench      the first chunk, even if empty or only a role − t0
        GuideLLM        the first chunk with text − t0; AIPerf and these labs the same
 TPOT   vLLM bench      (last chunk − first chunk) / (n − 1)
-       GuideLLM        (last text − t0) / n, which holds TTFT
+       GuideLLM        (last text − t0) / n, which includes TTFT
        these labs      (last text − first text) / (n − 1)
 ITL    vLLM bench      every gap between chunks, pooled over the requests
-       GuideLLM        (last text − first text) / (n − 1), one mean a request; AIPerf the same
+       GuideLLM        (last text − first text) / (n − 1), one mean per request; AIPerf the same
        these labs      every gap, pooled, and only where each chunk is one token
 
-vLLM's last chunk is the one with the reason for the end, which carries no text. So against an engine that sends a role
-first, vLLM's TTFT is the sooner one; one that takes long to say that it has ended makes its TPOT the larger one.
+vLLM's last chunk carries the finish reason and no text. So if an engine sends a role first, vLLM's TTFT is the
+shorter one. If an engine sends the finish reason late, vLLM's TPOT is the larger one.
 
 Sources: vLLM 0.32.0, vllm/benchmarks/lib/endpoint_request_func.py (async_request_openai_chat_completions) and
 serve.py (calculate_metrics), read in the installed package on 2026-11-24. GuideLLM, src/guidellm/schemas/
@@ -46,22 +46,22 @@ def guidellm_tpot_ms(trace: Trace) -> float | None:
 
 
 def first_text_ms(trace: Trace) -> float | None:
-    """TTFT of GuideLLM, of AIPerf, and of these labs."""
+    """The TTFT of GuideLLM, AIPerf and these labs."""
     return trace.ttft_ms
 
 
 def between_texts_ms(trace: Trace) -> float | None:
-    """ITL of GuideLLM and of AIPerf, TPOT of these labs: one mean for each request."""
+    """The ITL of GuideLLM and AIPerf, and the TPOT of these labs: one mean per request."""
     return trace.tpot_ms
 
 
 def gaps_ms(trace: Trace) -> tuple[float, ...]:
-    """vLLM's ITLs as far as a trace holds them: gaps between chunks with text, however many tokens each carries."""
+    """vLLM's ITLs, as far as a trace has them: gaps between chunks with text, whatever tokens each carries."""
     return tuple((later - earlier) / 1e6 for earlier, later in pairwise(trace.chunks_ns))
 
 
 def several(trace: Trace) -> bool:
-    """Whether there is a second token, without which there is nothing between tokens."""
+    """Whether there are at least two tokens and two chunks, and so a time between them."""
     return bool(trace.output_tokens and trace.output_tokens > 1 and len(trace.chunks_ns) > 1)
 
 

@@ -1,11 +1,10 @@
-"""Is the text right? An engine that answers nonsense wins every benchmark, so it is asked before any is run.
+"""Is the text right? An engine that answers nonsense wins every benchmark, so its text is checked first.
 
     reference = correctness.Reference.load(model, questions=12)
     values, answers = correctness.check_greedy(engine, reference)
 
 Where the labs have the weights as a file, the same model in torch and float32 judges every token
-(shared.models.llama). Of a model that only a GPU holds there is no such reference: then questions are asked whose
-answers are known.
+(shared.models.llama). A model that only runs on a GPU has no such reference. It gets questions with known answers.
 """
 
 import statistics
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from shared.models.llama import Llama
 
 TOKENS = 48  # of each answer
-# One word each, so that a small model gets them right, and a stale image that answers garbage doesn't.
+# One word each: a small model gets them right, but a broken image that answers garbage doesn't.
 KNOWN = (
     ("What is the capital of France? Answer with one word.", "paris"),
     ("What is 2 + 2? Answer with one number.", "4"),
@@ -34,7 +33,7 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Reference:
-    """The questions, and what the reference answers; `llama` is None where there is none."""
+    """The questions and the reference's answers. `llama` is None for a model without a reference."""
 
     model: ModelChoice
     chats: Sequence[list[dict[str, str]]]
@@ -55,7 +54,7 @@ class Reference:
 
 
 def check_greedy(engine: Engine, reference: Reference) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures for the ledger, and every answer: all questions are asked at once, so that a batch is judged."""
+    """The figures for the ledger, and every answer. All questions are sent at once, so that a batch is judged."""
     if reference.llama is None:
         return check_known_answers(engine, reference.model)
     from shared.models.llama import greedy_gap
@@ -99,9 +98,9 @@ def ask(engine: Engine, model: ModelChoice, question: str, tokens: int = 24) -> 
 
 
 def row(values: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Worst and mean gap, equal texts and prompts, as a table shows them; of known answers how many were right."""
+    """The cells of a table: worst gap, mean gap, equal texts, equal prompts; or how many known answers were right."""
     if "right" in values:
-        return "no reference here", "–", f"{values['right']} of {values['texts']} known answers", "–"
+        return "no reference", "–", f"{values['right']} of {values['texts']} known answers", "–"
     return (
         f"{values['worst_gap_nats']:.3f}",
         f"{values['mean_gap_nats']:.5f}",
@@ -110,19 +109,20 @@ def row(values: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-# How far a correct BF16 engine's greedy tokens may lie below the float32 reference's best
-# (shared.models.llama.greedy_gap). At one step: the small model's best logit is mostly between 16 and 42, where
-# BF16 numbers lie 0.125 and, from 32 on, 0.25 apart, so rounding two logits alone can turn a near-tie of
-# that size, and thirty layers of rounding add to it. On average: such near-ties are rare. Measured, 12
-# answers of up to 48 tokens, worst / mean: BF16 engines at most 0.26 / 0.0016 (on a processor without BF16
-# instructions), Q4_0 9.1 / 0.29.
-# Q8_0, at 0.19 / 0.0030, can't be told from rounding: its weights are known by their hash.
+# How far the greedy tokens of a correct BF16 engine may lie below the float32 reference's best token
+# (shared.models.llama.greedy_gap).
+# At one step: the small model's best logit is mostly between 16 and 42. BF16 numbers are 0.125 apart there, and 0.25
+# from 32 on. So rounding two logits alone can turn a near-tie of that size, and thirty layers of rounding add to it.
+# On average: such near-ties are rare.
+# Measured over 12 answers of up to 48 tokens, worst / mean: BF16 engines at most 0.26 / 0.0016 (on a processor without
+# BF16 instructions), Q4_0 9.1 / 0.29. Q8_0, at 0.19 / 0.0030, is indistinguishable from rounding; its weights are
+# identified by their hash.
 GAP_LIMIT_NATS = 0.5
 MEAN_GAP_LIMIT_NATS = 0.005
 
 
 def gap_fault(gaps: Sequence[float]) -> str | None:
-    """What is wrong with the greedy gaps of a few hundred tokens, None if a correct BF16 engine may have them."""
+    """Why the greedy gaps of a few hundred tokens are too large; None if a correct BF16 engine may have them."""
     worst, mean = max(gaps), statistics.fmean(gaps)
     if worst > GAP_LIMIT_NATS:
         return f"a greedy token lies {worst:.2f} nats below the reference's best (limit {GAP_LIMIT_NATS})"

@@ -1,19 +1,20 @@
-"""How fast it could be at best, and which part of a measured number carries over to another machine.
+"""The physical limit of a step, and which part of a measured time carries over to another machine.
 
-The mental model: a decode step reads every weight once, whatever the number of users, and each user's keys and values;
-it computes two operations for each weight and user. So a step takes
+The mental model: a decode step reads every weight once, whatever the number of users, and the keys and values of each
+user. It computes two operations for each weight and user. So a step takes
 
     overhead + bytes / bandwidth + operations / peak
 
-and there are two physical limits: no step is shorter than its bytes take, nor than its operations. The overhead (a
-scheduler, Python, launching each operator) belongs to the engine and its processor, the other two to the model and
-the memory and arithmetic of the machine: those carry over in proportion, the overhead doesn't.
+There are two physical limits: a step takes at least as long as its bytes take, and as long as its operations take. The
+overhead (a scheduler, Python, launching each operator) depends on the engine and its processor. The other two terms
+depend on the model and on the machine's memory and arithmetic. They scale with another machine's bandwidth and peak;
+the overhead doesn't.
 
     work = roofline.decode_step(model, "BF16", users=1, context_tokens=200)
-    here = roofline.measure(work.bytes, machine.cores)        # at this working set: what fits into a cache is faster
+    here = roofline.measure(work.bytes, machine.cores)        # with this working set: a smaller one may fit a cache
     roofline.limit_tok_s(work, here)
 
-Attention's own products are left out of the operations: with 2048 tokens of context they add 7 % to an 8B model's.
+The operations leave out attention's own products. With 2048 tokens of context these add 7 % for an 8B model.
 """
 
 import functools
@@ -30,7 +31,7 @@ from shared.models.choice import ModelChoice
 
 @dataclass(frozen=True)
 class Work:
-    """What one step moves and computes, and how many tokens it is for."""
+    """What one step reads and computes, and how many tokens it produces (for a prefill: takes in)."""
 
     bytes: float
     operations: float
@@ -38,18 +39,18 @@ class Work:
 
 
 def decode_step(model: ModelChoice, precision: str, users: int, context_tokens: int, bytes_per_value: int = 2) -> Work:
-    """One step of `users` sequences, each with so many tokens behind it: one new token for each.
+    """One decode step of `users` sequences, each with `context_tokens` tokens before it: one new token for each.
 
     `bytes_per_value` is 4 for an engine that has widened 16-bit weights, keys and values to float32.
     """
     kv = model.kv_bytes_per_token(bytes_per_value) * users
     weights = model.decode_bytes(precision) * bytes_per_value / 2
-    read = weights + kv * context_tokens + kv  # the last: what this step adds
+    read = weights + kv * context_tokens + kv  # the last term: the keys and values that this step adds
     return Work(read, 2.0 * (model.parameters - model.lookup) * users, users)
 
 
 def prefill(model: ModelChoice, precision: str, prompt_tokens: int) -> Work:
-    """A whole prompt at once: the weights are read once, each token is computed, and the last one's successor."""
+    """A whole prompt at once. The weights are read once; every token is computed, and the logits of the last one."""
     kv = model.kv_bytes_per_token() * prompt_tokens
     body = model.parameters - model.lookup - model.output
     return Work(model.decode_bytes(precision) + kv, 2.0 * (body * prompt_tokens + model.output), prompt_tokens)
@@ -57,7 +58,7 @@ def prefill(model: ModelChoice, precision: str, prompt_tokens: int) -> Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a machine can do at best."""
+    """The bandwidth and arithmetic that a machine reaches at best."""
 
     bandwidth_gb_s: float
     peak_tflop_s: float
@@ -74,9 +75,9 @@ DATA_SHEETS = {
 
 
 def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
-    """What engines can reach at best here: measured where they run on the processor, from the data sheet on a GPU.
+    """The most that engines can reach on this machine: measured on a processor, from the data sheet on a GPU.
 
-    Raises LabError for a GPU whose data sheet isn't known.
+    Raises LabError for a GPU whose data sheet isn't in DATA_SHEETS.
     """
     if machine.runner == "native":
         return measure(working_set_bytes, machine.cores)
@@ -84,13 +85,13 @@ def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
         if name in (machine.gpu or ""):
             return known
     raise LabError(
-        f"The ceilings of {machine.gpu} are not known.",
-        "add the bandwidth and the dense BF16 figure of its data sheet to roofline.DATA_SHEETS",
+        f"The bandwidth and peak of {machine.gpu} are not known.",
+        "add them from its data sheet (dense BF16) to DATA_SHEETS in shared/metrics/roofline.py",
     )
 
 
 def measure(working_set_bytes: float, cores: int) -> Ceilings:
-    """This machine's processor: bandwidth at this working set, and the faster of its FP32 and BF16 products.
+    """Measure this machine's processor: bandwidth with this working set, and the faster of FP32 and BF16 products.
 
     Takes about three seconds. The faster product is the limit, since an engine may convert its weights.
     """
@@ -113,19 +114,19 @@ def measure(working_set_bytes: float, cores: int) -> Ceilings:
 
 
 def best_s(do: Callable[[], object], for_s: float) -> float:
-    """The shortest of the times that it takes, over and over for so long, at least three times."""
+    """The shortest time of `do`, in seconds, repeated for `for_s` seconds and at least three times."""
     best, began, count = float("inf"), time.perf_counter(), 0
     while count < 4 or time.perf_counter() - began < for_s:
         start = time.perf_counter()
         do()
-        if count:  # the first touches memory for the first time
+        if count:  # the first call touches its memory for the first time, so it doesn't count
             best = min(best, time.perf_counter() - start)
         count += 1
     return best
 
 
 def limit_tok_s(work: Work, ceilings: Ceilings) -> float:
-    """Tokens a second that nothing can pass: reading and computing overlap perfectly, and nothing else takes time."""
+    """The upper limit in tokens a second: reading and computing overlap perfectly, and nothing else takes time."""
     return work.tokens / max(
         work.bytes / (ceilings.bandwidth_gb_s * 1e9), work.operations / (ceilings.peak_tflop_s * 1e12)
     )
@@ -138,7 +139,7 @@ def bits_per_weight(decode_tok_s: float, parameters: float, bandwidth_gb_s: floa
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step's time and what it is made of, in ms."""
+    """The time of a step and its three parts, in ms."""
 
     overhead_ms: float
     bytes_ms: float
@@ -150,7 +151,8 @@ class Prediction:
 
 
 def predict(work: Work, ceilings: Ceilings, overhead_ms: float = 0.0) -> Prediction:
-    """The step-time model. Nothing overlaps in it: an engine that overlaps well may be faster, up to the limit."""
+    """The time of a step by the model, in which nothing overlaps. An engine that overlaps reading and computing may be
+    faster, up to the limit."""
     return Prediction(
         overhead_ms,
         work.bytes / (ceilings.bandwidth_gb_s * 1e6),
@@ -160,12 +162,15 @@ def predict(work: Work, ceilings: Ceilings, overhead_ms: float = 0.0) -> Predict
 
 @dataclass(frozen=True)
 class Fit:
-    """One engine on one machine: its overhead, and what it makes of memory and arithmetic; None: it doesn't show."""
+    """One engine on one machine: its overhead, and the bandwidth and peak that it reaches.
+
+    None: the term doesn't show in the measured times.
+    """
 
     overhead_ms: float
     bandwidth_gb_s: float | None
     peak_tflop_s: float | None
-    worst_residual: float  # the largest distance of a point from the model, as a share of the point
+    worst_residual: float  # the largest distance of a measured time from the model, as a share of that time
 
     def predict(self, work: Work) -> Prediction:
         ceilings = Ceilings(self.bandwidth_gb_s or np.inf, self.peak_tflop_s or np.inf, "measured")
@@ -175,15 +180,14 @@ class Fit:
 def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = None) -> Fit:
     """Overhead, bandwidth and peak of one engine, from (work of a step, its measured ms).
 
-    Non-negative least squares on relative errors: of all subsets of the three terms, the best whose shares are
-    all positive. More users alone change the operations and hardly the bytes, so that overhead and bytes can't be
-    told apart: measure other precisions or contexts as well, or give the `bandwidth_gb_s` that was measured. Raises
-    LabError for fewer than four points, and for points that can't tell the terms apart.
+    Non-negative least squares on relative errors. More users change the operations, but hardly the bytes. So from users
+    alone, overhead and bytes can't be separated: measure other precisions or contexts as well, or give the measured
+    `bandwidth_gb_s`. Raises LabError for fewer than four points, and for points that don't separate the terms.
     """
     from scipy.optimize import nnls  # takes most of a second to import
 
     if len(points) < 4:
-        raise LabError(f"{len(points)} points can't carry a fit of three terms.", "measure at least four loads")
+        raise LabError(f"A fit of three terms needs 4 points, but has {len(points)}.", "measure at least four loads")
     times = np.array([ms for _, ms in points])
     columns = np.array([[1.0, w.bytes / 1e6, w.operations / 1e9] for w, _ in points])
     known = np.zeros(len(points))
@@ -194,11 +198,11 @@ def fit(points: Sequence[tuple[Work, float]], bandwidth_gb_s: float | None = Non
     lengths = np.linalg.norm(scaled, axis=0)
     if np.linalg.cond(scaled / lengths) > 200:
         raise LabError(
-            "These points can't tell overhead, bytes and operations apart.",
+            "These points can't separate overhead, bytes and operations.",
             "vary the precision or the context as well, or give bandwidth_gb_s",
         )
     best = nnls(scaled / lengths, (times - known) / times)[0] / lengths
-    best[(scaled * best).max(axis=0) < 1e-9] = 0  # rounding left it: a billionth of a step doesn't show
+    best[(scaled * best).max(axis=0) < 1e-9] = 0  # a billionth of a step is a rounding error
     residual = float(np.abs(scaled @ best + known / times - 1).max())
     overhead, *rest = (float(x) for x in best)
     inverse_bandwidth = 1 / bandwidth_gb_s if bandwidth_gb_s is not None else rest.pop(0)

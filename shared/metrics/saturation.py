@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-KNEE_AT_LEAST = 4  # points, below which a curve has no shape
+KNEE_AT_LEAST = 4  # points; fewer don't show a shape
 
 
 def knee(points: Mapping[float, float]) -> float | None:
-    """The load at which {load: throughput} bends most; None if the curve doesn't bend.
+    """The load at which the curve {load: throughput} flattens; None if it doesn't, or has fewer than four points.
 
-    Kneedle (Satopää, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a Haystack", ICDCSW 2011) with sensitivity 1,
-    for a rising curve that flattens. Both axes are scaled to 0…1. The knee is the first load where the height above
-    the diagonal has a local maximum and then falls by more than the mean step of load before it rises again.
+    Kneedle (Satopää, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a Haystack", ICDCSW 2011), offline, with
+    sensitivity 1. Both axes are scaled to 0…1. The knee is the first load at which the height above the diagonal has a
+    local maximum and then falls by more than the mean step of load, before it rises again.
     """
     loads = sorted(points)
     throughput = [points[load] for load in loads]

@@ -1,4 +1,4 @@
-"""Repeats of one figure: their median and extremes, its interval, and whether two sets of them differ."""
+"""Repeats of one figure: their median and range, an interval, and whether two sets of repeats differ."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, extremes and how many values. No percentile is offered that the count can't carry."""
+    """The median, the range and the number of values."""
 
     median: float
     low: float
@@ -19,7 +19,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        """None if there is no value: unknown is not zero."""
+        """The spread of these values without the unknown ones (None). None if no value is left."""
         known = [v for v in values if v is not None]
         if not known:
             return None
@@ -30,25 +30,25 @@ class Spread:
 
 
 def ranged(median: float, low: float, high: float) -> str:
-    """8.31 (7.5–1,234); the value alone where they are all the same to three digits."""
+    """Text such as "8.31 (7.5–1,234)"; the median alone if low and high agree to three digits."""
     ends = number(low), number(high)
     return number(median) if ends[0] == ends[1] else f"{number(median)} ({ends[0]}–{ends[1]})"
 
 
 def number(value: float) -> str:
-    """Three significant digits, as a reader wants them: 0.0123, 8.31, 104, 1230."""
+    """The value with three significant digits: 0.0123, 8.31, 104; whole numbers from 1,000 on."""
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The median of repeats, and where the true one lies with this confidence; of fewer than five, their range."""
+    """The median of repeats, and its confidence interval; for fewer than five repeats, their range."""
 
     median: float
     low: float
     high: float
     n: int
-    level: float | None  # None: it is the range
+    level: float | None  # the confidence; None if low and high are the range
 
     def __str__(self) -> str:
         return ranged(self.median, self.low, self.high)
@@ -58,11 +58,12 @@ RESAMPLES = 10_000
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Percentile bootstrap of the median (Efron, "Bootstrap Methods", Annals of Statistics 7, 1979); None of nothing.
+    """The percentile bootstrap of the median; None without values.
 
-    Repeats are resampled with replacement, always with the same seed, and the middle `level` of the resamples'
-    medians is the interval. It is honest only about what the repeats hold: five rounds within one minute know nothing
-    of tomorrow. With five it spans their range; fewer than five can't carry a confidence at all.
+    The repeats are resampled with replacement, always with the same seed (Efron, "Bootstrap Methods", Annals of
+    Statistics 7, 1979). The interval is the middle `level` of the resamples' medians. It covers only the variation that
+    the repeats contain: five rounds within one minute don't show how tomorrow differs. With five repeats it spans their
+    range. Fewer than five don't support a confidence, so the range is returned.
     """
     if not values:
         return None
@@ -77,22 +78,22 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     return Interval(middle, float(found.low), float(found.high), len(values), level)
 
 
-BEYOND = 10  # values that must lie beyond a percentile, so that it isn't the luck of a few: p99 needs 1000
+BEYOND = 10  # values that must lie beyond a percentile, so that it doesn't depend on a few: p99 needs 1000 values
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The percentile (0.99 for p99, nearest rank), or None where the sample can't carry it."""
+    """The percentile by nearest rank (`share` is 0.99 for p99); None if fewer than BEYOND values lie beyond it."""
     if not 0 < share < 1:
-        raise ValueError(f"a percentile of {share}")
+        raise ValueError(f"share is {share}, but must lie between 0 and 1")
     if round(len(values) * (1 - share), 9) < BEYOND:
         return None
     return round(sorted(values)[math.ceil(share * len(values)) - 1], 3)
 
 
 def clear_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Ratio of medians of two sets of repeats, or None for no winner: their intervals overlap.
+    """The ratio of the medians, ours / theirs; None (no winner) if the intervals of the two sets overlap.
 
-    One value has no interval, so it neither wins nor loses.
+    Also None if a set has fewer than two values, because one value has no interval.
     """
     ours_at, theirs_at = interval(ours), interval(theirs)
     if ours_at is None or theirs_at is None or min(ours_at.n, theirs_at.n) < 2:

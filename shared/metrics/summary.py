@@ -1,19 +1,19 @@
 """From traces to the figures that people compare.
 
-Names differ between tools, so each is said here once:
+Tools define these names differently. In this course they mean:
 
 - TTFT: request sent → first chunk with text. Includes queueing and prefill.
 - TPOT: (last chunk − first chunk) / (tokens − 1), per request. vLLM's benchmark divides (E2E − TTFT).
 - ITL: every gap between neighbouring tokens, pooled over requests; only where one chunk is one token.
 - Output throughput: tokens of successful requests / (last end − first send), all users together. Total throughput
-  counts their prompts' tokens as well.
-- From the schedule: the same latencies, from the moment at which an open loop's schedule wanted the request.
+  includes the tokens of their prompts.
+- Scheduled latencies: TTFT and E2E, counted from the moment at which an open loop's schedule wanted the request.
 - Goodput: successful requests that kept every limit of a stated SLO, per second.
-- Prefill rate: prompt tokens that no cache supplied / TTFT, per request. A lower bound of what the engine can do, as
-  TTFT holds waiting as well; where the engine times its own prefill, that stands beside it.
+- Prefill rate: prompt tokens that no cache supplied / TTFT, per request. A lower bound for the engine, because TTFT
+  includes waiting. Where the engine times its own prefill, that rate is reported beside it.
 
-Other tools' conventions are in shared.metrics.conventions. A failed request has no latency. It is counted as failed,
-and its tokens count for nothing: failing fast makes no engine look fast.
+Other tools' conventions are in shared.metrics.conventions. A failed request has no latency, and its tokens don't count.
+It is counted as failed, so an engine that fails fast doesn't look fast.
 """
 
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ from shared.metrics.validity import bottleneck, cache_fault, disturbance
 
 @dataclass(frozen=True)
 class Slo:
-    """Limits that a request must keep to be a good one; None: no limit."""
+    """The limits that a request must keep to count for goodput, in ms; None: no limit."""
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2e_ms: float | None = None
 
     def kept(self, trace: Trace) -> bool:
-        """Whether the request succeeded and kept them all. What isn't known has not been kept."""
+        """Whether the request succeeded and kept every limit. An unknown latency counts as too long."""
         if trace.error is not None:
             return False
-        late = late_ms(trace)  # in an open loop a user's clock runs from the schedule
+        late = late_ms(trace)  # in an open loop a user's wait begins at the scheduled moment
         seen = (
             (self.ttft_ms, None if trace.ttft_ms is None else trace.ttft_ms + late),
             (self.tpot_ms, trace.tpot_ms),
@@ -49,27 +49,27 @@ class Slo:
 
 
 def late_ms(trace: Trace) -> float:
-    """How much later than scheduled it was sent; 0 of a closed loop."""
+    """How much later than scheduled the request was sent; 0 for a closed loop."""
     return 0.0 if trace.scheduled_ns is None else (trace.sent_ns - trace.scheduled_ns) / 1e6
 
 
 def wall_s(run: Run) -> float:
-    """From the first request sent (or scheduled) to the last answer's end, failed ones included."""
+    """Seconds from the first request sent (or scheduled) to the end of the last answer, failed ones included."""
     begin = min(t.sent_ns if t.scheduled_ns is None else min(t.sent_ns, t.scheduled_ns) for t in run.traces)
     return (max(t.end_ns for t in run.traces) - begin) / 1e9
 
 
 def prefill_tok_s(trace: Trace) -> float | None:
-    """Prompt tokens that no cache supplied, per second until the first token; None where the engine didn't count."""
+    """Prompt tokens that no cache supplied / TTFT; None if the engine didn't report the counts."""
     if trace.input_tokens is None or trace.cached_tokens is None or not trace.ttft_ms:
         return None
     return (trace.input_tokens - trace.cached_tokens) / trace.ttft_ms * 1e3
 
 
 def engine_prefill_tok_s(trace: Trace) -> float | None:
-    """Prefill rate by the engine's own clock: llama.cpp's `timings`, Ollama's durations; None of other engines."""
+    """Prefill rate by the engine's own clock: llama.cpp's `timings`, Ollama's durations; None for other engines."""
     timings = trace.timings or {}
-    if timings.get("prompt_ms"):  # llama.cpp: tokens that it computed, in ms
+    if timings.get("prompt_ms"):  # llama.cpp: in ms, for the tokens that it computed
         return float(timings["prompt_n"] / timings["prompt_ms"] * 1e3)
     if timings.get("prompt_eval_duration"):  # Ollama: in ns
         return float(timings["prompt_eval_count"] / timings["prompt_eval_duration"] * 1e9)
@@ -78,7 +78,7 @@ def engine_prefill_tok_s(trace: Trace) -> float | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """One run in figures. `run` keeps what they follow from."""
+    """The figures of one run, and the run that they follow from."""
 
     users: int
     requests: int
@@ -86,7 +86,7 @@ class Summary:
     first_error: str | None
     input_tokens: Spread | None
     output_tokens: int  # of all successful requests, by the engine's own count
-    cached_tokens: int | None  # of all prompts, by `usage` or else by the engine's counter; None if neither says
+    cached_tokens: int | None  # of all prompts, by `usage` or else by the engine's counter; None if both lack it
     wall_s: float
     output_tok_s: float
     total_tok_s: float | None
@@ -97,23 +97,23 @@ class Summary:
     ttft_p99_ms: float | None  # None where there are too few requests for it
     itl_p99_ms: float | None
     e2e_p99_ms: float | None
-    scheduled_ttft_ms: Spread | None  # from the schedule; None of a closed loop
+    scheduled_ttft_ms: Spread | None  # from the scheduled moment; None for a closed loop
     scheduled_e2e_ms: Spread | None
     scheduled_e2e_p99_ms: float | None
     prefill_tok_s: Spread | None
     engine_prefill_tok_s: Spread | None
-    queue_ms: float | None  # the mean that the engine's own metrics tell
-    cache_fault: str | None  # why a prefix cache helped where none was to; None where it didn't, or was meant to
+    queue_ms: float | None  # the mean, by the engine's own metrics
+    cache_fault: str | None  # set if a prefix cache helped although it should not have
     client_cpu_share: float
     client_lag_ms: Mapping[str, float] | None
     client_bottleneck: str | None
     others_cpu_share: float | None  # of all the machine's cores
     disturbed: str | None  # why other programs may have slowed the engine down
-    counted: dict[str, float]  # by how much the engine's own counters grew
+    counted: dict[str, float]  # how much the engine's own counters grew
     run: Run = field(repr=False)
 
     def values(self) -> dict[str, Any]:
-        """The figures alone, as they go into the ledger."""
+        """The figures without the run, as the ledger stores them."""
         plain = asdict(self)
         del plain["run"]
         return plain
@@ -124,10 +124,18 @@ def summarise(run: Run) -> Summary:
     good = [t for t in run.traces if t.error is None]
     bad = [t for t in run.traces if t.error is not None]
     if not good:
-        raise LabError(f"No request succeeded; the first failed with: {bad[0].error if bad else 'none was sent'}.")
+        if not bad:
+            raise LabError("The run has no requests, so it has no figures.", "send at least one request")
+        raise LabError(
+            f"No request succeeded; the first failed with: {bad[0].error}.",
+            "read the engine's log: print(engine.tail())",
+        )
     counts = [t.output_tokens for t in good]
     if None in counts:
-        raise LabError("The engine reported no `usage`, so its tokens are not known.", "chunks are not tokens")
+        raise LabError(
+            "The engine reported no `usage`, so the number of its tokens is unknown (chunks are not tokens).",
+            "let the server send `usage` at the end of its stream",
+        )
     wall = wall_s(run)
     tokens = sum(c for c in counts if c is not None)
     reported = [t.cached_tokens for t in good if t.cached_tokens is not None]
@@ -176,7 +184,7 @@ def summarise(run: Run) -> Summary:
 
 
 def prompt_tokens(values: Mapping[str, Any]) -> float:
-    """About how many prompt tokens the successful requests of a recorded run had: their median times their number."""
+    """The approximate number of prompt tokens of a recorded run: their median × the successful requests."""
     return float(values["input_tokens"]["median"] * (values["requests"] - values["failed"]))
 
 

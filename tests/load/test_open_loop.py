@@ -134,7 +134,7 @@ def test_a_client_that_is_too_slow_says_so(engine: TruthEngine) -> None:
     )
     assert slow.client_lag_ms
     assert slow.client_lag_ms["p99"] > 25
-    assert "woke up late" in (summarise(slow).client_bottleneck or "")
+    assert "the client's event loop woke up" in (summarise(slow).client_bottleneck or "")
     late = summarise(slow)
     assert late.scheduled_e2e_ms
     assert late.e2e_ms
@@ -149,8 +149,8 @@ def test_what_makes_a_client_the_bottleneck() -> None:
 
     assert bottleneck(run(0.2, 3), 100) is None
     assert bottleneck(run(0.2, 15), 1000) is None  # 1.5 % of what is measured
-    assert bottleneck(run(0.2, 15), 100) == "the client's event loop woke up late, by 15 ms at p99"
-    assert bottleneck(run(0.9, 1), 100) == "the client kept a core 90 % busy"
+    assert bottleneck(run(0.2, 15), 100) == "the client's event loop woke up 15 ms late at p99"
+    assert bottleneck(run(0.9, 1), 100) == "the client kept a core busy for 90 % of the time"
 
 
 def test_an_slo_counts_from_the_schedule_and_keeps_no_failed_request(engine: TruthEngine) -> None:

@@ -1,4 +1,4 @@
-"""Figures against values worked out by hand."""
+"""Figures are compared with values worked out by hand."""
 
 import dataclasses
 import json
@@ -72,7 +72,8 @@ def test_tokens_of_a_failed_request_count_for_nothing_and_its_time_does() -> Non
 
 @pytest.mark.parametrize("traces", [(), (BROKEN,), (BROKEN, BROKEN)])
 def test_no_success_is_no_summary(traces: tuple[Trace, ...]) -> None:
-    with pytest.raises(LabError, match="No request succeeded; the first failed with: " + ("HTTP" if traces else "no")):
+    said = r"No request succeeded; the first failed with: HTTP 500\.\nFix: " if traces else "The run has no requests"
+    with pytest.raises(LabError, match=said):
         summarise(a_run(*traces))
 
 
@@ -228,7 +229,7 @@ def test_a_percentile_that_the_sample_cannot_carry_is_refused(share: float, need
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Twelve rounds of a speed of 100 with a spread of 5, four hundred times over."""
+    """Twelve rounds of a speed of 100 with a standard deviation of 5, repeated four hundred times."""
     source = np.random.default_rng(1)
     held = 0
     for _ in range(400):
@@ -282,4 +283,4 @@ def test_a_cache_that_helps_unasked_is_a_fault() -> None:
     opening = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=5)  # of the template: an engine may keep it
     assert summarise(a_run(opening)).cache_fault is None
     unknown = trace([100, 110], 2, sent_ms=0, end_ms=200, cached=None)
-    assert "did not say" in (summarise(a_run(unknown)).cache_fault or "")
+    assert "did not report" in (summarise(a_run(unknown)).cache_fault or "")
