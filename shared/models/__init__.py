@@ -1,4 +1,4 @@
-"""Which weights a machine uses. Only `models.llama`, the reference in plain torch, loads torch: import it by name."""
+"""Choose the weights for a machine. Import `models.llama` by name: only that file of this room loads torch."""
 
 from shared.models.choice import ModelChoice, choose, small
 

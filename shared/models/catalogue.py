@@ -1,7 +1,7 @@
-"""The models of machines with an NVIDIA GPU, as environment/containers/catalogue.toml lists them.
+"""The models for machines with an NVIDIA GPU, read from environment/containers/catalogue.toml.
 
 catalogue.entry("llama-3.1-8b-instruct").sources["hf BF16"].repository
-catalogue.loads()["3.3.4"]        # what a lab loads, by the keys of a model's sources and drafts
+catalogue.loads()["3.3.4"]        # the keys of the sources and drafts that a lab loads
 """
 
 import functools
@@ -21,30 +21,30 @@ class Source:
     """One set of weights on Hugging Face."""
 
     repository: str
-    revision: str = ""  # commit hash; "" is unknown: whoever downloads resolves it and writes it down
-    file: str = ""  # one GGUF's name; "" is all safetensors of the repository
+    revision: str = ""  # commit hash; "" if unknown: a download resolves and records it
+    file: str = ""  # the name of one GGUF; "" for all safetensors of the repository
     bytes: int | None = None  # of the weights
     licence: str = ""
-    gated: bool = False  # needs an account that has accepted the licence, and HF_TOKEN
-    ungated: str = ""  # a repository with the same weights and no gate; "" if it needs none, or none is known
-    checked: str = ""  # when this was looked up
-    source: str = ""  # where
+    gated: bool = False  # needs HF_TOKEN of an account that has accepted the licence
+    ungated: str = ""  # an ungated repository with the same weights; "" if not needed or not known
+    checked: str = ""  # the date when these facts were looked up
+    source: str = ""  # where they were found
 
     @property
     def pinned(self) -> str:
-        """What a result says of its weights: repository@revision."""
+        """The weights as a result records them: repository@revision."""
         return f"{self.repository}@{self.revision or 'unknown'}"
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A published model: its shape, its sources by "<what an engine reads> <precision>", the drafts that fit it."""
+    """A published model: its shape, its drafts, and its sources by format and precision, such as "hf BF16"."""
 
     name: str
     parameters: int
-    lookup: int  # of them in an input embedding of its own: looked up, not read whole at every step
-    output: int  # of them in the output matrix
-    layers: int  # that keep keys and values
+    lookup: int  # of these, in a separate input embedding: looked up, not read whole at every step
+    output: int  # of these, in the output matrix
+    layers: int  # that store keys and values
     kv_heads: int
     head_dim: int
     context: int
@@ -61,7 +61,7 @@ def _table() -> dict[str, Any]:
 
 @functools.cache
 def entries() -> Mapping[str, CatalogueEntry]:
-    """Every model, by its name."""
+    """Every model by its name."""
 
     def sources(rows: Mapping[str, Any]) -> dict[str, Source]:
         return {key: Source(**row) for key, row in rows.items()}
@@ -80,11 +80,11 @@ def entry(name: str) -> CatalogueEntry:
 
 @functools.cache
 def mirrors() -> Mapping[str, Source]:
-    """Copies that need no account, by the gated repository."""
+    """Copies that need no account, by the repository of the gated original."""
     return {repository: Source(**row) for repository, row in _table()["mirrors"].items()}
 
 
 @functools.cache
 def loads() -> Mapping[str, tuple[str, ...]]:
-    """What each lab loads, by the keys of a model's sources and drafts."""
+    """The keys of the sources and drafts that each lab loads."""
     return {lab: tuple(keys) for lab, keys in _table()["loads"].items()}

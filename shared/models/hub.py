@@ -1,6 +1,6 @@
-"""Weights from the Hugging Face hub, once: into its own cache, which containers see as well.
+"""Download weights from the Hugging Face hub once, into the hub's own cache, which containers share.
 
-hub.fetch(model.source("hf", "BF16"))     # a folder; of a GGUF, the file
+hub.fetch(model.source("hf", "BF16"))     # a folder; for a GGUF, the file
 """
 
 import collections
@@ -23,10 +23,10 @@ def home() -> Path:
 
 
 def fetch(source: Source) -> Path:
-    """The weights' folder, or the GGUF file, in the hub's cache; what is missing is fetched, with progress.
+    """The folder of the weights, or the GGUF file, in the hub's cache. Missing files are downloaded, with progress.
 
-    Raises LabError, with what to do, if the disk is too small, the model is gated, isn't there, or the hub can't be
-    reached. A fetch that was broken off goes on where it was.
+    Raises LabError, with the fix, if the disk is too small, the model is gated or doesn't exist, or the hub can't be
+    reached. An interrupted download continues where it stopped.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # takes half a second to import
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -52,36 +52,36 @@ def fetch(source: Source) -> Path:
         )
 
     with contextlib.suppress(LocalEntryNotFoundError):
-        # Pinned and whole: the hub needn't be asked.
+        # Pinned and complete, so no request to the hub is needed.
         if source.revision and whole(here := get(offline=True)):
             return here
     need_disk(source)
     try:
-        if whole(here := get(offline=False)):  # where the hub can't be reached, it returns what is there
+        if whole(here := get(offline=False)):  # if the hub can't be reached, this returns the files in the cache
             return here
         raise OSError("some of its files are missing")
     except GatedRepoError:
         raise gated(source.repository, source.ungated) from None
     except RepositoryNotFoundError:
-        raise LabError(f"The hub has no {source.repository}, or it is private.", f"check its name: {page}") from None
+        raise LabError(f"The hub has no {source.repository}, or it is private.", f"check the name: {page}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         raise LabError(
-            f"{source.repository} could not be fetched whole: {str(e).splitlines()[0][:200]}",
-            "check the network, then again: what was fetched is kept",
+            f"{source.repository} could not be downloaded completely: {str(e).splitlines()[0][:200]}",
+            "check the network and repeat; downloaded files are kept",
         ) from None
 
 
 def gated(repository: str, ungated: str = "") -> LabError:
-    """The error for a model that asks for an account."""
-    other = f"{ungated}, the same weights without a gate" if ungated else "another model"
+    """The error for a model that needs an account."""
+    other = f"{ungated}, which has the same weights without a gate" if ungated else "another model"
     return LabError(
-        f"{repository} is gated, and this account (or none) may not read it.",
-        f"accept its licence on https://huggingface.co/{repository}, then: export HF_TOKEN=...; or use {other}",
+        f"{repository} is gated: it needs the token of an account that has accepted its licence.",
+        f"accept the licence on https://huggingface.co/{repository}, then: export HF_TOKEN=...; or use {other}",
     )
 
 
 def whole(weights: Path) -> bool:
-    """Whether no part of a model in several files ("model-00001-of-00004.safetensors") is missing."""
+    """Whether the weights are complete: of a split model ("model-00001-of-00004.safetensors") every part exists."""
     if weights.is_file():
         return True
     parts = [m for f in weights.glob("*.safetensors") if (m := re.fullmatch(r"(.*)-\d+-of-(\d+)\.safetensors", f.name))]
@@ -96,13 +96,14 @@ def need_disk(source: Source) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if source.bytes and free < 1.05 * source.bytes:
+        need, free_gib = source.bytes / 2**30, free / 2**30
         raise LabError(
-            f"{source.repository} takes {source.bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free in "
+            f"{source.repository} needs {need:.1f} GiB of disk space, but only {free_gib:.1f} GiB are free in "
             f"{paths.show(home())}.",
             "free some space, or export HF_HOME=/big/disk/huggingface",
         )
 
 
 def inside(path: Path, mounted: str) -> str:
-    """A path of the hub's folder as a container sees it that has the folder at `mounted`."""
+    """The path, inside a container that mounts the hub's folder at `mounted`, of a path in that folder."""
     return f"{mounted}/{path.relative_to(home())}"

@@ -1,14 +1,14 @@
 """A Llama, Qwen2 or Qwen3 model in plain torch: what every engine computes, on three screens.
 
-A forward pass appends T new tokens to each of B sequences. Prefill, chunked prefill and decode are that
-one function: prefill appends the whole prompt to an empty cache, decode appends one token. Sequences may
-have different lengths; shorter ones are padded on the right, and since a query sees only cache positions
-up to its own, padding is never seen and is overwritten by the next real token.
+A forward pass appends T new tokens to each of B sequences. The same function does prefill, chunked prefill and decode:
+prefill appends the whole prompt to an empty cache, decode appends one token. Sequences may have different lengths.
+Shorter ones are padded on the right. A query sees only cache positions up to its own, so padding is never seen, and
+the next real token overwrites it.
 
-It is also the reference that engines are judged by. Greedy text of two correct engines differs: BF16
-rounding decides near-ties differently. So `greedy_gap` asks, in float32 and fed with the engine's own
-tokens, how far below the best token each chosen one lies. A correct BF16 engine stays within 0.5 nats at
-every step and 0.005 on average (metrics.gap_fault); a wrong template, 4-bit weights or another model don't.
+The model is also the reference that engines are judged by. Greedy texts of two correct engines differ, because BF16
+rounding decides near-ties differently. So `greedy_gap` feeds the engine's own tokens to the reference in float32, and
+returns how far each chosen token is below the best one. A correct BF16 engine stays within 0.5 nats at every step and
+0.005 on average (metrics.gap_fault). A wrong template, 4-bit weights or another model does not.
 
     llama = Llama.load(model.weights("hf"), torch.float32)
     worst = max(greedy_gap(llama, messages, tokens_of_the_engine))
@@ -36,16 +36,19 @@ ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 @dataclass
 class KVCache:
-    """Keys and values of B sequences, room for S tokens each."""
+    """Keys and values of B sequences, with room for S tokens each."""
 
     keys: Tensor  # [layers, B, kv_heads, S, head_dim], rotated
     values: Tensor  # [layers, B, kv_heads, S, head_dim]
-    lengths: Tensor  # [B]: tokens of each sequence that are really there
+    lengths: Tensor  # [B]: tokens stored of each sequence
 
 
 class Llama:
-    """Weights and shape of one model: Qwen2 has a bias on queries, keys and values, Qwen3 a norm on each head's
-    query and key, any may have an output matrix of its own. Raises LabError for what isn't computed here."""
+    """Weights and shape of one model. Raises LabError for an architecture or a weight that it can't compute.
+
+    Qwen2 has a bias on queries, keys and values, Qwen3 a norm on each head's query and key. Any of the three may have
+    a separate output matrix.
+    """
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Any) -> None:
         if fault := architecture_fault(config):
@@ -67,7 +70,7 @@ class Llama:
 
         every = range(self.layers)
         self.embedding = left.pop("model.embed_tokens.weight")  # [vocabulary, hidden]
-        self.output = left.pop("lm_head.weight", self.embedding)  # the same matrix, unless the model has another
+        self.output = left.pop("lm_head.weight", self.embedding)  # the same matrix, unless the model has a separate one
         self.norm = left.pop("model.norm.weight")
         self.attn_norm = [of(i, "input_layernorm.weight") for i in every]
         self.mlp_norm = [of(i, "post_attention_layernorm.weight") for i in every]
@@ -80,20 +83,20 @@ class Llama:
         self.gate_up = [of(i, "mlp.gate_proj.weight", "mlp.up_proj.weight") for i in every]
         self.down = [of(i, "mlp.down_proj.weight") for i in every]
         if left:
-            raise LabError(f"The reference doesn't compute {min(left)} of this model.", "choose another model")
+            raise LabError(f"The reference can't compute {min(left)} of this model.", "choose another model")
 
         angle = torch.arange(self.context)[:, None] * frequencies(config, self.head_dim)  # [context, head_dim / 2]
         self.cos, self.sin = (x.repeat(1, 2).to(self.embedding) for x in (angle.cos(), angle.sin()))
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> "Llama":
-        """From a Hugging Face folder: config.json, model.safetensors, tokenizer.json with its template."""
+        """Load a Hugging Face folder: config.json, model.safetensors, tokenizer.json with its template."""
         from transformers import AutoTokenizer
 
-        torch.set_num_threads(min(torch.get_num_threads(), detect().cores))  # torch knows no quota
+        torch.set_num_threads(min(torch.get_num_threads(), detect().cores))  # torch ignores CPU quotas
         weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
         config = json.loads((folder / "config.json").read_text())
-        config |= json.loads((folder / "generation_config.json").read_text())  # knows all tokens that end an answer
+        config |= json.loads((folder / "generation_config.json").read_text())  # lists all tokens that end an answer
         return cls(config, weights, AutoTokenizer.from_pretrained(folder))
 
     def new_cache(self, sequences: int, tokens: int) -> KVCache:
@@ -104,7 +107,7 @@ class Llama:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def forward(self, ids: Tensor, cache: KVCache, counts: Tensor | None = None, every: bool = False) -> Tensor:
-        """Append `ids` [B, T] to the cached sequences; of row b only the first `counts[b]` are real.
+        """Append `ids` [B, T] to the cached sequences. Only the first `counts[b]` tokens of row b are real.
 
         Returns logits [B, vocabulary] for each sequence's last real token, or [B, T, vocabulary] if `every`.
         Raises ValueError if the cache has no room.
@@ -114,12 +117,12 @@ class Llama:
         positions = cache.lengths[:, None] + torch.arange(steps)  # [B, T]
         span = int(positions.max()) + 1
         if span > cache.keys.shape[3]:
-            raise ValueError(f"the cache has room for {cache.keys.shape[3]} tokens, {span} are needed")
+            raise ValueError(f"the cache has room for {cache.keys.shape[3]} tokens, but {span} are needed")
         mask = (torch.arange(span) <= positions[..., None])[:, None]  # [B, 1, T, span]
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         rows = torch.arange(batch)[:, None]
 
-        def rotate(x: Tensor) -> Tensor:  # [B, T, heads, head_dim]; halves, as Hugging Face stores them
+        def rotate(x: Tensor) -> Tensor:  # [B, T, heads, head_dim]; rotates halves, as Hugging Face stores them
             a, b = x.chunk(2, -1)
             return x * cos + torch.cat([-b, a], -1) * sin
 
@@ -150,7 +153,7 @@ class Llama:
         return F.linear(F.rms_norm(x, (self.hidden,), self.norm, self.eps), self.output)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int, stop_at_eos: bool = True) -> list[list[int]]:
-        """Greedy continuations of a batch of prompts, `tokens` each or up to (without) an end token."""
+        """Greedy continuations of a batch of prompts: `tokens` each, or up to an end token, which is left out."""
         counts = torch.tensor([len(p) for p in prompts])
         ids = torch.zeros(len(prompts), int(counts.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -163,46 +166,48 @@ class Llama:
         return [list(takewhile(lambda t: not (stop_at_eos and t in self.ends), row)) for row in out]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The chat as the model was trained to see it: the template's text, then its tokens."""
+        """The tokens of a chat in the template that the model was trained on."""
         text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
 def architecture_fault(config: Mapping[str, Any]) -> str:
-    """Why this module can't compute the model of a Hugging Face config.json; "" if it can."""
-    names = config.get("architectures") or ["none named"]
+    """The reason why this module can't compute the model of a Hugging Face config.json; "" if it can."""
+    names = config.get("architectures") or ["unknown"]
     if names[0] not in ARCHITECTURES:
-        return f"its architecture is {names[0]}, and {', '.join(ARCHITECTURES)} work"
+        return f"its architecture is {names[0]}, but only {', '.join(ARCHITECTURES)} are supported"
     if (kind := rope(config)["rope_type"]) not in ("default", "llama3"):
-        return f"its positions are scaled by {kind!r}, and 'llama3' is the only scaling that works"
+        return f"its positions are scaled by {kind!r}, but the only supported scaling is 'llama3'"
     odd = config.get("use_sliding_window") or config.get("hidden_act") != "silu"
-    return "it has a sliding window of attention, or an activation other than silu" if odd else ""
+    return "it uses sliding-window attention, or an activation other than silu" if odd else ""
 
 
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of rotary positions: newer files keep them in one place, older ones in two."""
+    """The settings of rotary positions. Newer config files keep them in one place, older ones in two."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = found.get("rope_theta") or config.get("rope_theta") or 10_000.0
     return {**found, "rope_theta": theta, "rope_type": found.get("rope_type") or found.get("type") or "default"}
 
 
 def frequencies(config: Mapping[str, Any], head_dim: int) -> Tensor:
-    """By how much each pair of a head's values turns per position; Llama 3.1's slow ones are slowed further."""
+    """The angle by which each pair of a head's values turns per position. Llama 3.1 slows the slow pairs further."""
     settings = rope(config)
     frequency = float(settings["rope_theta"]) ** -(torch.arange(0, head_dim, 2).float() / head_dim)
     if settings["rope_type"] == "default":
         return frequency
     low, high = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
     turns = settings["original_max_position_embeddings"] * frequency / (2 * math.pi)  # within the trained context
-    keep = ((turns - low) / (high - low)).clamp(0, 1)  # fast ones stay, slow ones are divided, between: blended
+    keep = ((turns - low) / (high - low)).clamp(
+        0, 1
+    )  # fast ones stay, slow ones are divided by the factor, those between are blended
     return frequency * (keep + (1 - keep) / float(settings["factor"]))
 
 
 def greedy_gap(llama: Llama, messages: Sequence[Message], tokens: Sequence[int]) -> list[float]:
-    """For each of an engine's greedy `tokens`: log p(best) − log p(chosen), in nats, 0 where it chose the best.
+    """For each of an engine's greedy `tokens`: log p(best) − log p(chosen), in nats; 0 where it chose the best.
 
-    Teacher-forced: the prompt and the engine's own tokens go through the reference in one pass, so that one
-    early near-tie doesn't make everything after it look wrong. Load `llama` in float32.
+    Teacher-forced: the prompt and the engine's own tokens pass through the reference at once, so an early near-tie
+    doesn't make all later tokens look wrong. Load `llama` in float32.
     """
     prompt = llama.prompt_ids(messages)
     ids = torch.tensor([[*prompt, *tokens]])

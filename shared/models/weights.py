@@ -1,4 +1,4 @@
-"""Weights on this disk: what the set-up noted of each file, and whether it is still that file."""
+"""Weights on this disk: the size and hash that the set-up recorded for each file, and the check against them."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from shared.errors import LabError
 
 
 def manifest(folder: Path) -> dict[str, dict[str, str]]:
-    """What the set-up wrote into this folder: name → {bytes, sha256}."""
+    """The files that the set-up wrote into this folder: name → {bytes, sha256}. Raises LabError if unreadable."""
     try:
         found: dict[str, dict[str, str]] = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as e:
@@ -19,24 +19,25 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def repair(folder: Path) -> str:
+    """The command that makes the weights in this folder again."""
     return f"rm -r {paths.show(folder)}; make engines" if folder.exists() else "make engines"
 
 
 def verify_file(folder: Path, name: str) -> None:
-    """Raise LabError unless this file is, byte for byte, the one that the set-up wrote."""
+    """Raise LabError unless this file equals, byte for byte, the one that the set-up wrote."""
     expected = manifest(folder).get(name)
     file = folder / name
     if expected is None:
-        raise LabError(f"{name} is not among the files of {paths.show(folder)}.", repair(folder))
+        raise LabError(f"{name} is not in the manifest of {paths.show(folder)}.", repair(folder))
     if not file.exists():
         raise LabError(f"{paths.show(file)} is missing.", repair(folder))
     if file.stat().st_size != int(expected["bytes"]):
+        size, wrote = file.stat().st_size, expected["bytes"]
         raise LabError(
-            f"{paths.show(file)} has {file.stat().st_size} bytes, and {expected['bytes']} were written: it is torn.",
-            repair(folder),
+            f"{paths.show(file)} is damaged: it has {size} bytes, but the set-up wrote {wrote}.", repair(folder)
         )
     if sha256(file) != expected["sha256"]:
-        raise LabError(f"{paths.show(file)} was altered: its hash is not the one noted at set-up.", repair(folder))
+        raise LabError(f"{paths.show(file)} was altered: its hash differs from the one at set-up.", repair(folder))
 
 
 def sha256(file: Path) -> str:

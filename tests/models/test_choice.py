@@ -72,7 +72,9 @@ def test_a_token_in_the_hubs_file_counts(spark: Machine, tmp_path: Path) -> None
 
 def test_what_there_is_not_is_answered_with_what_there_is(spark: Machine) -> None:
     model = models.choose(spark)
-    with pytest.raises(LabError, match=r"No NVFP4 .* reads gguf.\nFix: choose one of: hf BF16, hf FP8, hf NVFP4, gguf"):
+    with pytest.raises(
+        LabError, match=r"No NVFP4 weights of .* reads gguf.\nFix: choose one of: hf BF16, hf FP8, hf NVFP4, gguf"
+    ):
         model.source("gguf", "NVFP4")
     with pytest.raises(LabError, match="an engine's container fetches it"):
         model.weights("BF16")

@@ -1,4 +1,4 @@
-"""Weights from a hub: whole, once, or a reason why they can't be had. The hub is a real server of the tests."""
+"""Weights are downloaded from a hub completely and once, or an error gives the reason. The tests run a real server."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,14 +29,14 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def at(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Points huggingface_hub, which has read its settings when it was imported, at an address."""
+    """A function that points huggingface_hub, which read its settings at import, to an address."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
     def point(url: str) -> None:
-        if not url:  # no network: said at once, where a real one is tried for half a minute
+        if not url:  # no network: fails at once, instead of after half a minute of retries
             monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
@@ -53,7 +53,7 @@ def test_weights_are_fetched_once_and_seen_by_a_container(hub: Hub, at: Callable
         f"/root/.cache/huggingface/hub/models--labs--model/snapshots/{REVISION}"
     )
     asked = len(hub.asked)
-    at("")  # what is pinned and here is not asked for again
+    at("")  # pinned and in the cache: no further request
     assert fetch(SOURCE) == folder
     assert len(hub.asked) == asked
 
@@ -72,7 +72,7 @@ def test_a_connection_that_breaks_off_costs_nothing(hub: Hub, at: Callable[[str]
 
 
 def test_half_a_model_is_not_taken_for_whole(hub: Hub, at: Callable[[str], None], tmp_path: Path) -> None:
-    """A fetch that was ended between two files leaves a folder that looks well."""
+    """A download that ended between two files leaves a folder that looks complete."""
     folder = hub.repositories["labs/model"]
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / "model-00002-of-00002.safetensors").write_bytes(WEIGHTS)
@@ -81,14 +81,14 @@ def test_half_a_model_is_not_taken_for_whole(hub: Hub, at: Callable[[str], None]
     assert (fetch(SOURCE) / "model-00002-of-00002.safetensors").read_bytes() == WEIGHTS
     (whole / "model-00002-of-00002.safetensors").unlink()
     at("")
-    with pytest.raises(LabError, match=r"could not be fetched whole"):
+    with pytest.raises(LabError, match=r"could not be downloaded completely"):
         fetch(SOURCE)
 
 
 def test_a_gated_model_names_its_page_and_its_free_twin(at: Callable[[str], None]) -> None:
-    with pytest.raises(LabError, match=r"labs/gated is gated.*\nFix: accept its licence on https://.*/labs/gated"):
+    with pytest.raises(LabError, match=r"labs/gated is gated.*\nFix: accept the licence on https://.*/labs/gated"):
         fetch(replace(SOURCE, repository="labs/gated"))
-    with pytest.raises(LabError, match=r"or use labs/model, the same weights without a gate"):
+    with pytest.raises(LabError, match=r"or use labs/model, which has the same weights without a gate"):
         fetch(replace(SOURCE, repository="labs/gated", ungated="labs/model"))
 
 
@@ -96,14 +96,16 @@ def test_a_wrong_name_and_no_network_are_told_apart(at: Callable[[str], None]) -
     with pytest.raises(LabError, match="The hub has no labs/nothing, or it is private"):
         fetch(replace(SOURCE, repository="labs/nothing"))
     at("")
-    with pytest.raises(LabError, match=r"labs/model could not be fetched whole: .*\nFix: check the network"):
+    with pytest.raises(LabError, match=r"labs/model could not be downloaded completely: .*\nFix: check the network"):
         fetch(replace(SOURCE, revision="b" * 40))
 
 
 def test_a_full_disk_is_noticed_before_anything_is_fetched(
     hub: Hub, at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(LabError, match=r"takes 931322\.6 GiB, and .* GiB are free in .*\nFix: free some space"):
+    with pytest.raises(
+        LabError, match=r"needs 931322\.6 GiB of disk space, but only .* GiB are free in .*\nFix: free some space"
+    ):
         fetch(replace(SOURCE, bytes=10**15))
     assert hub.asked == []
     assert not home().exists()

@@ -138,7 +138,7 @@ def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice
     with pytest.raises(LabError, match=r"was altered.*\nFix: rm -r .*make engines"):
         damaged.weights("hf")
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(LabError, match="has 1000 bytes, and 269"):
+    with pytest.raises(LabError, match="has 1000 bytes, but the set-up wrote 269"):
         damaged.weights("hf")
     file.unlink()
     with pytest.raises(LabError, match="is missing"):
@@ -172,13 +172,13 @@ def test_what_it_does_not_compute_is_refused() -> None:
     weights = weights_of(tiny(CONFIGS["llama"])[1])
     Llama(config, weights, None)
     more = {**weights, "model.layers.1.self_attn.o_proj.bias": torch.zeros(64)}
-    with pytest.raises(LabError, match=r"doesn't compute model\.layers\.1\.self_attn\.o_proj\.bias"):
+    with pytest.raises(LabError, match=r"can't compute model\.layers\.1\.self_attn\.o_proj\.bias"):
         Llama(config, more, None)
     for change, said in (
-        ({"architectures": ["GemmaForCausalLM"]}, "is GemmaForCausalLM, and LlamaForCausalLM"),
-        ({"architectures": None}, "its architecture is none named"),
+        ({"architectures": ["GemmaForCausalLM"]}, "is GemmaForCausalLM, but only LlamaForCausalLM"),
+        ({"architectures": None}, "its architecture is unknown"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "scaled by 'yarn'"),
-        ({"use_sliding_window": True}, "sliding window"),
+        ({"use_sliding_window": True}, "sliding-window attention"),
         ({"hidden_act": "gelu"}, "other than silu"),
     ):
         with pytest.raises(LabError, match=said):
