@@ -1,0 +1,164 @@
+"""What the notebook of lab 3.3.1 prints follows from the ledger, and names what the model does not explain."""
+
+from typing import Any
+
+import pytest
+
+from shared import models, results
+from shared.course import milestones
+from shared.course.benchmark import experiments, lab_tables, limits, precision_findings, step_findings
+from shared.metrics.roofline import Ceilings
+from shared.models import ModelChoice
+from shared.results.ledger import folder_of
+from shared.results.reading import Entries
+from tests.helpers.ledger import change_all, fill, record_fit, record_load
+
+
+@pytest.fixture
+def model() -> ModelChoice:
+    return models.small()
+
+
+def ceiling(bandwidth_gb_s: float, weight_bytes: float) -> float:
+    return bandwidth_gb_s * 1e9 / weight_bytes
+
+
+def entries() -> Entries:
+    return results.load_results("3.3.1")
+
+
+def test_the_limits_grow_with_the_users_until_computing_decides(model: ModelChoice) -> None:
+    def floor_ms(tokens: int, weights: int, *_: float) -> float:
+        return tokens * weights / 1e6
+
+    found = limits.work_out_limits(model, Ceilings(30, 0.2, "measured"), floor_ms, (1, 4, 32, 64), (128,))
+    decode = found["decode_tok_s"]
+    assert 3.5 < decode[4] / decode[1] < 4
+    assert decode[64] == pytest.approx(decode[32])
+    assert found["prefill_ms"] == {128: 128 * (model.parameters - model.lookup - model.output) / 1e6}
+    assert next(row[1] for row in limits.limits_table(found).rows) == f"at most {decode[1]:.0f} tok/s"
+
+
+def test_an_engine_in_float32_is_held_to_half_the_ceiling(model: ModelChoice) -> None:
+    fill({"llamacpp": 10, "vllm": 10})
+
+    def widen(entry: dict[str, Any]) -> None:
+        if entry["provenance"].get("engine") == "vllm":
+            entry["provenance"]["dtype"] = "float32"
+
+    change_all(folder_of("3.3.1"), widen)
+    shares = limits.share_of_ceiling(entries(), model, 30.0, ceiling)
+    assert shares["vllm"]["bytes"] == pytest.approx(2 * shares["llamacpp"]["bytes"])
+    assert shares["vllm"]["share"] == pytest.approx(2 * shares["llamacpp"]["share"])
+    assert shares["llamacpp"]["tok_s"] == pytest.approx(1e3 / 10.2, rel=1e-3)  # decode alone: 1000 / TPOT
+    grew = limits.growth(entries())
+    table = limits.ceiling_table(shares, grew, 32)
+    assert [row[0] for row in table.rows] == ["llama.cpp", "vLLM"]
+    assert limits.each_engine({"vllm": 0.4, "ollama": 0.36}) == "vLLM 0.4, Ollama 0.36"
+
+
+STEP = {"bytes_ms": 9.0, "kv_ms_per_user": 0.1, "operations_ms_per_user": 5.0, "overhead_ms": 12.0}
+FITS = {
+    "llamacpp": {**STEP, "worst_residual": 0.45, "steps": {"1": [23.0, 26.0], "32": [145.0, 184.0]}},
+    "vllm": {**STEP, "worst_residual": 0.08, "steps": {"1": [26.0, 26.1], "32": [180.0, 184.0]}},
+}
+
+
+def test_the_table_of_the_fit_names_the_engines_that_it_does_not_explain() -> None:
+    table = step_findings.step_table(FITS)
+    assert table.title.startswith("The model explains 1 of 2 engines")
+    assert "overhead" not in " ".join(table.header)
+    assert {row[0]: row[-2:] for row in table.rows} == {"llama.cpp": ("45 %", "no"), "vLLM": ("8 %", "yes")}
+
+
+def test_the_figure_of_a_step_shows_the_measured_step() -> None:
+    plot = step_findings.step_plot(FITS, 32)
+    [measured] = [trace for trace in plot.figure.data if trace.type == "scatter"]
+    assert list(measured.y) == [145.0, 180.0]
+    assert [row[-1] for row in plot.rows] == ["145", "180"]
+
+
+def test_a_claim_states_that_a_misfitting_model_does_not_explain_an_engine() -> None:
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
+    evidence = milestones.check("3.3.1").claims[5].evidence
+    assert "beyond reading and computing; the model misses a step by up to" in evidence
+    assert "not explained" not in evidence
+    for number in (1, 2, 3):
+        record_load(f"load/users-4/vllm/round-{number}", "vllm", 4, number, 60)
+    record_fit("vllm")
+    found = milestones.check("3.3.1").claims[5].evidence
+    assert "vLLM not explained by this model: the model misses a step by up to" in found
+    assert "limit 20 %" in found
+
+
+def test_predictions_start_from_the_bf16_step_of_the_same_series(model: ModelChoice) -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+
+    def step_as_rate(step_ms: float, before: float, after: float, gb_s: float) -> float:
+        return 1e3 / step_ms
+
+    found = precision_findings.predict(entries(), model, step_as_rate, 100.0)
+    assert set(found) == {"Q8_0", "Q4_0"}  # BF16 is measured, not predicted
+    assert found["Q8_0"] == pytest.approx(1e3 / 16.24, rel=1e-3)
+    rows = {row[0]: row for row in precision_findings.precision_table(entries()).rows}
+    assert rows["BF16"][2] == "–"
+
+
+def test_a_miss_of_a_prediction_is_printed_with_its_direction() -> None:
+    fill({"llamacpp": 10})
+    recorded = {"Q8_0": 100.0, "Q4_0": 246.0}
+    results.record("3.3.1", precision_findings.PREDICTED, recorded)
+    lines = precision_findings.off_by(entries())
+    assert lines[0].startswith("Q8_0: measured 123 tok/s, 23 % faster than the prediction of 100")
+    assert lines[1] == "Q4_0: measured 246 tok/s, within 5 % of the prediction of 246."
+    results.record("3.3.1", precision_findings.PREDICTED, {"Q8_0": 200.0})
+    assert "slower than the prediction" in precision_findings.off_by(entries())[0]
+
+
+@pytest.mark.parametrize(("unexplained_ms", "verdict"), [(12.0, "not a fixed cost"), (2.0, "is possible")])
+def test_an_unexplained_time_longer_than_the_whole_step_of_q4_is_no_fixed_cost(
+    unexplained_ms: float, verdict: str
+) -> None:
+    fill({"llamacpp": 10})
+    results.record("3.3.1", "fit/llamacpp", {"overhead_ms": unexplained_ms})
+    [line] = precision_findings.unexplained(entries())
+    assert "the whole step with Q4_0 takes 4.06 ms" in line
+    assert verdict in line
+
+
+def test_ttft_per_token_and_its_growth_are_shown() -> None:
+    fill({"llamacpp": 10})
+    [row] = lab_tables.per_token_table(entries()).rows
+    assert row == ("llama.cpp", "1.1", "1.04", "0.95×")  # 10 ms and one per token, with the drift of round 2
+
+
+def test_pairs_without_a_winner_are_counted_in_the_title() -> None:
+    fill({"llamacpp": 10, "vllm": 20})
+
+    def ahead(a: list[float], b: list[float]) -> str | None:
+        return "a" if min(a) > max(b) else None
+
+    table = lab_tables.winners_table(entries(), ahead, (1, 32))
+    assert table.rows == [("llama.cpp or vLLM", "llama.cpp", "llama.cpp")]
+    assert "0 of 2 comparisons have no winner" in table.title
+
+
+def test_the_title_of_library_and_server_gives_the_ratios() -> None:
+    asked = {"in this process": [(100.0, 50.0), (110.0, 52.0)], "over HTTP": [(105.0, 51.0), (105.0, 51.0)]}
+    table = lab_tables.library_table(asked)
+    assert table.title == "One user over HTTP: 1.00× the library's TTFT, 1.00× its decode speed"
+
+
+def test_maxima_of_forty_scatter_around_the_percentile_of_their_pool() -> None:
+    pool = [float(n) for n in range(1, 401)]
+    samples = experiments.samples_of(pool, 40)
+    assert samples == experiments.samples_of(pool, 40)
+    low, high = experiments.middle_90([max(sample) for sample in samples])
+    assert experiments.nearest_rank(pool, 0.99) == 396
+    assert low < 380 < 396 < high <= 400
+
+
+def test_a_lie_is_shown_with_both_numbers() -> None:
+    shown = experiments.lie("The same prompt again", "tok/s", "12,024", "351", "cached")
+    table = lab_tables.lie_table(shown)
+    assert (table.title, table.rows) == ("The same prompt again", [("12,024 tok/s", "351 tok/s", "cached")])
