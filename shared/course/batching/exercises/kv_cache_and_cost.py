@@ -1,4 +1,4 @@
-"""The arithmetic of the KV cache, and what a token costs."""
+"""Exercises on the size of the KV cache, and on what a token costs."""
 
 import random
 
@@ -37,18 +37,18 @@ def kv_bytes(f: Function) -> None:
                 * size,
                 "Both keys and values are cached.": right // 2,
                 "Every layer has keys and values of its own.": right // layers,
-                "A head's size stands in `head_dim` where the config has it; otherwise it is hidden_size / heads.": 2
+                "The size of a head is `head_dim` where the config has one; otherwise it is hidden_size / heads.": 2
                 * layers
                 * kv_heads
                 * derived
                 * size,
-                "Those are numbers, not bytes: each takes `bytes_per_value`.": right // size,
-                "Those are bits.": right * 8,
-                "hidden_size is all query heads together; the KV heads are fewer.": 2
+                "That counts numbers, not bytes: each number takes `bytes_per_value`.": right // size,
+                "That is in bits: bytes are asked for.": right * 8,
+                "hidden_size is the size of all query heads together, and there are fewer KV heads.": 2
                 * layers
                 * config["hidden_size"]
                 * size,
-                "hidden_size is all heads together: one head has hidden_size / heads.": 2
+                "hidden_size is the size of all heads together: one head has hidden_size / heads.": 2
                 * layers
                 * kv_heads
                 * config["hidden_size"]
@@ -69,12 +69,12 @@ def users(f: Function) -> None:
             (memory, weights, each, context),
             right,
             {
-                "The weights lie in the same memory: subtract them first.": memory // (each * context),
-                "Half a user can't be served: round down.": (memory - weights) / (each * context),
-                "Rounded up, the last user doesn't fit.": right + 1,
-                "That is how many tokens fit. A user has `context_tokens` of them.": (memory - weights) // each,
-                "That is bytes a user needs, not how many users fit.": each * context,
-                "The weights are there once, however many users share them.": memory // (weights + each * context),
+                "The weights are in the same memory: subtract them first.": memory // (each * context),
+                "Only whole users can be served: round down.": (memory - weights) / (each * context),
+                "The last user doesn't fit: round down, not up.": right + 1,
+                "That is how many tokens fit. A user has `context_tokens` tokens.": (memory - weights) // each,
+                "That is how many bytes a user needs, not how many users fit.": each * context,
+                "The weights are in memory once, however many users share them.": memory // (weights + each * context),
             },
         )
     small = 10**9, 2 * 10**9, 50_000, 4096
@@ -83,9 +83,9 @@ def users(f: Function) -> None:
         small,
         0,
         {
-            "Where not even the weights fit, nobody can be served: 0, not a negative number.": (10**9 - 2 * 10**9)
+            "If not even the weights fit, no user can be served: return 0, not a negative number.": (10**9 - 2 * 10**9)
             // (50_000 * 4096),
-            "Where not even the weights fit, nobody can be served: 0, not minus something.": int(
+            "If not even the weights fit, no user can be served: return 0, not a number below it.": int(
                 (10**9 - 2 * 10**9) / (50_000 * 4096)
             )
             or -4,
@@ -106,16 +106,16 @@ def cost(f: Function) -> None:
             (buy + power) * million,
             {
                 "Watts are not kilowatts: 1000 W for an hour are one kWh.": (buy + watts * kwh) * million,
-                "That is the electricity alone: the machine was bought as well.": power * million,
-                "That is the machine alone: it draws power as well.": buy * million,
-                "That is for one token; a million were asked for.": (buy + power) * million / 1e6,
-                "That is for a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
-                "Those are USD an hour. How many hours do a million tokens take?": buy + power,
-                "More tokens a second must make each cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
+                "That is the cost of electricity alone: add the price of the machine.": power * million,
+                "That is the cost of the machine alone: add its electricity.": buy * million,
+                "That is the cost of one token; a million were asked for.": (buy + power) * million / 1e6,
+                "That is the cost of a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
+                "That is in USD an hour. How many hours do a million tokens take?": buy + power,
+                "More tokens per second make each token cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
                 "tok_s is per second and the costs are per hour: an hour has 3600 seconds.": (buy + power)
                 * 1e6
                 / tok_s,
-                "The whole price was counted for each hour: spread it over the hours of its years.": (price + power)
+                "That counts the whole price for each hour: spread it over the hours of its years.": (price + power)
                 * million,
                 "A year has 365 × 24 hours.": (price / (years * 365) + power) * million,
             },
@@ -125,8 +125,8 @@ def cost(f: Function) -> None:
 EXERCISES = (
     Exercise(
         "kv_bytes_per_token", "ex-kv-bytes", 1, 3, 5,
-        "Times context, times users: this product, not the weights, decides how many can be served.",
-        ("What is kept for each token: of which heads, in which layers?",
+        "Multiplied by the context and the users, this often takes more memory than the weights do.",
+        ("What is kept for each token? Of which heads, in which layers?",
          "2 (K and V) × layers × KV heads × head size × bytes.",
          "config.get('head_dim') or config['hidden_size'] // config['num_attention_heads'] is a head's size."),
         kv_bytes,
@@ -134,15 +134,16 @@ EXERCISES = (
     Exercise(
         "max_users", "ex-max-users", 1, 2, 5,
         "The same memory serves a hundred short conversations or three long ones.",
-        ("What is left when the weights are loaded?", "Divide it by what one user's whole context takes, round down.",
+        ("How much memory is left when the weights are loaded?",
+         "Divide it by the bytes of one user's whole context, and round down.",
          "max(0, (memory_bytes - weight_bytes) // (kv_bytes * context_tokens))."),
         users,
     ),
     Exercise(
         "usd_per_million_tokens", "ex-cost", 2, 2, 10,
-        "Cost per token is cost per hour over tokens per hour: only tokens delivered in time count as delivered.",
-        ("What does an hour cost? How many tokens does an hour bring?",
-         "price / (years × 365 × 24) + watts / 1000 × usd_per_kwh is an hour's cost.",
+        "Cost per token is cost per hour divided by tokens per hour. Count only tokens delivered within the promise.",
+        ("What does an hour cost? How many tokens does an hour produce?",
+         "price / (years × 365 × 24) + watts / 1000 × usd_per_kwh is the cost of an hour.",
          "Divide by tok_s × 3600, multiply by a million."),
         cost,
     ),

@@ -1,6 +1,6 @@
-"""The scheduler of an engine that then runs (shared.course.batching.mini_engine), in five functions.
+"""Exercises on the scheduler of shared.course.batching.mini_engine: five functions.
 
-A test makes up cases, knows what each common mistake would do in them, and answers with the hint for that mistake.
+Each test makes up cases, computes what each common mistake would return, and answers with the hint for that mistake.
 """
 
 import random
@@ -25,12 +25,12 @@ def needed(f: Function) -> None:
             (tokens, size),
             whole + 1,
             {
-                "The last block is rarely full, and it is needed all the same: round up.": whole,
-                "A block holds several tokens: divide.": tokens * size,
-                "That is one block too many: the last one is only partly filled already.": whole + 2,
-                "Half a block can't be owned: the number is whole, rounded up.": tokens / size,
-                "That is the blocks' room in tokens. How many blocks are it?": (whole + 1) * size,
-                "That is how far the last block is filled.": tokens % size,
+                "The last block is rarely full, but it is needed: round up.": whole,
+                "A block holds several tokens: divide by block_size.": tokens * size,
+                "That is one block too many: the partly filled last block is already counted.": whole + 2,
+                "A request owns whole blocks: round up to a whole number.": tokens / size,
+                "That is the number of tokens that the blocks hold. How many blocks are there?": (whole + 1) * size,
+                "That is the number of tokens in the last block.": tokens % size,
             },
         )
         expect(
@@ -38,10 +38,10 @@ def needed(f: Function) -> None:
             (whole * size, size),
             whole,
             {
-                "A length that fills its blocks exactly needs no further one.": whole + 1,
+                "A length that fills its blocks exactly needs no further block.": whole + 1,
             },
         )
-    expect(f, (0, 16), 0, {"No token needs no block.": 1})
+    expect(f, (0, 16), 0, {"0 tokens need 0 blocks.": 1})
 
 
 def returned(f: Function) -> None:
@@ -51,27 +51,25 @@ def returned(f: Function) -> None:
         raise Wrong("append puts the whole table into `free` as one element. extend adds its blocks.")
     if sorted(free) == [4, 9]:
         if isinstance(got, list):
-            raise Wrong(
-                "The engine keeps using the list `free` itself: change it in place (extend), don't make a new one."
-            )
-        raise Wrong("The blocks did not come back: after the call `free` must hold them too.")
+            raise Wrong("The engine keeps using the list `free`: change it in place (extend), don't make a new list.")
+        raise Wrong("The blocks did not come back: after the call `free` must contain them.")
     if len(free) != len(set(free)):
         raise Wrong("A block is in `free` twice: two requests would write over each other's keys and values.")
     if table and sorted(free) == [2, 4, 5, 7, 9]:
         raise Wrong(
-            "The table still names blocks that are free now. If it is given back again, each is free twice: "
-            "empty it (clear)."
+            "The table still lists blocks that are free now. Given back a second time, each would be free twice: "
+            "empty the table (clear)."
         )
     if 4 not in free or 9 not in free:
-        raise Wrong("Blocks that were free before are gone: add to `free`, don't replace what is in it.")
+        raise Wrong("Blocks that were free before are gone: add to `free`, don't replace its contents.")
     if sorted(free) != [2, 4, 5, 7, 9] or table:
         raise Wrong(
-            f"From table [7, 2, 5] and free [4, 9] came table {table} and free {free}. (Removing from a list "
-            "while walking through it skips every other element.)"
+            f"With table [7, 2, 5] and free [4, 9], the result is table {table} and free {free}. Does the loop remove "
+            "elements from the list that it walks through? That skips every other element."
         )
     f(table, free)
     if sorted(free) != [2, 4, 5, 7, 9]:
-        raise Wrong("Given back a second time, an empty table must change nothing.")
+        raise Wrong("Giving back an empty table must change nothing.")
 
 
 def admitted(lengths: Sequence[int], free: int, seats: int, size: int) -> int:
@@ -88,30 +86,31 @@ def admission(f: Function) -> None:
     size = 16
     cases: tuple[tuple[tuple[list[int], int, int, int], dict[str, Any]], ...] = (
         (([40, 40, 120, 40], 7, 8, size), {
-            "The third request would take more blocks than are free.": 4,
-            "Each admitted request takes its blocks: what the first ones took is no longer free for the next.": 3,
-            "Return how many are admitted, not which.": [0, 1],
-            "The first two fit: whoever doesn't must not keep out those before it.": 0,
+            "All of them together need more blocks than are free: stop at the first that doesn't fit.": 4,
+            "Each admitted request takes its blocks, which are then no longer free for the next request.": 3,
+            "Return how many requests are admitted, not which.": [0, 1],
+            "The first two fit: a later request that doesn't fit must not keep out those before it.": 0,
         }),
         (([33, 33], 5, 8, size), {
-            "33 tokens need three blocks: round up. Rounded down, a request gets too few and writes past its end.": 2,
+            "33 tokens need three blocks: round up. Rounded down, a request writes beyond its last block.": 2,
         }),
         (([20, 20, 20, 20, 20], 50, 2, size), {
-            "There are more blocks than that, but only so many seats: the batch has a largest size.": 5,
-            "`seats` are those still free: admit up to that many.": 1,
+            "There are enough blocks, but not enough seats: admit at most `seats` requests.": 5,
+            "`seats` is the number of free seats: admit up to that many requests.": 1,
         }),
         (([16, 160, 16, 16], 4, 8, size), {
-            "The second doesn't fit, so nobody behind it may pass: whoever needs much would wait for ever "
+            "The second request doesn't fit, so no later one may pass it: a long request would wait for ever "
             "(starvation). Stop at the first that doesn't fit.": 3,
-            "The first fits: one big request must not keep out those before it.": 0,
+            "The first fits: a later, longer request must not keep out those before it.": 0,
         }),
         (([16, 16], 2, 8, size), {
             "Two blocks are free and two are needed: that fits exactly.": 1,
         }),
         (([32], 1, 4, size), {
-            "It needs two blocks and one is free. Without blocks nobody is admitted, not even into an empty engine.": 1,
+            "The request needs two blocks and one is free: without enough blocks no request is admitted, even if it is "
+            "the first.": 1,
         }),
-        (([], 9, 4, size), {"Nobody waits: 0.": None}),
+        (([], 9, 4, size), {"No request waits: return 0.": None}),
     )  # fmt: skip
     for arguments, mistakes in cases:
         expect(f, arguments, admitted(*arguments), mistakes)
@@ -124,7 +123,7 @@ def admission(f: Function) -> None:
 
 def listed(got: object, case: str) -> list[Any]:
     if got is None:
-        raise Wrong(f"{case}: yours returned nothing. Is `return` missing? If nobody is meant, return an empty list.")
+        raise Wrong(f"{case}: yours returned nothing. Is `return` missing? For no request, return an empty list.")
     try:
         return list(got)  # type: ignore[call-overload, no-any-return]
     except TypeError:
@@ -145,34 +144,36 @@ def planning(f: Function) -> None:
     def fails(pending: list[int], budget: int) -> None:
         plan = listed(f(list(pending), budget), f"plan_step({pending}, {budget})")
         if len(plan) != len(pending):
-            raise Wrong(f"One number for each running request: {len(pending)} of them, yours gave {len(plan)}.")
+            raise Wrong(
+                f"Return one number for each of the {len(pending)} running requests; yours returned {len(plan)}."
+            )
         if any(got > asked for got, asked in zip(plan, pending, strict=True)):
-            raise Wrong(f"No request can be given more tokens than it has pending: of {pending} you planned {plan}.")
+            raise Wrong(f"A request can't get more tokens than it has pending: for {pending} yours planned {plan}.")
         if any(got < 0 for got in plan):
             raise Wrong(
-                f"Nobody can be given fewer than no tokens, and you planned {plan}: is the rest of the budget "
-                "ever below 0?"
+                f"A request can't get fewer than 0 tokens; yours planned {plan}. Does the rest of the budget fall "
+                "below 0?"
             )
         if any(asked == 1 and not got for got, asked in zip(plan, pending, strict=True)):
             raise Wrong(
                 "A request that decodes got no token because of a prompt: every stream would stop until the "
-                "prompt is done. First one token for each that has 1 pending, then prompts."
+                "prompt is done. Give one token to each request with 1 pending first, then serve prompts."
             )
         if sum(plan) > budget:
             raise Wrong(
-                f"The step has {sum(plan)} tokens and its budget is {budget}: the decoding ones count too. "
-                "A longer prompt goes in chunks, over several steps."
+                f"The plan has {sum(plan)} tokens and its budget is {budget}. Decoding requests count too, and a "
+                "longer prompt goes in chunks over several steps."
             )
         if sum(plan) < min(budget, sum(pending)):
             raise Wrong(
-                f"Only {sum(plan)} of {budget} tokens are used though {sum(pending)} are pending: a prompt "
+                f"Only {sum(plan)} of {budget} tokens are used, but {sum(pending)} are pending: a prompt "
                 "that doesn't fit whole gets the rest of the budget as a chunk."
             )
         if plan != planned(pending, budget):
             raise Wrong(
-                f"Of {pending} within {budget} tokens you planned {plan}. Prompts get the rest in their order: "
-                "the first as much as it can use, then the next. Shared out evenly, or the last first, the "
-                "oldest would wait longer for its first token."
+                f"For {pending} and a budget of {budget}, yours planned {plan}. Prompts get the rest in their order: "
+                "the oldest as much as it can use, then the next. Otherwise the oldest prompt would wait longer for "
+                "its first token."
             )
 
     for pending, budget in (
@@ -206,35 +207,35 @@ def victims(held: Sequence[int], wants: Sequence[int], free: int) -> list[int]:
 def choosing(f: Function) -> None:
     def one(held: list[int], wants: list[int], free: int) -> None:
         right = victims(held, wants, free)
-        case = f"Held {held}, wanted {wants}, {free} free"
+        case = f"With held={held}, wants={wants} and free={free}"
         got = listed(f(list(held), list(wants), free), case)
         if len(set(got)) != len(got) or any(not 0 <= place < len(held) for place in got):
-            raise Wrong(f"{case}: {got} are not places in the list of running requests, each once.")
+            raise Wrong(
+                f"{case}: yours returned {got}. Return places in the list of running requests, each at most once."
+            )
         if sorted(got) == sorted(right):
             return
         if got and not right:
-            raise Wrong(
-                f"{case}: all that is wanted is free, so nobody has to go. Work that is thrown away must be done again."
-            )
+            raise Wrong(f"{case}: enough blocks are free, so no request has to go. Each preemption repeats work.")
         stay = [place for place in range(len(held)) if place not in got]
         short_of = sum(wants[i] for i in stay) - free - sum(held[i] for i in got)
         if short_of > 0:
             raise Wrong(
-                f"{case}: after {got} are gone, {short_of} blocks are still missing. The engine can't run the step."
+                f"{case}: without the requests {got}, {short_of} blocks are still missing, and the step can't run."
             )
         if set(got) > set(right):
             raise Wrong(
-                f"{case}: {got} are more than must go. Besides what it holds, whoever goes no longer wants "
-                "anything in this step: count again after each."
+                f"{case}: {got} are more than must go. A preempted request frees its blocks and also wants nothing in "
+                "this step: count again after each."
             )
         if 0 in got:
             raise Wrong(
-                f"{case}: {got} sends the oldest away. If the oldest can be evicted again and again, it may "
-                "never end: take the youngest, at the end of the list."
+                f"{case}: {got} preempts the oldest request. If that can happen again and again, it may never end: "
+                "take the youngest, at the end of the list."
             )
         raise Wrong(
-            f"{case}: the youngest, {sorted(right)}, should go and not {sorted(got)}, even where another holds "
-            "more: least work is lost, and the order of arrival is kept."
+            f"{case}: the youngest, {sorted(right)}, should go and not {sorted(got)}, even if another holds more "
+            "blocks. This keeps the order of arrival."
         )
 
     for held, wants, free in (
@@ -261,37 +262,37 @@ def choosing(f: Function) -> None:
 EXERCISES = (
     Exercise(
         "blocks_needed", "ex-blocks-needed", 1, 3, 3,
-        "Memory in blocks wastes at most one block less a token for each request, whatever its length.",
+        "With blocks, each request wastes less than one block of memory, whatever its length.",
         ("How many blocks are full, and is there a rest?", "-(-tokens // block_size) rounds up."),
         needed,
     ),
     Exercise(
         "give_back", "ex-give-back", 1, 3, 5,
-        "A block that is free twice goes to two requests, and each reads the other's conversation.",
-        ("Two things change: `free` and `table`.", "free.extend(table), then table.clear()."),
+        "If a block were free twice, two requests would own it and read each other's conversation.",
+        ("Two lists change: `free` and `table`.", "free.extend(table), then table.clear()."),
         returned,
     ),
     Exercise(
         "admit", "ex-admit", 2, 3, 10,
-        "First come, first served costs a little room and promises that everybody's turn comes.",
-        ("Go through the queue in order. What does each request take away from those behind it?",
-         "Three reasons to stop: no seat, too few blocks, nobody left.",
+        "First come, first served leaves some room unused, but every request gets its turn.",
+        ("Go through the queue in order. What does each request take from those behind it?",
+         "There are three reasons to stop: no seat, too few blocks, an empty queue.",
          "for length in lengths[:seats]: need = blocks, rounded up; if need > free_blocks: break; subtract, count."),
         admission,
     ),
     Exercise(
         "plan_step", "ex-plan-step", 3, 3, 15,
-        "That is chunked prefill: no stream stops because somebody else has sent a book.",
-        ("Who must get a token in every step, whatever else happens?",
-         "Give 1 to each with one pending, subtract them from the budget, then serve prompts in order.",
+        "This is chunked prefill: no stream stops because another request has a long prompt.",
+        ("Which requests must get a token in every step?",
+         "Give 1 to each request with 1 pending, subtract that from the budget, then serve prompts in order.",
          "For a prompt: min(pending, what is left of the budget)."),
         planning,
     ),
     Exercise(
         "choose_victims", "ex-choose-victims", 3, 2, 15,
-        "Evicting the youngest loses the least work, and the oldest always gets on: so everything ends.",
-        ("Who has the least to lose, and who would never end if it were sent away each time?",
-         "Take the last one, then look again: what is free now, and what do the others still want?",
+        "Preempting the youngest lets the oldest request always continue, so every request ends.",
+        ("Which request has the least to lose? Which one would never end if it were preempted again and again?",
+         "Take the last one, then count again: what is free now, and what do the others still want?",
          "while sum(wants[:last + 1]) > free: free += held[last]; note last; last -= 1."),
         choosing,
     ),
