@@ -51,8 +51,9 @@ class Evidence:
                 self.entries[key] = entry
 
     def of(self, prefix: str) -> dict[str, Entry]:
-        """The believed entries whose key starts with `prefix`, by key."""
-        found = {key: entry for key, entry in self.entries.items() if key.startswith(prefix)}
+        """The believed results whose key starts with `prefix`, by key. A reason in place of a result is left out."""
+        reasons = missing(self.entries, prefix)
+        found = {key: e for key, e in self.entries.items() if key.startswith(prefix) and key not in reasons}
         self.seen += found.values()
         return found
 
@@ -74,11 +75,12 @@ class Evidence:
         """Raise NotRunHere if the ledger holds the reason why a result under a prefix could not be measured.
 
         `lab.start_engines` records such reasons under "engine/vllm" and the like, `lab.attempt` under the key that it
-        is given. A claim calls this where its results are missing, before it names the cell to run:
+        is given. A claim's test calls this where its results are missing. (For the prefixes in the claim's `needs`,
+        it happens without a call where the test returns no evidence.)
 
             if not (loads := evidence.of("load/users-16/vllm/")):
                 evidence.raise_if_not_run("engine/vllm")
-                return False, "nothing recorded at 16 users: run the cell `run-load`"
+                return False, ""
         """
         for prefix in prefixes:
             for key, reason in missing(self.entries, prefix).items():
@@ -93,8 +95,9 @@ Test = Callable[[Evidence], tuple[bool, str]]  # whether the claim holds, and it
 class Claim:
     """One sentence that a student can support with evidence after the lab.
 
-    `test` returns (True, the evidence), or (False, what is missing or contradicts the claim). It names the cell to run
-    where results are missing, and raises NotRunHere where this machine can't run that cell.
+    `test` returns (True, the evidence), or (False, what is missing or contradicts the claim). Where nothing is recorded
+    it may return (False, ""): the cells in `needs` are then named, or the reason why the machine could not run them.
+    It may raise NotRunHere itself, too.
     """
 
     text: str
@@ -139,6 +142,8 @@ def test_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     evidence.seen.clear()
     try:
         ok, found = claim.test(evidence)
+        if not ok and not found:
+            evidence.raise_if_not_run(*claim.needs)
     except NotRunHere as e:
         return ClaimResult(claim.text, NOT_RUN, f"not run here: {e}{origin(evidence.seen)}")
     except NONSENSE as e:

@@ -99,6 +99,17 @@ def test_a_claim_may_give_its_reason_itself(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+def test_a_reason_under_a_needed_prefix_counts_without_a_word_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    def test(found: Evidence) -> tuple[bool, str]:
+        return bool(found.of("died")), ""  # a reason is no result
+
+    with_claims(monkeypatch, Claim("A", test, {"slo": "choose-slo", "died": "server-dies"}))
+    results.record("3.3.1", "died", NO_GPU)
+    assert milestones.check("3.3.1").claims[0].evidence.startswith("not run here: vLLM needs a GPU [")
+    results.record("3.3.1", "died", {"requests": 4})
+    assert milestones.check("3.3.1").complete
+
+
 def test_progress_names_what_was_not_run_and_goes_on_to_what_can_be(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

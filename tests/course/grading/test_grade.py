@@ -200,8 +200,9 @@ def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(judged: An
     assert exercises(ben) == ["9", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
     other_code, not_compared = ben["notes"].split("; ")
-    recorded = len(list(folder.glob("ben/**/3.3.1/*.json")))
-    assert other_code == f"1 of {recorded} results were made by other code than this checkout's"
+    entries = [json.loads(file.read_bytes()) for file in folder.glob("ben/**/3.3.1/*.json")]
+    measured = sum(entry["kind"] == "measured" for entry in entries)
+    assert other_code == f"1 of {measured} results were made by other code than this checkout's"
     assert not_compared == "exercises not compared: no notebook or code with their functions was handed in"
 
 
@@ -294,9 +295,9 @@ HOSTILE = {
     "fay": ["no results: no folder 3.3.1 with results was found within 3 levels of folders"],
     "gus": ["results/3.3.1/x.json is too large: 64 MiB (the limit is 64 MiB)",
             "refused: load/bomb: its raw data is missing or damaged"],
-    "hal": ["; results/3.3.1/x.json is torn or no result: run the cell that measures it again",
-            "; results/3.3.1/other.json is torn or no result: run the cell that measures it again",
-            "; results/3.3.1/  [31m.json is torn or no result: run the cell that measures it again",
+    "hal": ["; results/3.3.1/x.json is torn or not a result: run the cell that measures it again",
+            "; results/3.3.1/other.json is torn or not a result: run the cell that measures it again",
+            "; results/3.3.1/  [31m.json is torn or not a result: run the cell that measures it again",
             "3.3.1.exercises.json is damaged, or contains entries that no check writes",
             "; lab-3.3.1-x.ipynb is not a notebook", "yours-lab-3.3.1-y.ipynb is not a notebook"],
     "ida": [f"refused: {KEY}: its figures can't be computed again from its raw traces (OverflowError",
@@ -308,11 +309,11 @@ HOSTILE = {
     "lea": ["3.3.1/x.json is not a regular file: not opened", "3.3.1/load--x.json.gz is not a regular file: not opened",
             "report.md is not a regular file: not opened"],
     "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't name its code_sha256"],
-    "\\xff\\xfe": ["results/3.3.1/x.json is of schema 1000000000; these labs read 3 at most"],
+    "\\xff\\xfe": ["results/3.3.1/x.json has schema 1000000000, but these labs read 3 at most"],
     "max": ["no results: no folder 3.3.1 with results was found within 3 levels of folders"],
     "pat": ["results/3.3.1.json was written by an older version of these labs, which kept all results of a lab in one "
             "file. It is not used: measure again",
-            "results/3.3.1: results of a schema before 3, to be measured again: 1"],
+            "results/3.3.1 has 1 results of a schema before 3: measure them again"],
 }  # fmt: skip
 
 
