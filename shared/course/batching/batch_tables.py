@@ -34,9 +34,14 @@ def beside_rounds(value: float, rounds: Sequence[float]) -> str:
 
 
 def of_rounds(entries: Entries, prefix: str, value: str) -> list[float]:
-    """One figure (of a spread the median) of every result under the prefix."""
-    found = [entry["values"][value] for key, entry in entries.items() if key.startswith(prefix)]
+    """One figure (of a spread the median) of the result with this key, or of each result below it."""
+    found = [entry["values"][value] for key, entry in entries.items() if is_of(prefix, key)]
     return [float(one["median"] if isinstance(one, dict) else one) for one in found]
+
+
+def is_of(prefix: str, key: str) -> bool:
+    """Whether the key is `prefix` or lies below it; compiled/users-16 is not below compiled/users-1."""
+    return key == prefix or key.startswith(prefix.rstrip("/") + "/")
 
 
 def spread(entries: Entries, prefix: str, value: str) -> str:
@@ -153,7 +158,7 @@ def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[T
     header = ("", "start-up, s", *(f"tok/s, {users} user{'s' * (users > 1)}" for users in users_at_once))
     rows = []
     for name, keys in (("eager", eager), ("compiled", compiled)):
-        first = next((entry for key, entry in entries.items() if key.startswith(keys[users_at_once[0]])), None)
+        first = next((entry for key, entry in entries.items() if is_of(keys[users_at_once[0]], key)), None)
         if first:
             speeds = (spread(entries, prefix, "output_tok_s") for prefix in keys.values())
             rows.append((name, f"{first['provenance']['startup_s']:.0f}", *speeds))

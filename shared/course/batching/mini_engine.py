@@ -1,16 +1,16 @@
-"""A serving engine on two screens: two queues, a pool of blocks, one step after the other.
+"""A small serving engine with continuous batching: two queues, a pool of blocks, and a loop of steps.
 
 A request waits, then runs, then is finished. While it runs it owns blocks of the KV cache. Each step
 
-    1. makes room: every running request needs a slot for its newest token; are there too few blocks, the youngest
-       requests give theirs back and wait again (preemption by recompute: their text stays, their keys and values
-       are computed anew),
-    2. admits waiting requests, in their order, while seats and blocks last,
+    1. makes room: every running request needs a slot for its newest token. If there are too few blocks, the youngest
+       requests give theirs back and wait again (preemption by recompute: their text stays, and their keys and values
+       are computed again later),
+    2. admits waiting requests, in their order, while there are seats and blocks,
     3. plans: one token for each request that decodes, and the rest of the step's token budget for prompts,
-    4. runs the model once over all of it (shared.course.batching.paged_kv), and hands out the tokens that came of it.
+    4. runs the model once over all of these tokens (shared.course.batching.paged_kv), and appends the new tokens.
 
-No step waits for a request to end: that is continuous batching. What a student decides in lab 3.3.2 are the five
-functions of `Scheduler`; the engine does as they say, and audits its blocks whenever it is idle.
+No step waits for a request to end: that is continuous batching. In lab 3.3.2 students write the five functions of
+`Scheduler`. The engine calls them, and audits its blocks whenever it is idle.
 """
 
 from collections import deque
@@ -23,13 +23,13 @@ from shared.errors import LabError
 
 @dataclass(eq=False)
 class Request:
-    """One request on its way."""
+    """One request with its progress."""
 
     prompt: Sequence[int]
     max_tokens: int
     output: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)  # its block table
-    cached: int = 0  # of its tokens, those whose keys and values are in the cache
+    cached: int = 0  # how many of its tokens have keys and values in the cache
     preemptions: int = 0
 
     @property
@@ -38,13 +38,13 @@ class Request:
 
     @property
     def pending(self) -> int:
-        """Tokens to be computed before its next one comes: 1 while it decodes."""
+        """How many tokens must be computed before the next one is known: 1 while it decodes."""
         return len(self.prompt) + len(self.output) - self.cached
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """What decides. Each function is an exercise of lab 3.3.2, and its docstring there says what it returns."""
+    """The five functions that decide. Each is an exercise of lab 3.3.2; its docstring there defines what it returns."""
 
     blocks_needed: Callable[[int, int], int]
     give_back: Callable[[list[int], list[int]], None]
@@ -54,7 +54,7 @@ class Scheduler:
 
 
 class MiniEngine:
-    """The engine: `add` requests, `step` until it is `idle`."""
+    """The engine. `add` requests, then call `step` until it is `idle`."""
 
     def __init__(
         self,
@@ -66,13 +66,16 @@ class MiniEngine:
         static: bool = False,
         stop: Sequence[int] = (),
     ) -> None:
-        """At most `max_running` requests run at once, and a step has at most `token_budget` tokens.
+        """max_running: the most requests that run at once. token_budget: the most tokens of a step.
 
-        `static`: nothing is admitted while anything runs, as before continuous batching. `stop`: tokens that end an
-        answer. Raises LabError for a budget that can't give a token to each running request.
+        static: admit no request while another runs, as engines did before continuous batching. stop: tokens that end
+        an answer. Raises LabError if the budget can't give a token to each running request.
         """
         if token_budget < max_running:
-            raise LabError(f"A step of {token_budget} tokens can't serve {max_running} requests.", "a larger budget")
+            raise LabError(
+                f"A step of {token_budget} tokens can't serve {max_running} requests.",
+                f"set token_budget to {max_running} or more",
+            )
         self.kv, self.scheduler, self.static, self.stop = kv, scheduler, static, frozenset(stop)
         self.max_running, self.token_budget = max_running, token_budget
         self.waiting: deque[Request] = deque()
@@ -85,14 +88,17 @@ class MiniEngine:
         return not self.waiting and not self.running
 
     def add(self, request: Request) -> None:
-        """Raises LabError for a request that would not fit even if it were alone."""
+        """Put a request at the end of the queue. Raises LabError if it would not fit even if it ran alone."""
         most = self.scheduler.blocks_needed(len(request.prompt) + request.max_tokens, self.kv.block_size)
         if most > self.kv.blocks:
-            raise LabError(f"A request of up to {most} blocks can't run in a cache of {self.kv.blocks}.", "more blocks")
+            raise LabError(
+                f"A request needs up to {most} blocks, and the cache has {self.kv.blocks}.",
+                "create PagedKV with more blocks, or ask for fewer tokens",
+            )
         self.waiting.append(request)
 
     def step(self) -> list[Request]:
-        """One pass of the model. Returns the requests that got a token, those that it finished included."""
+        """Run the model once. Returns the requests that got a token, including those that it finished."""
         if not self._preempt() and not (self.static and self.running):
             self._admit()
         counts = self.scheduler.plan_step([r.pending for r in self.running], self.token_budget)
@@ -102,7 +108,7 @@ class MiniEngine:
         served = []
         for (request, count), token in zip(batch, logits.argmax(-1).tolist(), strict=True):
             request.cached += count
-            if not request.pending:  # else it was a chunk of a prompt, and its token is no answer yet
+            if not request.pending:  # otherwise it was a chunk of a prompt, whose token is not part of the answer
                 request.output.append(token)
                 served.append(request)
         for request in served:
@@ -117,18 +123,21 @@ class MiniEngine:
         return len(request.output) >= request.max_tokens or request.output[-1] in self.stop
 
     def audit(self) -> None:
-        """Raise LabError unless each block of the pool is free or owned, and only once."""
+        """Raise LabError unless each block of the pool is either free or owned by one request."""
         held = sorted([*self.free, *(block for r in self.running for block in r.blocks)])
         if held != list(range(self.kv.blocks)):
             lost, twice = set(range(self.kv.blocks)) - set(held), len(held) - len(set(held))
-            raise LabError(f"{len(lost)} blocks were lost and {twice} are held twice.", "give each back exactly once")
+            raise LabError(
+                f"Of {self.kv.blocks} blocks {len(lost)} are lost and {twice} are listed twice.",
+                "check give_back: each block goes back to `free` exactly once",
+            )
 
     def _preempt(self) -> bool:
-        """Room for the newest token of all who run; whether somebody had to go."""
+        """Allocate blocks for the newest token of each running request. Returns whether any request was preempted."""
         needed, size = self.scheduler.blocks_needed, self.kv.block_size
         wants = [needed(len(r.prompt) + len(r.output), size) - len(r.blocks) for r in self.running]
         victims = self.scheduler.choose_victims([len(r.blocks) for r in self.running], wants, len(self.free))
-        for place in sorted(victims, reverse=True):  # the oldest of them comes to stand first in the queue
+        for place in sorted(victims, reverse=True):  # from the youngest, so that the oldest ends up first in the queue
             request = self.running.pop(place)
             wants.pop(place)
             self.scheduler.give_back(request.blocks, self.free)
@@ -140,6 +149,7 @@ class MiniEngine:
         return bool(victims)
 
     def _admit(self) -> None:
+        """Move waiting requests into the batch, with blocks for their tokens."""
         lengths = [len(r.prompt) + len(r.output) for r in self.waiting]
         seats, size = self.max_running - len(self.running), self.kv.block_size
         for length in lengths[: self.scheduler.admit(lengths, len(self.free), seats, size)]:

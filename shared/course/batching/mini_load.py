@@ -97,7 +97,7 @@ def closed(engine: MiniEngine, prompts: Iterable[Sequence[int]], *, users: int, 
 
 
 def open_loop(engine: MiniEngine, jobs: Sequence[Job]) -> Run:
-    """Run an open loop: each job arrives at its moment, however busy the engine is. Latencies count from there."""
+    """Run an open loop: each job arrives at its moment, however busy the engine is. Latencies count from then on."""
     queue = sorted(jobs, key=lambda job: job.at_s)
 
     def more(now_s: float, under_way: int) -> Iterator[Job]:

@@ -1,15 +1,15 @@
-"""A paged KV cache, and one forward pass over a batch in which every sequence does something else.
+"""A paged KV cache, and a forward pass over a batch in which every sequence is at another place.
 
-The cache is a pool of blocks, each with room for the keys and values of a few tokens of one sequence. A sequence owns
-a list of them, its block table; the blocks may lie anywhere. That is PagedAttention's idea (Kwon et al., "Efficient
-Memory Management for Large Language Model Serving with PagedAttention", SOSP 2023): no sequence reserves room for the
-longest answer that it might give, and no gap between two sequences is too small to be used.
+The cache is a pool of blocks. Each block has room for the keys and values of a few tokens of one sequence. A sequence
+owns a list of blocks, its block table; they may lie anywhere in the pool. This is the idea of PagedAttention (Kwon et
+al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP 2023): no sequence
+reserves room for the longest answer that it might give, and no gap between two sequences is too small to be used.
 
-A step takes rows: (the new tokens of a sequence, how many it has in the cache already, its block table). A row of one
-token decodes; a row of more is a prompt, or a chunk of one. The weights don't care whose token it is: all tokens of
-all rows stand in one flat list [N, hidden] and pass each matrix together. Only attention asks which keys belong to
-whom. There rows of one token form one group and the others a second, each padded to its longest, since padding one
-token to a chunk's length would compute the chunk's attention for everybody.
+A step takes rows: (the new tokens of a sequence, how many of its tokens are in the cache already, its block table). A
+row of one token decodes. A longer row is a prompt, or a chunk of one. The matrix products are the same for every
+token, so all tokens of all rows form one flat list [N, hidden] and pass each matrix together. Only attention needs to
+know which keys belong to which sequence. For it, rows of one token form one group and the others a second one, and each
+group is padded to its longest row. (In a single group, every decoding row would be padded to the length of a chunk.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,20 +27,20 @@ Row = tuple[Sequence[int], int, Sequence[int]]  # new token ids, tokens in the c
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose attention is computed together: B sequences, T new tokens at most, S positions at most."""
+    """Rows whose attention is computed together: B sequences with at most T new tokens and at most S positions."""
 
     shape: tuple[int, int]  # B, T
-    tokens: Tensor  # [B × T]: which of the step's flat tokens; padding repeats the row's last one
+    tokens: Tensor  # [B × T]: indices into the step's flat tokens; padding repeats the row's last token
     blocks: Tensor  # [B × blocks of the longest]: the block tables, padded with block 0
-    mask: Tensor  # [B, 1, share × T, S]: 0 for what a query may see, else −inf; for each head that shares a KV head
-    real: Tensor  # those of the B × T that are no padding
+    mask: Tensor  # [B, 1, share × T, S]: 0 where a query may look, else −inf; once for each head that shares a KV head
+    real: Tensor  # indices of those of the B × T that are not padding
 
 
 def product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """F.linear with this matrix. Of float32 it keeps a second copy, laid out as oneDNN's products read it.
+    """F.linear with this matrix. A float32 matrix is copied once into the layout that oneDNN's products read.
 
-    Without it each product of a few rows lays the matrix out anew, or goes without: on a processor with AVX2 the
-    output matrix took 35 ms for 16 rows instead of 14. (torch.compile does the same when it freezes a model.)
+    Without the copy, each product of a few rows converts the matrix again or uses a slower kernel. On a processor with
+    AVX2 the output matrix took 35 ms for 16 rows instead of 14. (torch.compile does the same when it freezes a model.)
     """
     if weight.dtype is not torch.float32 or not torch.backends.mkldnn.is_available():
         return partial(F.linear, weight=weight, bias=bias)
@@ -49,7 +49,7 @@ def product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Te
 
 
 class PagedKV:
-    """The pool: `blocks` blocks for `block_size` tokens each, of every layer. Who owns a block is not its business."""
+    """The pool: in every layer `blocks` blocks of `block_size` tokens. The engine keeps track of who owns which."""
 
     def __init__(self, llama: Llama, blocks: int, block_size: int = 16) -> None:
         self.llama, self.blocks, self.block_size = llama, blocks, block_size
@@ -69,7 +69,7 @@ class PagedKV:
         counts = [len(new) for new, _, _ in rows]
         for new, before, table in rows:
             if before + len(new) > len(table) * size:
-                raise ValueError(f"{len(table)} blocks of {size} tokens can't hold {before + len(new)}")
+                raise ValueError(f"{len(table)} blocks of {size} tokens can't hold {before + len(new)} tokens")
         ids = torch.tensor([token for new, _, _ in rows for token in new])
         positions = torch.tensor([before + i for new, before, _ in rows for i in range(len(new))])
         slots = torch.tensor(
@@ -125,7 +125,7 @@ class PagedKV:
             )
 
     def _attention(self, q: Tensor, layer: Tensor, groups: Sequence[Group]) -> Tensor:
-        """[N, heads, head_dim] → [N, hidden]: each token over the keys and values of its own sequence."""
+        """Attention of each token over the keys and values of its own sequence: [N, heads, head_dim] → [N, hidden]."""
         llama, out = self.llama, torch.empty_like(q)
         share = llama.heads // llama.kv_heads
         for group in groups:
