@@ -1,4 +1,4 @@
-"""Each check that isn't ok says what was seen, why it matters and what to do; none crashes or runs sudo."""
+"""Each check that isn't ok names what was seen, why it matters and the fix. No check crashes or runs sudo."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from shared.processes import start_time
 from tests.machines import NAMES, RecordedHost, facts, machine
 
 NO_TOKEN = ("warning", ".venv/bin/hf auth login")
-# Recorded machine → check → (state, how its fix begins): all that isn't ok
+# Recorded machine → check → (state, start of the fix), for every check that isn't ok
 NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
     "dgx-spark": {},
     "dgx-spark-busy": {
@@ -63,7 +63,7 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """No engine of this machine is in it. Its path is short, as a real one's: the table cuts no word."""
+    """An empty cache with a path as short as a real one, because the table cuts no word."""
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("LABS_CACHE", f"{folder}/cache")
         yield Path(folder) / "cache"
@@ -93,7 +93,7 @@ def test_the_table_is_plain_text_of_a_hundred_columns(name: str) -> None:
         assert re.search(rf"^{c.state:<8} {re.escape(c.name)} ", text, re.M)
         if c.state != "ok":
             assert c.fix in " ".join(text.split()) or c.fix in re.sub(r"\n +", " ", text)
-    assert DROP_CACHES not in text or f"fix  {DROP_CACHES}\n" in text  # on one line: it is to be copied
+    assert DROP_CACHES not in text or f"fix  {DROP_CACHES}\n" in text  # on one line, to be copied
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,7 +141,7 @@ def test_memory_that_cannot_be_read_does_not_end_the_doctor() -> None:
             "Cannot connect to the Docker daemon",
             "sudo systemctl start docker",
         ),
-        (  # docker 29.6.1's words, and a client that doesn't count them as a failure
+        (  # the message of docker 29.6.1, with a client whose exit code is 0
             {
                 "out": '{"ServerVersion":"","ServerErrors":["failed to connect to the docker API at unix:///run/d.sock"]}'
             },
@@ -235,7 +235,7 @@ def test_a_full_disk_is_noticed() -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
-    """A living process in the place of an engine."""
+    """A living process that replaces an engine."""
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process.pid
         process.kill()
@@ -283,7 +283,7 @@ def test_a_machine_without_tools_fails_with_the_commands_that_bring_them(tmp_pat
 
 
 def test_a_driver_that_fails_for_real_is_reported(tmp_path: Path) -> None:
-    """A real program in the place of nvidia-smi, run by the real Host."""
+    """A real program replaces nvidia-smi, and the real Host runs it."""
     broken = tmp_path / "nvidia-smi"
     broken.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n")
     broken.chmod(0o755)

@@ -1,7 +1,7 @@
-"""A machine is described by what was seen; what can't be read is None or says so.
+"""A machine is described by facts that were read; a fact that can't be read is None or named as unknown.
 
-Machines that nobody here has are recorded ones (tests/machines/): their Host is a stand-in. Time limits, ports and
-cgroups are tested on real processes, sockets and files.
+Other machines are recorded ones (tests/machines/), with a stand-in for Host. Time limits and ports are tested on real
+processes and sockets.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from shared.hardware.host import GIB, MISSING, TIMED_OUT, Host, browser, cpu_quo
 from tests.machines import NAMES, RecordedHost, facts, machine
 
 GB10 = {"gpu": "NVIDIA GB10, 12.1", "unified_memory": True, "gpu_memory_gib": None, "compute_capability": "12.1"}
-# name, profile, runner, what `why` must say, further facts
+# recorded machine → name, profile, part of `why`, further facts
 EXPECTED: dict[str, tuple[str, str, str, dict[str, object]]] = {
     "dgx-spark": ("DGX Spark", "spark", "reports NVIDIA GB10", {**GB10, "cuda": "13.0", "driver": "580.159.03"}),
     "dgx-spark-busy": ("DGX Spark", "spark", "reports NVIDIA GB10", {**GB10, "processor": "Cortex-X925 + Cortex-A725"}),
@@ -84,7 +84,7 @@ def test_memory_is_what_the_kernel_says_with_swap_apart() -> None:
 
 def test_in_a_container_its_own_limit_counts() -> None:
     found = detect(machine("in-container"))
-    # 8 GiB, 4 in use, of which 1 is file cache that the kernel would give back
+    # 8 GiB, of which 4 are in use; 1 of these is file cache that the kernel would free
     assert found.available_gib == 5.0
     assert found.memory_gib > 60
 
@@ -127,7 +127,7 @@ def test_in_a_container_its_own_limit_counts() -> None:
     ids=["v2", "half a core", "v2 unlimited", "a group above", "v1", "v1 unlimited", "more than there are"],
 )
 def test_a_quota_leaves_fewer_cores_than_the_affinity(files: dict[str, str], cores: int, quota: float | None) -> None:
-    """docker --cpus=2 on 64 cores: with 64 threads everything collapses."""
+    """docker --cpus=2 on 64 cores: 64 threads would be stopped most of the time."""
     recorded = facts("no-gpu")
     host = RecordedHost({**recorded, "cores": 64, "files": {**recorded["files"], **files}})
     assert cpu_quota(host) == quota
@@ -237,7 +237,7 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 
 
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real program in the place of nvidia-smi: its child holds the pipes open, as a plain kill would leave them."""
+    """A real program replaces nvidia-smi. Its child keeps the pipes open, so the child must be killed too."""
     stuck = tmp_path / "nvidia-smi"
     stuck.write_text(f"#!/bin/sh\nsleep 600 &\necho $! >{tmp_path}/child\nwait\n")
     stuck.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Each symptom is recognised in a log written after its published report, and by no other's."""
+"""Each symptom is recognised in lines of its published report, and only in these."""
 
 import re
 
@@ -9,7 +9,7 @@ from shared.hardware.symptoms import MAINTAINER, ONE, SEVERAL, recognised, rows
 
 SYMPTOMS = rows("spark")
 
-# symptom → lines after a published report, which stands beside them
+# symptom → lines of a published report, with its address in a comment
 EXCERPTS = [
     (
         "vLLM refuses to start for too little free memory, with or without a given size of the KV cache",
@@ -92,7 +92,7 @@ EXCERPTS = [
         "unix:///var/run/docker.sock: dial unix /var/run/docker.sock: connect: permission denied.",
     ),
 ]
-# Nothing is logged of these: people see them.
+# These leave no line in a log; only people see them.
 SEEN = [
     "The machine answers ping, but ssh hangs",
     "The engine is healthy and answers nonsense",

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.files import held
+from shared import LabError, paths
+from shared.files import exclusive, held
 from shared.launch.process import Adopted, Guarded
 from shared.processes import free_port, port_taken, start_time
 from tests.helpers.processes import alive, eventually, read_pid
@@ -177,6 +178,48 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
     first.communicate()
     assert second.communicate(timeout=20)[0] == "inside\n"
     assert not held(lock)
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_with_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    lock = tmp_path / "cache" / "lock"
+    for what in ("", "The measurement"):
+        with pytest.raises(LabError) as error, exclusive(lock, "never printed", what):
+            pytest.fail("the body ran without the lock")
+        assert str(error.value).startswith(f"{what or lock} can't be written: ")
+        assert "export LABS_CACHE=" in error.value.fix
+    assert not held(lock)
+    with pytest.raises(OSError, match="of the body"), exclusive(tmp_path / "lock", "never printed"):
+        raise OSError("of the body")
+
+
+def test_looking_whether_a_lock_is_held_neither_creates_nor_disturbs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "lock"
+    assert not held(lock)
+    assert not lock.exists()
+    looks, ended = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal looks
+        while not ended.wait(0.001):
+            held(lock)
+            looks += 1
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(50):
+            before = looks
+            with exclusive(lock, "waiting"):
+                assert held(lock)
+            assert eventually(lambda before=before: looks > before)  # type: ignore[misc]
+    finally:
+        ended.set()
+        looking.join()
+    assert capsys.readouterr().out == ""
 
 
 def test_what_has_an_owner_outlives_its_parent_and_ends_with_the_owner(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Machines that nobody here has, as published outputs: a stand-in for shared.hardware.host.Host, one TOML file each.
+"""Recorded machines, one TOML file each, made of published outputs. They replace shared.hardware.host.Host in tests.
 
-`source` says where the outputs were published, and what in the file is synthetic.
+`source` names where the outputs were published, and which parts of the file are synthetic.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ NAMES = sorted(file.stem for file in Path(__file__).parent.glob("*.toml"))
 
 
 class RecordedHost(Host):
-    """Answers from a file; whatever isn't in it doesn't exist."""
+    """A Host that answers from a file. Anything that isn't in the file doesn't exist."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
@@ -51,12 +51,12 @@ class RecordedHost(Host):
 
 
 def facts(name: str) -> dict[str, Any]:
-    """The file's content, for a test that changes one thing in it."""
+    """The content of the file, for a test that changes part of it."""
     return tomllib.loads((Path(__file__).parent / f"{name}.toml").read_text())
 
 
 def machine(name: str, **env: str) -> RecordedHost:
-    """This machine, with these environment variables besides its own."""
+    """The machine of this name, with these environment variables added to its own."""
     found = facts(name)
     found["env"] = {**found.get("env", {}), **env}
     return RecordedHost(found)

@@ -1,4 +1,4 @@
-"""Which model a machine gets, and whether the figures about it hold together."""
+"""Each machine gets its model, and the figures of each model are consistent."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def spark(machine: Machine) -> Machine:
-    """This machine, described as a Spark: only the description is needed here."""
+    """This machine, described as a Spark; the tests need only the description."""
     return replace(machine, profile="spark", gpu="NVIDIA GB10", gpu_memory_gib=None)
 
 
@@ -46,7 +46,7 @@ def test_each_profile_has_its_model(machine: Machine, profile: str, gpu_gib: flo
         model = models.choose(replace(machine, profile=profile, gpu_memory_gib=gpu_gib), lab)
         assert model.name == name
         assert model.local is (profile == "cpu")
-        assert bool(model.loads) is not model.local  # one of a lab's sources at least
+        assert bool(model.loads) is not model.local  # at least one of a lab's sources
 
 
 def test_a_lab_that_is_none_is_told(machine: Machine) -> None:
@@ -90,7 +90,7 @@ def test_the_larger_choice_is_asked_for_by_name(spark: Machine, monkeypatch: pyt
 
 
 def test_sizes_follow_from_the_shape() -> None:
-    """A file holds its parameters and little more; where it doesn't, a figure was mistyped."""
+    """A file is barely larger than its parameters; otherwise a figure was mistyped."""
     for model in entries().values():
         for key, source in model.sources.items():
             if source.bytes and key.endswith("BF16"):
@@ -101,7 +101,7 @@ def test_sizes_follow_from_the_shape() -> None:
 
 
 def test_precision_is_equal_across_engines(spark: Machine) -> None:
-    """BF16 for those that read safetensors and for those that read GGUF, for each model that both can run."""
+    """Each model has BF16 both as safetensors and as GGUF."""
     for model in (entry(LLAMA_8B), entry(QWEN_1B)):
         assert {"hf BF16", "gguf BF16"} <= set(model.sources)
         assert model.sources["gguf BF16"].file.endswith("-BF16.gguf")
@@ -131,13 +131,13 @@ def test_drafts_fit_engines_that_exist() -> None:
 
 
 def test_the_arithmetic_of_a_spark(spark: Machine) -> None:
-    """The ceilings that are published for an 8B model at 273 GB/s: 18.2, 34.0 and 54.9 tokens a second."""
+    """The published ceilings of an 8B model at 273 GB/s: 18.2 tokens a second in BF16, 54.9 in NVFP4."""
     model = models.choose(spark)
     assert 273e9 / model.decode_bytes("BF16") == pytest.approx(18.2, abs=0.1)
     assert 273e9 / model.decode_bytes("NVFP4") == pytest.approx(54.9, abs=0.1)
     assert model.weight_bytes() == pytest.approx(model.decode_bytes("BF16"), rel=1e-4)
     assert model.kv_bytes_per_token() == 2 * 32 * 8 * 128 * 2 == 131_072
-    # 16.06 GB of weights, 32 users of 2048 tokens, and what an owner found beside them
+    # 16.06 GB of weights, 32 users of 2048 tokens, and the 6.7 GiB that an owner found for the engine
     assert model.memory_gib("BF16", 32 * 2048, 6.7) == pytest.approx(14.96 + 8.0 + 6.7, abs=0.05)
 
 
@@ -145,7 +145,7 @@ def test_a_result_names_weights_that_lie_elsewhere(spark: Machine) -> None:
     model = models.choose(spark)
     assert model.sha256("hf") == "unsloth/Meta-Llama-3.1-8B-Instruct@a2856192dd7c25b842431f39c179a6c2c2f627d1"
     assert model.file_bytes("Q8_0") == 8_540_775_840
-    assert model.file_bytes("FP8") == model.parameters  # its size was not found: what its format takes
+    assert model.file_bytes("FP8") == model.parameters  # its size is unknown, so it is estimated from the format
     assert model.made()
 
 

@@ -1,4 +1,4 @@
-"""The reference must itself be right: equal to transformers, whatever way the tokens are fed."""
+"""The reference equals transformers, in whatever way the tokens are fed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_a_missing_system_message_is_caught(llama: Llama, model: ModelChoice) ->
 
 
 def test_another_model_is_caught(llama: Llama, model: ModelChoice) -> None:
-    """The nearest thing to another model: this one with a single layer of thirty left out."""
+    """The closest other model: this one without one of its thirty layers."""
     other = Llama.load(model.weights("hf"), torch.float32)
     for weights in (other.qkv, other.out, other.gate_up, other.down, other.attn_norm, other.mlp_norm):
         del weights[12]
@@ -151,7 +151,9 @@ def test_a_damaged_weight_file_is_refused_before_it_is_loaded(model: ModelChoice
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_architecture_equals_transformers(name: str) -> None:
     ours, theirs = tiny(CONFIGS[name])
-    ids = torch.randint(3, 300, (1, 200), generator=torch.Generator().manual_seed(1))  # past 64: where scaling shows
+    ids = torch.randint(
+        3, 300, (1, 200), generator=torch.Generator().manual_seed(1)
+    )  # more than 64 tokens, where scaling has an effect
     cache = ours.new_cache(1, 200)
     parts = [ours.forward(chunk, cache, every=True) for chunk in ids.split(150, 1)]
     with torch.inference_mode():

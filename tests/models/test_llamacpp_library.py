@@ -1,4 +1,4 @@
-"""llama.cpp as a library tells the same of a text as torch does; greedy text is judged by known answers too."""
+"""llama.cpp as a library computes the same perplexity as torch; greedy text is judged by known answers too."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_an_engine_is_judged_by_the_reference_or_by_known_answers(model: ModelCh
             assert values["equal_prompts"] == 2
             values, answers = correctness.check_greedy(
                 engine, correctness.Reference(model, [])
-            )  # of a model without a reference
+            )  # as for a model without a reference
             assert values == {"right": sum(a["right"] for a in answers), "texts": len(correctness.KNOWN)}
             assert answers[0]["right"], answers[0]["answer"]
             assert correctness.row(values)[2] == f"{values['right']} of 4 known answers"
