@@ -10,7 +10,7 @@ from typing import Any
 from shared import paths
 from shared.course.benchmark.limits import FITS
 from shared.course.benchmark.ranking import absent
-from shared.course.evidence import Claim, Evidence
+from shared.course.evidence import Claim, Evidence, NotRunHere
 from shared.engines import ENGINES
 from shared.load.prompts import OPENING_TOKENS
 from shared.metrics.correctness import gap_fault
@@ -30,9 +30,11 @@ AGREES = 2e-3  # relative: the ledger rounds to three decimals
 
 
 def takes_part(evidence: Evidence) -> list[str]:
-    """The compared engines, without those that could not start."""
+    """The compared engines, without those that could not start. Raises NotRunHere if none could."""
     left = absent(evidence.entries)
-    return [name for name in COMPARED if name not in left]
+    if not (found := [name for name in COMPARED if name not in left]):
+        raise NotRunHere(f"no engine could start ({without(evidence).removeprefix('; ')})")
+    return found
 
 
 def without(evidence: Evidence) -> str:
@@ -201,6 +203,8 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
             return False, f"{form}: nothing recorded: run the cells `run-precisions` and `judge-precisions`"
         text = quality["values"].get("perplexity")
         parts.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+    if all("left out" in part for part in parts):
+        raise NotRunHere("; ".join(parts))
     return True, "; ".join(parts)
 
 
@@ -223,22 +227,24 @@ def reported(evidence: Evidence) -> tuple[bool, str]:
     return True, f"{paths.show(files[0])} and {files[1].name}, newer than every result"
 
 
-LOADS = ("load/", "prompt/", "precision/")
+LOADS = {"load/": "run-load", "prompt/": "run-prompts", "precision/": "run-precisions"}
 CLAIMS = (
     Claim("All engines compute the same model: greedy tokens stay within the allowed gap to the reference", same_model,
-          ("greedy/",)),
+          {"greedy/": "check-greedy"}),
     Claim("All engines were measured from 1 to 32 users and by prompt length, in repeated rounds", all_loads,
-          ("load/", "prompt/")),
+          {"load/": "run-load", "prompt/": "run-prompts"}),
     Claim("Every figure follows from its raw traces, and no request failed", follows_from_raw, LOADS),
     Claim("No prefix cache helped (under 1 % of prompt tokens beyond the template's opening)", no_cache_help, LOADS),
-    Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures, ("own/", "load/"),
-          ("ttft_ms", "tpot_ms", "output_tok_s")),
+    Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures,
+          {"own/": "own-figures", "load/": "run-load"}, ("ttft_ms", "tpot_ms", "output_tok_s")),
     Claim("Limits were worked out, and each engine's step was fitted: explained, or found not to be", explained,
-          ("fit/", "load/", "predict/"), ("ceiling_tok_s", "prefill_floor_ms", "step_ms")),
+          {"fit/": "fit-steps", "load/": "run-load", "predict/": "predict-limits"},
+          ("ceiling_tok_s", "prefill_floor_ms", "step_ms")),
     Claim("Fewer bits on llama.cpp: decode speed and perplexity of each form were measured", precisions,
-          ("precision/", "quality/"), ("quantized_tok_s",)),
+          {"precision/": "run-precisions", "quality/": "judge-precisions"}, ("quantized_tok_s",)),
     Claim("Seven misleading figures were produced and corrected, and the report is up to date",
-          lambda evidence: both(traps(evidence), reported(evidence)), (*LOADS, "greedy/", "lie/", "fit/"),
+          lambda evidence: both(traps(evidence), reported(evidence)),
+          {**LOADS, "greedy/": "check-greedy", "fit/": "fit-steps", **{f"lie/{name}": f"lie-{name}" for name in TRAPS}},
           ("uncached_tok_s", "late_share", "percentile")),
 )  # fmt: skip
 

@@ -143,7 +143,7 @@ def confronted(entries: Entries, bits: Callable[[float, float, float], float], h
             )
         )
     header = ("engine", "outline: prefill", "outline: decode, 8B", "outline: best for", "this machine")
-    return Table("The outline's stars, and the most bits per weight that each of its speeds allows", header, rows)
+    return Table("The outline (quoted), and the most bits per weight that each speed allows on a Spark", header, rows)
 
 
 def verdicts(entries: Entries) -> str:

@@ -77,7 +77,7 @@ def step_plot(fits: Fits, users: int) -> Plot:
         y=measured,
         name="measured step",
         mode="markers",
-        marker={"symbol": "line-ew-open", "size": 44, "color": "#24292f", "line": {"width": 4}},
+        marker={"symbol": "line-ew-open", "size": 44, "color": "#D55E00", "line": {"width": 4}},
     )
     rows = [(*row, number(ms)) for row, ms in zip(plot.rows, measured, strict=True)]
     return replace(plot, header=(*plot.header, "measured step, ms"), rows=rows)
