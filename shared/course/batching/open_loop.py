@@ -5,6 +5,7 @@ points = open_loop.points(lab.results(), lab.traces, slo)
 show(open_loop.promise_table(points))
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class Point:
     """What one load of the open loop gave."""
 
     percent: int  # of the capacity
+    rate_per_s: float  # requests per second, as scheduled
     offered_tok_s: float  # requests per second, as scheduled, × tokens of an answer
     output_tok_s: float
     goodput_tok_s: float
@@ -87,6 +89,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
     in_flight, by_law = littles_law(traces, asked["rate_per_s"], asked["seconds"])
     return Point(
         percent=percent_of(key),
+        rate_per_s=asked["rate_per_s"],
         offered_tok_s=asked["rate_per_s"] * tokens / len(traces),
         output_tok_s=values["output_tok_s"],
         goodput_tok_s=sum(trace.output_tokens or 0 for trace in good) / values["wall_s"],
@@ -159,6 +162,18 @@ def holds_and_collapses(found: Sequence[Point]) -> bool:
     last = found[-1]
     held = last.output_tok_s >= HOLDS * max(p.output_tok_s for p in found)
     return held and last.kept_percent <= COLLAPSES * max(p.kept_percent for p in found)
+
+
+def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
+    """Up to which load nearly all requests kept the promise, as a sentence."""
+    good = list(itertools.takewhile(lambda point: point.kept_percent >= at_least_percent, found))
+    if not good:
+        return f"at no load of these did {at_least_percent:.0f} % of the requests keep the promise"
+    last = good[-1]
+    return (
+        f"at least {at_least_percent:.0f} % of the requests kept the promise up to {last.percent} % of the capacity, "
+        f"which is {last.rate_per_s:.1f} requests/s"
+    )
 
 
 def finding(found: Sequence[Point]) -> str:

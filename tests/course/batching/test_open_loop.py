@@ -68,6 +68,11 @@ def test_a_point_counts_which_promise_was_missed(found: list[open_loop.Point]) -
     assert row[:6] == ("150 %", "160", "40", "5 %", "38", "0")
 
 
+def test_the_load_that_can_be_promised_is_named(found: list[open_loop.Point]) -> None:
+    assert "up to 80 % of the capacity, which is 2.0 requests/s" in open_loop.carried(found)
+    assert open_loop.carried(found[1:]).startswith("at no load")
+
+
 def test_the_title_states_a_collapse_only_where_there_is_one(found: list[open_loop.Point]) -> None:
     assert open_loop.finding(found) == "Past the capacity throughput holds and goodput collapses"
     assert open_loop.finding(found[:1]) == "Throughput and goodput by offered load"
