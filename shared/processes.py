@@ -12,8 +12,8 @@ import psutil
 def start_time(pid: int) -> int | None:
     """The start of a living process in clock ticks since boot; None if it has ended.
 
-    It tells the process from a later one with the same id. psutil's `create_time` can't: it adds the boot time, which
-    moves when the system clock is set, so the value of a living process would change.
+    It distinguishes the process from a later one with the same id. psutil's `create_time` can't: it adds the boot time,
+    which moves when the system clock is set, so the value of a living process would change.
     """
     with contextlib.suppress(OSError, IndexError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

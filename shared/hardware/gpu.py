@@ -128,7 +128,7 @@ def docker_gpu_arguments(host: Host = HERE) -> tuple[str, ...]:
 
     `--gpus` calls the toolkit's hook. Unless the NVIDIA runtime is used, the hook refuses every mode but "legacy"
     (NVIDIA Container Toolkit, README of nvidia-container-runtime). So the runtime is named where the toolkit has CDI
-    specifications and its runtime is registered. Where docker knows only CDI devices, it maps `--gpus` to them itself
+    specifications and its runtime is registered. Where docker has only CDI devices, it maps `--gpus` to them itself
     (moby/moby#50228, in 29.2).
     """
     docker = find_docker(host)

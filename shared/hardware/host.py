@@ -100,9 +100,13 @@ class Host:
         return len(os.sched_getaffinity(0))
 
     def listeners(self) -> dict[int, str]:
-        """Each TCP port with a listener, and the process that listens, as far as this user may see it."""
+        """Each listening TCP port, and its process if this user may see it. Empty if /proc/net is unreadable."""
         found: dict[int, str] = {}
-        for one in psutil.net_connections("tcp"):
+        try:
+            connections = psutil.net_connections("tcp")
+        except (OSError, psutil.Error):
+            return found
+        for one in connections:
             if one.status == psutil.CONN_LISTEN and one.laddr:
                 found.setdefault(one.laddr.port, "another user's process, or a container")
                 if one.pid is not None:

@@ -170,7 +170,7 @@ def find_in_catalogue(asked: str) -> CatalogueEntry:
         if asked.lower() in {model.name, *(source.repository.lower() for source in model.sources.values())}:
             return model
     raise LabError(
-        f"LABS_MODEL is {asked!r}, but the catalogue has no such model for a GPU.",
+        f"LABS_MODEL is {asked!r}, but the catalogue of GPU models doesn't list it.",
         f"unset it, or choose one of {', '.join(catalogue.entries())}",
     )
 

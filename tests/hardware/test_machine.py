@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shared import LabError, hardware
@@ -270,6 +271,14 @@ def test_a_listener_is_found_with_its_process() -> None:
         port = server.getsockname()[1]
         assert f"(process {os.getpid()})" in Host().listeners()[port]
     assert port not in Host().listeners()
+
+
+def test_listeners_that_cannot_be_read_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(kind: str) -> None:
+        raise PermissionError("/proc/net/tcp")
+
+    monkeypatch.setattr(psutil, "net_connections", refused)
+    assert Host().listeners() == {}
 
 
 @pytest.mark.parametrize(
