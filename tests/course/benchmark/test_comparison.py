@@ -1,4 +1,4 @@
-"""The report says what the ledger holds, and no more; and it can be read where its readers are."""
+"""The report holds what the ledger holds and no more, and it can be read in a browser and on paper."""
 
 import dataclasses
 import re

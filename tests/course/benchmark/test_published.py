@@ -1,4 +1,4 @@
-"""Quoted figures say that they are, and from where; nothing of them passes for measured."""
+"""Quoted figures carry their source, and none of them counts as measured."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_each_row_of_the_outline_is_confronted(entries: dict[str, reading.Entry]
 
 
 def test_what_the_verdicts_say_agrees_with_the_quotes() -> None:
-    """The sentences beside the stars name figures: each must be one of the quotes."""
+    """Every figure in a verdict is one of the quotes."""
     figures = {
         f"{n:,.0f}" if n >= 999.5 else f"{n:g}"
         for q in published.quotes()

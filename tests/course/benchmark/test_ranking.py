@@ -1,4 +1,4 @@
-"""What to choose for what follows from the ledger, and from nothing else."""
+"""The choice guide follows from the ledger alone."""
 
 import pytest
 
