@@ -17,6 +17,7 @@ from shared.course.benchmark.comparison import build_report
 from shared.load import Run, Trace
 from shared.metrics import summarise
 from shared.results.ledger import entry_file, raw_file
+from shared.results.participants import MISSING
 from tests.helpers.ledger import change, fill, provenance, trace
 
 
@@ -67,6 +68,20 @@ def test_a_bettered_figure_is_refused() -> None:
 def test_a_bettered_gap_is_refused() -> None:
     alter("greedy/vllm", worst_gap_nats=0.0)
     assert any("greedy/vllm: it differs from the copy beside its raw data" in e for e in failing())
+
+
+def test_what_no_engine_could_run_is_not_run_here_and_one_missing_engine_is_only_left_out() -> None:
+    fill({"vllm": 20, "sglang": 25})
+    for name in ("ollama", "llamacpp"):
+        results.record("3.3.1", f"engine/{name}", {MISSING: f"{name} is not installed."})
+    assert [c.text.partition(":")[0] for c in milestones.check("3.3.1").claims if c.not_run] == [
+        "Fewer bits on llama.cpp"
+    ]
+    for name in ("vllm", "sglang"):
+        results.record("3.3.1", f"engine/{name}", {MISSING: f"{name} is not installed."})
+    not_run = {c.text.partition(":")[0]: c.evidence for c in milestones.check("3.3.1").claims if c.not_run}
+    assert "All engines compute the same model" in not_run
+    assert all("llamacpp is not installed" in evidence for evidence in not_run.values())
 
 
 def test_a_wrong_engine_is_refused() -> None:
@@ -214,7 +229,7 @@ def test_progress_shows_all_six() -> None:
         [sys.executable, "-m", "shared.course.milestones"], capture_output=True, text=True, check=True
     )
     assert "of 8 claims" in said.stdout
-    assert f"next: refused: {KEY}: its raw data is missing or damaged: run its cell again" in said.stdout
+    assert f"next: refused: {KEY}: its raw data is missing or damaged: run the cell `run-load` again" in said.stdout
 
 
 def test_the_live_view_is_a_widget_with_text_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def takes_part(evidence: Evidence) -> list[str]:
     """The compared engines, without those that could not start. Raises NotRunHere if none could."""
     left = absent(evidence.entries)
     if not (found := [name for name in COMPARED if name not in left]):
-        raise NotRunHere(f"no engine could start ({without(evidence).removeprefix('; ')})")
+        raise NotRunHere(f"no engine could start ({without(evidence).removeprefix('; without ')})")
     return found
 
 

@@ -208,8 +208,10 @@ def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(judged: An
 
 def test_an_edited_figure_is_refused_by_name(rows: dict[str, Row]) -> None:
     assert rows["carla"]["claims"] == "2 of 8"
-    said = f"claims 2, 3, 4, 5, 6, 8: refused: {KEY}: it differs from the copy beside its raw data: run its cell again"
-    assert rows["carla"]["problems"] == said
+    assert rows["carla"]["problems"] == (
+        f"claims 2, 3, 4, 5, 6, 8: refused: {KEY}: it differs from the copy beside its raw data: "
+        "run the cell `run-load` again"
+    )
 
 
 def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str, Row]) -> None:
