@@ -15,13 +15,13 @@ from shared.report.timeline import rows
 
 # Colour, marker and dash. vLLM looks the same in every plot of the course; the others avoid the engines' colours.
 YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
-PAUSE_STEPS = 3  # a gap this many times the median gap is drawn as a pause
+PAUSE_STEPS = 2  # a gap this many times the median gap is drawn as a pause
 PAUSED = f"pause in a stream (over {PAUSE_STEPS} × the median gap)"
 PHASES = {
     "waiting": ("#d8dee4", "/"),
     "prefill": ("#E69F00", ""),
     "decode": ("#0072B2", ""),
-    PAUSED: ("#CC0000", ""),
+    PAUSED: ("#CC0000", "x"),
 }
 
 Course = Mapping[float, Sequence[float]]  # load → the value in each round
