@@ -170,8 +170,8 @@ def nothing_recorded(claim: Claim) -> str:
     """For a claim whose test found nothing and gave no reason."""
     if not isinstance(claim.needs, Mapping) or not claim.needs:
         return "nothing recorded: run the lab's cells"
-    cells = list(dict.fromkeys(claim.needs.values()))
-    return f"nothing recorded: run the cell{'s' if len(cells) > 1 else ''} {', '.join(f'`{cell}`' for cell in cells)}"
+    *others, last = dict.fromkeys(f"`{cell}`" for cell in claim.needs.values())
+    return "nothing recorded: run the cell" + (f"s {', '.join(others)} and" if others else "") + f" {last}"
 
 
 def count(results: Sequence[ClaimResult], unit: str = "") -> str:

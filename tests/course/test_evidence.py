@@ -138,7 +138,7 @@ def test_a_refused_result_and_a_claim_without_words_name_the_cells_to_run(monkey
     needs = {"load/": "run-load", "load/users-4/": "run-four", "fit/": "fit-steps"}
     with_claims(monkeypatch, Claim("A", lambda _: (False, ""), needs))
     assert milestones.check("3.3.1").claims[0].evidence == (
-        "nothing recorded: run the cells `run-load`, `run-four`, `fit-steps`"
+        "nothing recorded: run the cells `run-load`, `run-four` and `fit-steps`"
     )
     for key, cell in (("load/users-1/vllm/round-1", "run-load"), (KEY, "run-four")):
         record_load(key)

@@ -1,4 +1,4 @@
-"""A milestone believes the ledger only as far as its raw traces bear it out."""
+"""A milestone believes only results that follow from their raw traces."""
 
 import gzip
 import json

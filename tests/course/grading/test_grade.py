@@ -1,4 +1,4 @@
-"""Many students' results and notebooks, judged without running or believing any of it."""
+"""The results and notebooks of many students are graded without running or trusting any of them."""
 
 import contextlib
 import csv
@@ -31,7 +31,7 @@ Row = dict[str, str]
 
 
 def student(folder: Path, drift: float, place: str = "results") -> Path:
-    """A student whose results bear out all claims; `drift` makes them differ from another's."""
+    """A student for whom all claims hold; `drift` makes the results differ from another student's."""
     with pytest.MonkeyPatch.context() as here:
         here.setenv("LABS_RESULTS", str(folder / place))
         here.setattr("shared.report.plots.browser", lambda: None)  # no pictures: they take seconds each
@@ -65,7 +65,7 @@ def changed(folder: Path, key: str, by: Callable[[dict[str, Any]], None]) -> Non
 
 
 def put(folder: Path, key: str, **other: Any) -> Path:
-    """A result as the labs write it, without its raw data, or `other` than they do; the name of its file."""
+    """Write a result as the labs do, but without raw data and with the changes in `other`. Returns its file."""
     file = entry_file(folder, key)
     source = {"time": "2026-01-01T00:00:00", "host": "h", "processor": "p", "code_sha256": "0" * 64}
     entry = {"schema": reading.SCHEMA, "key": key, "kind": "measured", "values": {}, "provenance": source}
@@ -148,7 +148,7 @@ def hostile(folder: Path) -> None:
 
 
 def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """Every file and folder below: its time, its mode, a hash of what is in it."""
+    """Every file and folder below: its time, its mode, a hash of its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
@@ -159,7 +159,7 @@ def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The whole class, judged once by the command: its folder, what was said, the rows of the CSV by student."""
+    """The whole class, graded once by the command: (its folder, the output, the rows of the CSV by student)."""
     folder = tmp_path_factory.mktemp("class") / "submissions"
     good_and_less_good(folder)
     hostile(folder)
@@ -229,7 +229,7 @@ def test_an_exercise_that_is_right_by_the_tally_but_a_stub_in_the_notebook_is_no
 
 
 def handed_in(folder: Path, *sources: str) -> tuple[list[str], list[str]]:
-    """What is found in a notebook with these cells, of a student for whom ttft_ms and tpot_ms count as correct."""
+    """(problems, notes) of a notebook with these cells, for a student for whom ttft_ms and tpot_ms count as correct."""
     cells = [{"cell_type": "code", "source": source} for source in sources]
     (folder / "notebooks" / "1").mkdir(parents=True)
     (folder / "notebooks" / "1" / "my lab-3.3.1-final.ipynb").write_text(json.dumps({"cells": cells}))
@@ -360,7 +360,7 @@ def test_a_file_that_may_not_be_read_is_named() -> None:
 
 @contextlib.contextmanager
 def anybody(folder: Path) -> Iterator[None]:
-    """Root may read everything: for a while be somebody else, to whom this folder belongs."""
+    """Root may read every file, so become another user for a while, who owns this folder."""
     if os.geteuid():
         yield
         return
