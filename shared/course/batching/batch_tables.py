@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared.errors import LabError
 from shared.launch.running import Engine
 from shared.load.client import Trace
 from shared.metrics.spread import Spread, number
@@ -169,6 +170,12 @@ def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[T
         for value in of_rounds(entries, compiled[users], "output_tok_s")
     ]
     return Table("Eager or compiled", header, rows), sentences
+
+
+def logged_reason(error: LabError) -> str:
+    """The line of an engine's log that explains why it did not start, without pydantic's details."""
+    line = (str(error).partition("in its log: ")[2] or str(error)).splitlines()[0]
+    return line.partition(" [type=")[0][-110:]
 
 
 def answer_to(engine: Engine, path: str, body: Mapping[str, Any] | bytes) -> tuple[int, str]:

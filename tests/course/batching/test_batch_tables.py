@@ -4,12 +4,16 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from shared import LabError
 from shared.course.batching import batch_tables, spark_arithmetic
+from shared.engines import ENGINES
+from shared.launch.diagnosis import likely_causes
 
 
 def kv_bytes(config: dict[str, int], size: int) -> int:
@@ -59,6 +63,18 @@ def test_users_that_fit_follow_from_the_students_functions() -> None:
     rows = {row[0]: row[1:] for row in spark_arithmetic.users_that_fit(kv_bytes, users).rows}
     assert rows["8B BF16"] == ("128 KiB", "168", "21", "5")
     assert rows["70B BF16"] == ("320 KiB", "0", "0", "0")
+
+
+def test_the_reason_of_a_refused_start_is_the_line_of_its_log(tmp_path: Path) -> None:
+    line = (
+        "  Value error, Total number of attention heads (9) must be divisible by tensor parallel size (2). [type=x, y]"
+    )
+    log = tmp_path / "log"
+    log.write_text(f"pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n{line}\n")
+    causes = likely_causes(ENGINES["vllm"], log, in_container=False)
+    error = LabError("vLLM ended.\nLikeliest causes:\n  1. " + causes[0])
+    reason = "Total number of attention heads (9) must be divisible by tensor parallel size (2)."
+    assert batch_tables.logged_reason(error).endswith(reason)
 
 
 @pytest.fixture
