@@ -2,8 +2,8 @@
 
     show(lab.workload())
 
-A section is a part of the notebook under a heading `## …`. One whose heading ends with "(extra)" is not needed for the
-milestone's core and does not count towards the hours of the course's outline.
+A section is the part of the notebook under one heading `## …`. A section whose heading ends with "(extra)" is optional:
+it is not counted in the hours that the course's outline plans.
 """
 
 import re
@@ -15,8 +15,8 @@ from shared.course.cell_times import TOOK
 from shared.course.registry import Lab
 from shared.report.table import Table
 
-# Silent reading of non-fiction is about 238 words a minute (Brysbaert, "How many words do we read per minute?", Journal
-# of Memory and Language 109, 2019). A text to learn from is read more slowly, and code line by line.
+# People read non-fiction silently at about 238 words a minute (Brysbaert, "How many words do we read per minute?",
+# Journal of Memory and Language 109, 2019). They read a text to learn from more slowly, and code line by line.
 WORDS_PER_MINUTE = 150
 CODE_LINES_PER_MINUTE = 10
 HEADING = re.compile(r"^## (.+)$", re.M)
@@ -42,7 +42,7 @@ class Section:
 
 
 def sections(lab: Lab) -> list[Section]:
-    """The sections of the lab's solution, whose cells carry what they took in the run that is kept there."""
+    """The sections of the lab's solution. Waiting is the time that its cells took in the solution's own run."""
     minutes = {exercise.cell: exercise.minutes for exercise in lab.exercises}
     found = [Section("Opening")]
     for cell in checks.notebook(lab)["cells"]:
@@ -67,7 +67,7 @@ def core_hours(lab: Lab) -> float:
 
 
 def workload(lab: Lab) -> Table:
-    """Minutes of each section, and the sums of core and extra."""
+    """The minutes of each section, and the sums of the core and of the extra sections."""
     found = sections(lab)
     rows = [row(section.title, [section]) for section in found]
     core, extra = ([section for section in found if section.extra is kind] for kind in (False, True))
@@ -79,6 +79,7 @@ def workload(lab: Lab) -> Table:
 
 
 def row(title: str, those: list[Section]) -> tuple[str, ...]:
+    """A row with the sums of these sections' minutes."""
     parts: list[Any] = [
         sum(getattr(one, name) for one in those) for name in ("reading", "exercises", "waiting", "minutes")
     ]
