@@ -6,6 +6,7 @@
 It stops at the first cell that fails. However it ends, it stops the notebook's engines.
 """
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -30,6 +31,7 @@ class Runner(NotebookClient):  # type: ignore[misc]
 
     began = time.monotonic()
     kernel_pid: int | None = None
+    stopped = False
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str, cell_index: int) -> Any:
         content = msg["content"]
@@ -47,8 +49,22 @@ class Runner(NotebookClient):  # type: ignore[misc]
         if cell.cell_type != "code":
             return
         self.kernel_pid = self.km.provisioner.pid
+        self.end_on_signals()
         seconds = int(time.monotonic() - self.began)
         print(f"\n[{seconds // 60}:{seconds % 60:02d}] {cell.id}", flush=True)
+
+    def end_on_signals(self) -> None:
+        """Cancel the run on a signal, which shuts the kernel down. nbclient's own handlers leave tracebacks."""
+        run, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert run
+
+        def stop() -> None:
+            if not self.stopped:
+                self.stopped = True
+                run.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop)
 
 
 def tidy(cell: Any) -> None:
@@ -68,6 +84,9 @@ def tidy(cell: Any) -> None:
 
 def main() -> int:
     arguments = [a for a in sys.argv[1:] if a != "--in-place"]
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        fix = ".venv/bin/python -m environment.run_notebook solutions/lab-3.3.1-engine-benchmark.ipynb"
+        raise LabError(f"One notebook is expected, and {' '.join(arguments) or 'none'} was given.", fix)
     source = Path(arguments[0]).resolve()
     notebook = nbformat.read(source, as_version=4)
     runner = Runner(
@@ -75,9 +94,8 @@ def main() -> int:
         timeout=1800,
         coalesce_streams=True,
         resources={"metadata": {"path": str(source.parent)}},
-        extra_arguments=[
-            "--IPKernelApp.log_level=40"
-        ],  # hides a warning about unencrypted TCP: the kernel listens on loopback only
+        # Hides a warning about unencrypted TCP (it is on loopback only), and ipykernel's traceback after Ctrl-C.
+        extra_arguments=["--IPKernelApp.log_level=50"],
     )
     runner.on_cell_start = runner.announce
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -87,16 +105,16 @@ def main() -> int:
     except CellExecutionError as e:
         print(f"\nThe notebook stopped because this cell failed. {e.ename}: {e.evalue}", file=sys.stderr)
         return 1
-    except DeadKernelError:
+    except (KeyboardInterrupt, asyncio.CancelledError, DeadKernelError) as e:
+        if runner.stopped or not isinstance(e, DeadKernelError):
+            print("\nStopped. The results so far are in results/. The notebook's engines end now.", file=sys.stderr)
+            return 130
         print(
             "\nThe notebook's kernel died, perhaps because memory ran out.\n"
             "Fix: close other programs, then run the same command again",
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print("\nStopped. The results so far are in results/. The notebook's engines end now.", file=sys.stderr)
-        return 130
     finally:
         if runner.kernel_pid:
             down(parent=runner.kernel_pid)
@@ -105,13 +123,7 @@ def main() -> int:
     for cell in notebook.cells:
         tidy(cell)
     target = source if "--in-place" in sys.argv else paths.results() / source.name
-    try:
-        files.write(target, nbformat.writes(notebook).encode())
-    except OSError as e:
-        raise LabError(
-            f"The notebook ran to its end, but {paths.show(target)} can't be written: {e.strerror}.",
-            "make room on the disk or correct the folder's permissions, then run the same command again",
-        ) from None
+    files.write(target, nbformat.writes(notebook).encode())
     report = paths.results() / "report.html"
     if report.exists():
         print(f"\nReport: {paths.show(report)} and {paths.show(report.with_suffix('.md'))}")

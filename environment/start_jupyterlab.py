@@ -33,11 +33,14 @@ def main() -> int:
             return setup.exit_code() or 1
         if engines:
             ready = ", ".join(step.title for step in engines if step.ready())
-            print(
-                f"\nReady: {ready}. JupyterLab opens now. The other engines are still being installed; the log is "
-                f"{paths.show(log)}.\nA cell that needs one of them waits until it is ready.\n",
-                flush=True,
-            )
+            rest = ", ".join(step.title for step in engines if not step.ready())
+            print(f"\nReady: {ready}. JupyterLab opens now.", flush=True)
+            if rest:
+                print(
+                    f"Still being installed: {rest} (log: {paths.show(log)}).\n"
+                    "A cell that needs one of them waits until it is ready.\n",
+                    flush=True,
+                )
         else:
             print(
                 "\nA cell that starts an engine first fetches its container image and weights if they are missing. "
