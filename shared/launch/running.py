@@ -87,9 +87,11 @@ class Engine:
             signal_all(descendants(self.process.pid), signal.SIGCONT)
 
     def resident_gib(self) -> float | None:
-        """The memory of all its processes now, in GiB. Shared pages count once (Linux' proportional set size).
+        """The memory of all its processes now, in GiB: the sum of Linux' proportional set sizes.
 
-        None if a process can't be read, because it has just ended or belongs to another user, as in a container.
+        A page that its processes share counts once. A page that another program uses too, such as the same weights in
+        another engine, is divided between both. None if a process can't be read, because it has just ended or belongs
+        to another user, as in a container.
         """
         if self.container:
             return None
