@@ -7,7 +7,7 @@ import sys
 import time
 
 from environment import install
-from shared import paths
+from shared import LabError, files, paths
 from shared.launch.process import Guarded
 
 FIRST_NOTEBOOK = "/lab/tree/labs/lab-3.3.1-engine-benchmark.ipynb"
@@ -20,7 +20,9 @@ def main() -> int:
     if all(step.ready() for step in steps.values()):
         return jupyter()
     log = paths.cache() / "logs" / "install.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
     with log.open("wb") as out:
         setup = Guarded([sys.executable, "-u", "-m", "environment.install", *steps], out)
     try:
@@ -71,4 +73,7 @@ def jupyter() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(str(error))

@@ -15,7 +15,22 @@ from shared import paths
 from shared.processes import port_taken
 from tests.helpers.processes import eventually
 
-pytestmark = pytest.mark.engine
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"LABS_PROFILE": "gpu"}, "LABS_PROFILE is 'gpu'"),
+        ({"LABS_CACHE": "/dev/null/x"}, "/dev/null/x/logs/install.log can't be written: Not a directory.\nFix: "),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_sentence(setting: dict[str, str], error: str) -> None:
+    command = [sys.executable, "-m", "environment.start_jupyterlab"]
+    done = subprocess.run(
+        command, cwd=paths.REPO, env={**os.environ, **setting}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -45,6 +60,7 @@ def port_of(address: str) -> int:
     return port
 
 
+@pytest.mark.engine
 def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], str]") -> None:
     program, address = lab
     port = port_of(address)
@@ -59,6 +75,7 @@ def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], st
     assert not port_taken(port)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_it_takes_jupyterlab_along(lab: "tuple[subprocess.Popen[str], str]", number: signal.Signals) -> None:
     program, address = lab
