@@ -133,7 +133,7 @@ def limit_tok_s(work: Work, ceilings: Ceilings) -> float:
 
 
 def bits_per_weight(decode_tok_s: float, parameters: float, bandwidth_gb_s: float) -> float:
-    """At most so many bits can a weight have, if one user gets this speed: every weight is read for each token."""
+    """The most bits that a weight can have if one user gets this speed, since every token reads every weight."""
     return bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8
 
 

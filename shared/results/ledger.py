@@ -1,11 +1,11 @@
-"""The ledger: what was measured, where it came from, and the raw traces beside it.
+"""The ledger: results, their provenance, and their raw traces.
 
     results.record("3.3.1", "load/users-4/vllm/round-1", metrics.summarise(run))
     results.load_results("3.3.1")["load/users-4/vllm/round-1"]["values"]
 
 Each result is a small file of its own in `results/3.3.1/`, with its raw data in a second file beside it
-(shared.results.reading). Both are replaced as a whole (shared.files): a killed kernel leaves the old one or the new
-one, and what a freezing machine tears costs only itself.
+(shared.results.reading). Both files are replaced as a whole (shared.files), so a killed kernel leaves the old one or
+the new one. If a freezing machine tears a file, only that result is lost.
 """
 
 import contextlib
@@ -49,15 +49,17 @@ def record(
     uses: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """Write one result and return its entry. A Summary brings its engine and its traces; a mapping needs them named.
+    """Write one result and return its entry. A Summary brings its engine and traces; for a mapping, pass them.
 
     `kind` is "measured", "simulated", "guessed" (a student's prediction), or "quoted: <source>, <date>" with a date
-    such as 2026-11-24, 2026-11 or 2026. `uses` has the hashes of a notebook's functions that the result depends on, by
-    name; `settings` is what else decides it. Raises LabError if the files can't be written; the earlier result is then
-    still whole.
+    such as 2026-11-24, 2026-11 or 2026. `uses` has the hashes of the notebook's functions that the result depends on,
+    by name. `settings` has everything else that it depends on. Raises LabError if the files can't be written; the
+    earlier result is then intact.
     """
     if not KINDS.fullmatch(kind):
-        raise LabError(f"{kind!r} is not a kind of result.", "measured, simulated, guessed, or 'quoted: source, date'")
+        raise LabError(
+            f"{kind!r} is not a kind of result.", "use measured, simulated, guessed, or 'quoted: source, date'"
+        )
     check_key(key)
     data: dict[str, Any]
     if isinstance(what, Summary):
@@ -67,16 +69,16 @@ def record(
     else:
         values, data, source = dict(what), {"raw": raw}, engine.provenance() if engine else {}
     source |= {**(settings or {}), **({"uses": dict(uses)} if uses else {})}
-    # A quoted figure wasn't made on this machine: of here it has only the moment.
+    # A quoted figure wasn't made on this machine, so it records only the time.
     here = {"time": now()} if kind.startswith("quoted") else made_here(lab)
     entry: Entry = {"schema": SCHEMA, "key": key, "kind": kind, "values": values, "provenance": {**here, **source}}
     packed = gzip.compress(json.dumps({"entry": entry, **data}).encode(), 6)
     file, raw_data = entry_file(lab, key), raw_file(lab, key)
-    _contents(lab)  # what a newer version wrote is not touched
+    _contents(lab)  # raises if a newer version wrote results, so these are not touched
     with files.writing(file, f"The result {key}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.staged(raw_data, packed) as new_raw, files.staged(file, _written(entry)) as new:
-            files.commit(new_raw, raw_data)  # first: an entry never stands without its raw data
+            files.commit(new_raw, raw_data)  # first, so that an entry never stands without its raw data
             files.commit(new, file)
     return entry
 
@@ -84,14 +86,16 @@ def record(
 def check_key(key: str) -> None:
     """Raise LabError unless a result can have this key."""
     if not KEY.fullmatch(key):
-        raise LabError(f"{key!r} can't be the key of a result.", "words of letters and digits, parted by / - or .")
+        raise LabError(
+            f"{key!r} can't be the key of a result.", "use words of letters and digits, separated by / - or ."
+        )
 
 
 def load_results(lab: str, kind: str | None = "measured") -> dict[str, Entry]:
-    """The entries of one lab, by key; empty if there is nothing yet. No file is changed.
+    """The entries of one lab, by key; empty if there are none. No file is changed.
 
-    Only what was measured, so that no figure mixes it with the rest unmarked: ask for "simulated" or "quoted",
-    or with None for all.
+    By default only measured results, so that no figure mixes kinds without a mark. Pass "simulated", "guessed" or
+    "quoted" for another kind, None for all.
     """
     found = read_ledger(folder_of(lab))
     _say(found)
@@ -99,12 +103,12 @@ def load_results(lab: str, kind: str | None = "measured") -> dict[str, Entry]:
 
 
 def reusable(lab: str, key: str, asked: Mapping[str, Any]) -> Entry | None:
-    """The result under this key, if it stands for one that would be measured now; else None.
+    """The result under this key if it can be reused, else None.
 
-    It does if its raw data is whole, and if the machine, the lab's code, and all that was `asked` (the engine's
-    provenance, the load's settings, the functions used) are as they were. It may be of another day. A result that
-    doesn't is set aside, together with all of its series (what its key has before the first "/") that were made on
-    another machine or by other code: rounds of two kinds must not be mixed in one figure.
+    It can if its raw data is intact, and if the machine, the lab's code and everything in `asked` (the engine's
+    provenance, the load's settings, the functions used) match. It may be from another day. Otherwise it is set aside,
+    with all results of its series that were made on another machine or by other code, so that no figure mixes rounds of
+    two kinds. A series is the part of the key before the first "/".
     """
     there = _contents(lab).entries
     entry = there.get(key)
@@ -117,12 +121,12 @@ def reusable(lab: str, key: str, asked: Mapping[str, Any]) -> Entry | None:
     series = key.partition("/")[0]
     moved = {k: e for k, e in there.items() if k == key or (k.partition("/")[0] == series and _unlike(lab, e, here))}
     aside = _set_aside(lab, moved)
-    print(f"Set aside {len(moved)} earlier results of {series} ({reason}): {paths.show(aside)}")
+    print(f"Moved {len(moved)} earlier results of {series} to {paths.show(aside)}: {reason}.")
     return None
 
 
 def set_aside(lab: str, prefix: str) -> None:
-    """Make room for a new series under `prefix`: the old one moves, whole, to `<lab>.before-<time>`."""
+    """Move all results under `prefix` to `<lab>.before-<time>`, to make room for a new series."""
     if old := {key: entry for key, entry in _contents(lab).entries.items() if key.startswith(prefix)}:
         _set_aside(lab, old)
 
@@ -130,7 +134,7 @@ def set_aside(lab: str, prefix: str) -> None:
 def load_raw(lab: str, key: str) -> Any:
     """The raw data of one entry; traces in the form that `Trace.restore` takes.
 
-    Raises LabError if it is missing, torn, or another entry's.
+    Raises LabError if it is missing or torn, or belongs to another entry.
     """
     file = raw_file(lab, key)
     stored, problem = read_raw(file), "is missing or torn"
@@ -143,7 +147,7 @@ def load_raw(lab: str, key: str) -> Any:
 
 
 def run_of(entry: Entry, raw: Any) -> Run:
-    """The run as it was, from its entry and its raw traces."""
+    """The run, restored from its entry and its raw traces."""
     traces = tuple(Trace.restore(t) for t in raw)
     source, values = entry["provenance"], entry["values"]
     return Run(
@@ -161,7 +165,7 @@ def run_of(entry: Entry, raw: Any) -> Run:
 
 
 def stored_copy(lab: str, key: str) -> Entry | None:
-    """The entry as its raw file holds it; None if that is missing, torn, or another entry's."""
+    """The copy of the entry in its raw file; None if that is missing or torn, or belongs to another entry."""
     stored = read_raw(raw_file(lab, key))
     return stored["entry"] if stored and stored["entry"]["key"] == key else None
 
@@ -179,7 +183,7 @@ def raw_file(lab: str, key: str) -> Path:
 
 
 def _unlike(lab: str, entry: Entry, wanted: Mapping[str, Any]) -> str:
-    """Why this result can't stand for one measured now; "" if it can."""
+    """Why this result can't be reused; "" if it can."""
     then = entry["provenance"]
     other = [name for name in wanted if name not in VOLATILE and wanted[name] != then.get(name)]
     if "uses" in other:
@@ -188,14 +192,14 @@ def _unlike(lab: str, entry: Entry, wanted: Mapping[str, Any]) -> str:
             name for name in {**before, **after} if before.get(name) != after.get(name)
         )
     if other:
-        return f"other {', '.join(other)}"
+        return f"{', '.join(other)} changed"
     if entry["kind"] != "measured" or stored_copy(lab, entry["key"]) != entry:
-        return "not measured, or raw data not whole"
+        return "the result was not measured, or its raw data is not intact"
     return ""
 
 
 def _contents(lab: str) -> LedgerContents:
-    """What there is to add to. An index of an older version makes room first, with its raw files."""
+    """The lab's results. An index of an older version is moved away first, with its raw files."""
     found = read_ledger(folder_of(lab))
     _say(found)
     if found.older:
@@ -207,14 +211,14 @@ def _contents(lab: str) -> LedgerContents:
                 for raw in folder.glob("*.json.gz") if folder.exists() else ():
                     if not raw.with_suffix("").exists():
                         raw.rename(aside / raw.name)
-                with contextlib.suppress(FileNotFoundError):  # another notebook was faster
+                with contextlib.suppress(FileNotFoundError):  # another notebook has moved it
                     index.rename(aside / index.name)
-            print(f"It is kept in {paths.show(aside)}.")
+            print(f"The older version's results are kept in {paths.show(aside)}.")
     return found
 
 
 def _set_aside(lab: str, moved: Entries) -> Path:
-    """Move these results, entries and raw data, to a folder beside."""
+    """Move these results, entries and raw data, to a folder beside the lab's. Returns that folder."""
     with _locked(lab):
         aside = files.unused(paths.results() / f"{lab}.before")
         with files.writing(aside):
@@ -235,7 +239,7 @@ def _say(found: LedgerContents) -> None:
         _once(fault)
 
 
-@functools.cache  # each cell reads the ledger
+@functools.cache  # once per text, although each cell reads the ledger
 def _once(text: str) -> None:
     print(text)
 

@@ -1,10 +1,10 @@
-"""Traces as the ledger stores them: one column per field, stamps as differences.
+"""Traces as the ledger stores them: one column per field, timestamps as differences.
 
     stored = pack(traces)
     [Trace.restore(plain) for plain in unpack(stored)] == traces
 
-A stamp in nanoseconds has 16 digits, its distance from the one before it 8. Compressed, a token of a chat takes
-about 8 bytes so, stamp, text and block included, and every nanosecond comes back.
+A timestamp in nanoseconds has 16 digits; its difference from the previous one has 8. Compressed, a token of a chat
+takes about 8 bytes, with its timestamp, text and block. Nothing is rounded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 
 from shared.load.client import Trace
 
-BLOCKS = "blocks_ns"  # a chunk has the stamp of the block that completed it: its place among them says it all
+BLOCKS = "blocks_ns"  # chunk timestamps equal block timestamps, so each is stored as an index into these
 Columns = dict[str, list[Any]]
 
 
@@ -52,7 +52,7 @@ def _restored(short: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stamps(trace: Mapping[str, Any]) -> list[str]:
-    """The fields that hold many stamps."""
+    """The fields that hold lists of timestamps."""
     return [name for name, value in trace.items() if name.endswith("_ns") and isinstance(value, tuple | list | dict)]
 
 

@@ -1,9 +1,9 @@
-"""Who takes part in a comparison, and why somebody doesn't.
+"""Which engines take part in a comparison, and why the others don't.
 
     engines = participants.start_engines("3.3.1", model, {"llamacpp": {"-np": 32}, "vllm": {"--max-num-seqs": 32}})
 
-An engine that can't be had here (not installed, no memory, no GPU, a flag that it refuses) costs only its own column:
-it is left out, and the ledger says why. The same goes for any other part of a lab that a machine may lack (`attempt`).
+An engine may not be available on a machine: not installed, no memory, no GPU, or a flag that it refuses. It is then
+left out, and the ledger records the reason. `attempt` does the same for any other part of a lab.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from shared.results import ledger
 from shared.results.reading import Entries
 
 Done = TypeVar("Done")
-MISSING = "missing"  # the value in the ledger that says why
+MISSING = "missing"  # the value in the ledger that holds the reason
 
 
 def start_engines(lab: str, model: ModelChoice, asked: Mapping[str, Flags]) -> tuple[Engine, ...]:
-    """Start these engines with these flags, one after the other; each one's start-up time goes into the ledger.
+    """Start these engines with these flags, one after the other. Each start-up time goes into the ledger.
 
     Raises LabError if none could be started.
     """
@@ -34,12 +34,12 @@ def start_engines(lab: str, model: ModelChoice, asked: Mapping[str, Flags]) -> t
             ledger.record(lab, key, {"startup_s": round(engine.startup_s, 2)}, engine=engine)
             started.append(engine)
     if not started:
-        raise LabError("No engine could be started.", "make engines; the reasons stand above")
+        raise LabError("No engine could be started; the reasons are printed above.", "make engines")
     return tuple(started)
 
 
 def attempt(lab: str, key: str, what: str, do: Callable[[], Done]) -> Done | None:
-    """What `do` returns. Where it raises LabError: None, said and recorded under `key`."""
+    """The result of `do`. If it raises LabError, print the error, record it under `key`, and return None."""
     try:
         return do()
     except LabError as e:
@@ -49,15 +49,15 @@ def attempt(lab: str, key: str, what: str, do: Callable[[], Done]) -> Done | Non
 
 
 def missing(entries: Entries, prefix: str = "") -> dict[str, str]:
-    """What was left out, by its key, with the reason."""
+    """The reason for each part that was left out, by its key."""
     return {
         key: e["values"][MISSING] for key, e in entries.items() if key.startswith(prefix) and MISSING in e["values"]
     }
 
 
 def favourite(engines: Sequence[Engine], name: str) -> Engine:
-    """This engine if it takes part, else another one: for an experiment that any will do for."""
+    """This engine if it takes part, else the first one: for an experiment that works with any engine."""
     found = next((engine for engine in engines if engine.spec.name == name), engines[0])
     if found.spec.name != name:
-        print(f"{ENGINES[name].title} doesn't take part: {found.spec.title} stands in for it.")
+        print(f"{ENGINES[name].title} doesn't take part, so this uses {found.spec.title}.")
     return found

@@ -1,4 +1,4 @@
-"""What a result must say of where it came from: machine, code, time."""
+"""The provenance of a result: machine, code and time."""
 
 import ast
 import dis
@@ -16,10 +16,10 @@ from typing import Any
 from shared import paths
 from shared.hardware.machine import detect
 
-# What may differ between results of one figure. The rest of a provenance must be equal, the code's hash included.
+# Fields that may differ between results of one figure. The rest of the provenance must be equal, code hash included.
 VOLATILE = {"time", "startup_s", "memory_gib", "git_commit", "git_dirty"}
 
-# The modules that every number depends on, and those of one lab besides, as paths below shared/; "*" is a whole room.
+# The modules that every number depends on, as paths below shared/ ("*" is a whole room), and those of one lab.
 MADE_BY = (
     "processes", "models/choice", "models/weights", "models/llama", "models/llamacpp_library", "engines/*",
     "launch/launcher", "launch/running", "launch/process", "launch/watchdog", "load/*",
@@ -34,17 +34,17 @@ OF_LAB = {
     ),
 }  # fmt: skip
 
-SIMPLE = bool | int | float | str | None  # what a function may take from outside and be told apart by
+SIMPLE = bool | int | float | str | None  # types of outside values that count for a function's hash
 
 
 def code_sha256(lab: str) -> str:
-    """The hash of the code that a lab's numbers depend on: of what runs, committed or not."""
+    """The hash of the code that a lab's numbers depend on, as it is on disk, committed or not."""
     return source_sha256((*MADE_BY, *OF_LAB.get(lab, ())))
 
 
 @functools.cache
 def source_sha256(modules: tuple[str, ...]) -> str:
-    """The hash of these modules as syntax trees without docstrings: what is only described anew stays the same."""
+    """The hash of these modules as syntax trees without docstrings, so that a new docstring changes nothing."""
     digest = hashlib.sha256()
     for name in modules:
         for file in sorted((paths.REPO / "shared").glob(f"{name}.py")):
@@ -63,10 +63,10 @@ def _syntax(source: str) -> str:
 
 
 def functions_sha256(*functions: Callable[..., Any]) -> dict[str, str]:
-    """The hash of each function of a notebook, by its name, with all of the notebook's functions that it calls.
+    """The hash of each of these functions of a notebook, by name. It includes the notebook's functions that they call.
 
-    Comments, docstrings and the place in a cell don't count; numbers and texts that a function takes from outside do.
-    What it calls in a package is not a notebook's: that is in the code's hash, or in the engine's version.
+    Comments, docstrings and the place in a cell don't count. Numbers and texts that a function takes from outside do.
+    Functions of a package don't count, because the code hash or the engine's version covers them.
     """
     return {
         function.__name__: hashlib.sha256(_defined(function, set()).encode()).hexdigest()[:16] for function in functions
@@ -91,7 +91,7 @@ def _defined(function: Any, seen: set[int]) -> str:
 
 
 def _source(function: Any) -> tuple[str, set[str]]:
-    """A function's syntax, and the names that it takes from outside; of one without a source of its own, its code."""
+    """A function's syntax (its compiled code if there is no source), and the names that it takes from outside."""
     code = function.__code__
     names = {*_globals(code), *code.co_freevars}
     try:
@@ -103,19 +103,19 @@ def _source(function: Any) -> tuple[str, set[str]]:
 
 
 def _globals(code: CodeType) -> set[str]:
-    """The global names that this code reads, its inner functions included; a local of the same name is none."""
+    """The global names that this code and its inner functions read. A local of the same name doesn't count."""
     own = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return own.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def _compiled(code: CodeType) -> str:
-    """The code as text that stays the same from one process to the next."""
+    """The compiled code as text that is the same in every process."""
     values = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
     return repr((code.co_code.hex(), values, code.co_names, code.co_varnames))
 
 
 def _of_notebook(function: Any) -> bool:
-    """Whether a cell defined it: its module is __main__, or none where a solution's cell was run by itself."""
+    """Whether a cell defined the function: its module is __main__, or empty where a cell was run by itself."""
     module = function.__module__ or ""
     return module in ("", "__main__", "builtins") or module.startswith("tests.")
 
@@ -125,7 +125,7 @@ def now() -> str:
 
 
 def made_here(lab: str) -> dict[str, Any]:
-    """Where and when, for every entry that was made here."""
+    """The machine, the code and the time, for an entry that is made on this machine."""
     machine = detect()
     return {
         "time": now(),
@@ -142,9 +142,9 @@ def made_here(lab: str) -> dict[str, Any]:
     }
 
 
-@functools.cache  # the code that runs is the code that was imported, whatever is committed later
+@functools.cache  # the code that runs is the code that was imported, even if more is committed later
 def _git(*arguments: str) -> str | None:
-    """What git says of this checkout; None in a copy without history."""
+    """The output of this git command in the repository; None in a copy without history, or without git."""
     try:
         answer = subprocess.run(["git", *arguments], cwd=paths.REPO, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Figures out of the ledger's entries, ordered for a plot or a verdict."""
+"""Figures from the ledger's entries, grouped for a plot or a comparison."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ Rounds = dict[tuple[str, int], list[float]]
 
 
 def rounds(entries: Entries, value: str, prefix: str = "load/", by: str = "users") -> Rounds:
-    """(engine, users) → the value in each round; `value` may name a spread's median: "ttft_ms".
+    """(engine, users) → the value in each round. Where `value` names a spread, such as "ttft_ms", its median.
 
-    `by` names another figure of the load in place of its users: "input_tokens".
+    `by` names the figure of the load that takes the place of users, such as "input_tokens".
     """
     found: Rounds = {}
     for key, entry in entries.items():
@@ -21,5 +21,5 @@ def rounds(entries: Entries, value: str, prefix: str = "load/", by: str = "users
 
 
 def figure_value(value: Any) -> float:
-    """A figure, or the median of one that is a spread."""
+    """The number, or the median of a spread."""
     return float(value["median"] if isinstance(value, dict) else value)

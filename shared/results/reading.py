@@ -1,9 +1,9 @@
-"""Reading a lab's results, even those that a crash has torn: nothing here changes a file.
+"""Read a lab's results, even if a crash has torn some of them. No function of this module changes a file.
 
     found = read_ledger(Path("results/3.3.1"))      # found.entries, found.faults
 
-Each result is two files: `load--users-4--vllm--round-1.json`, the entry, and the same name with `.gz` behind it, a
-copy of the entry with its raw data. So what is torn costs only itself. It is named in `faults`.
+Each result is two files: `load--users-4--vllm--round-1.json` has the entry, and the same name with `.gz` appended has
+a copy of the entry with its raw data. So a torn file costs only its own result. `faults` names it.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from shared import paths
 from shared.errors import LabError
 
 SCHEMA = 3  # 2: all results of a lab in one index; 1: raw traces were not packed
-LARGEST = 256 * 2**20  # bytes of one result, unpacked: the labs' own have a few hundred thousand
+LARGEST = 256 * 2**20  # bytes of one result, unpacked; the labs' own results have a few hundred thousand
 KINDS = re.compile(r"measured|simulated|guessed|quoted: .+, \d{4}(-\d\d){0,2}")
 KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of a file
 Entry = dict[str, Any]
@@ -28,16 +28,16 @@ Entries = Mapping[str, Entry]  # by key
 
 @dataclass(frozen=True)
 class LedgerContents:
-    """What the folder of a lab's results holds."""
+    """The contents of the folder of a lab's results."""
 
     entries: dict[str, Entry]
-    faults: tuple[str, ...]  # what could not be read as it should be, and what to do
-    older: bool  # an index of an older version of the labs lies beside the folder
+    faults: tuple[str, ...]  # which files could not be read, and what to do
+    older: bool  # whether an index of an older version of the labs lies beside the folder
 
 
 def read_ledger(folder: Path) -> LedgerContents:
-    """All that can be read of one lab's results. Raises LabError if the folder can't be read, or a newer version of
-    the labs wrote one of them."""
+    """Every readable result of one lab. Raises LabError if the folder or a file can't be read, or if a newer version
+    of the labs wrote one of them."""
     entries, torn, old = {}, [], 0
     for file in _listed(folder):
         try:
@@ -51,17 +51,17 @@ def read_ledger(folder: Path) -> LedgerContents:
             torn.append(file)
         elif entry["schema"] > SCHEMA:
             raise LabError(
-                f"{paths.show(file)} is of schema {entry['schema']}; these labs read {SCHEMA} at most.",
-                "git pull; or keep what you measure elsewhere: export LABS_RESULTS=~/results",
+                f"{paths.show(file)} has schema {entry['schema']}, but these labs read {SCHEMA} at most.",
+                "git pull; or keep your results in another folder: export LABS_RESULTS=~/results",
             )
         elif entry["schema"] < SCHEMA:
             old += 1
         else:
             entries[entry["key"]] = entry
     entries = {entry["key"]: entry for entry in sorted(entries.values(), key=_order)}
-    faults = [f"{paths.show(file)} is torn or no result: run the cell that measures it again" for file in torn[:3]]
+    faults = [f"{paths.show(file)} is torn or not a result: run the cell that measures it again" for file in torn[:3]]
     if len(torn) > 3:
-        faults.append(f"{paths.show(folder)}: {len(torn) - 3} more files are torn or no results")
+        faults.append(f"{paths.show(folder)} has {len(torn) - 3} more files that are torn or not results")
     index = older_index(folder)
     if older := index.exists():
         faults.append(
@@ -69,18 +69,18 @@ def read_ledger(folder: Path) -> LedgerContents:
             "lab in one file. It is not used: measure again"
         )
     if old:
-        faults.append(f"{paths.show(folder)}: results of a schema before {SCHEMA}, to be measured again: {old}")
+        faults.append(f"{paths.show(folder)} has {old} results of a schema before {SCHEMA}: measure them again")
     return LedgerContents(entries, tuple(faults), older)
 
 
 def _order(entry: Entry) -> tuple[str, list[tuple[int, str]]]:
-    """As they were recorded; of one second, by key, with numbers as numbers."""
+    """A sort key: by time; within one second by the result's key, whose numbers sort as numbers."""
     words = re.split(r"(\d+)", entry["key"])
     return entry["provenance"]["time"], [(int(word), "") if word.isdigit() else (-1, word) for word in words]
 
 
 def older_index(folder: Path) -> Path:
-    """Where versions of the labs before schema 3 kept all results of this lab."""
+    """The file in which versions of the labs before schema 3 kept all results of this lab."""
     return folder.with_name(f"{folder.name}.json")
 
 
@@ -94,7 +94,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def read_raw(file: Path) -> dict[str, Any] | None:
-    """An entry with its raw data, from a raw file; None if it is missing, torn, far too large or something else."""
+    """An entry with its raw data, from a raw file; None if it is missing, torn, too large or of another form."""
     try:
         with gzip.open(file) as packed:  # a small file can unpack to more than any memory holds
             data = packed.read(LARGEST + 1)
@@ -105,12 +105,12 @@ def read_raw(file: Path) -> dict[str, Any] | None:
 
 
 def file_name(key: str) -> str:
-    """The name of a result's files, without what stands behind the dot."""
+    """The name of a result's files, without the ending."""
     return key.replace("/", "--")
 
 
 def parsed(data: bytes) -> Any:
-    """The value of this JSON; None if it is none, or more than a result can hold: too deep, a number too long."""
+    """The value of this JSON; None if it isn't JSON, is nested too deeply, or has too long a number."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -118,7 +118,7 @@ def parsed(data: bytes) -> Any:
 
 
 def is_entry(entry: Any) -> bool:
-    """Whether it has the form of an entry."""
+    """Whether the value has the form of an entry."""
     if not isinstance(entry, dict) or type(entry.get("schema")) is not int:
         return False
     if not all(isinstance(entry.get(name), dict) for name in ("values", "provenance")):
@@ -127,7 +127,7 @@ def is_entry(entry: Any) -> bool:
     if not all(isinstance(text, str) for text in texts) or not isinstance(entry["provenance"].get("time"), str):
         return False
     try:
-        json.dumps(entry, indent=1)  # as it is written: deeper JSON can be read than written
+        json.dumps(entry, indent=1)  # as `record` writes it: json reads deeper nesting than it writes
     except RecursionError:
         return False
     return bool(KEY.fullmatch(entry["key"]))

@@ -1,9 +1,9 @@
-"""What a decode step of each engine costs, from the loads that a ledger holds.
+"""The time of a decode step of each engine, from the loads in a ledger.
 
-    points = step_time.points(entries, "vllm", model)           # (users, what a step does, its measured ms)
+    points = step_time.points(entries, "vllm", model)           # (users, work of a step, its measured ms)
     fit = step_time.fitted(points, bandwidth_gb_s)              # overhead and computing rate (shared.metrics.roofline)
 
-The time of a step is the median TPOT of a load: while all users' answers flow, each step gives each of them one token.
+The time of a step is the median TPOT of a load, because each step gives each user one token while all answers flow.
 """
 
 import statistics
@@ -21,13 +21,13 @@ StepMs = Callable[[int, float, float, float, float, float, float], float]
 
 
 def times_ms(entries: Entries, engine: str) -> dict[int, float]:
-    """Users → the median of the rounds' TPOT."""
+    """Users → the median TPOT over the rounds, in ms."""
     found = rounds(entries, "tpot_ms")
     return {users: statistics.median(values) for (name, users), values in sorted(found.items()) if name == engine}
 
 
 def points(entries: Entries, engine: str, model: ModelChoice) -> list[Point]:
-    """One for each number of users. The context of a step is the prompt and, on average, half the answer."""
+    """One point for each number of users. A step's context is the prompt and, on average, half the answer."""
     some = next(e for key, e in entries.items() if key.startswith("load/") and e["provenance"]["engine"] == engine)
     context = round(some["values"]["input_tokens"]["median"] + some["provenance"]["max_tokens"] / 2)
     precision, width = some["provenance"]["precision"], BYTES_PER_VALUE[some["provenance"].get("dtype", "")]
@@ -35,14 +35,14 @@ def points(entries: Entries, engine: str, model: ModelChoice) -> list[Point]:
 
 
 def fitted(measured: Sequence[Point], bandwidth_gb_s: float) -> Fit:
-    """Users alone can't tell overhead from bytes, so reading is taken at the machine's own bandwidth."""
+    """The fit, with the machine's own bandwidth, because users alone can't separate overhead from bytes."""
     return fit([(work, ms) for _, work, ms in measured], bandwidth_gb_s)
 
 
 def values(measured: Sequence[Point], bandwidth_gb_s: float, step_ms: StepMs) -> dict[str, Any]:
-    """The fit for the ledger; `step_ms` (an exercise) says what it makes of each number of users."""
+    """The fit for the ledger. `step_ms` (an exercise) predicts the step time for each number of users."""
     found = fitted(measured, bandwidth_gb_s)
-    peak = found.peak_tflop_s or float("inf")  # a rate that doesn't show costs nothing
+    peak = found.peak_tflop_s or float("inf")  # None: computing doesn't show in the times
     (few, little, _), (many, much, _) = measured[0], measured[-1]
     kv = (much.bytes - little.bytes) / (many - few)
     weights, operations = little.bytes - few * kv, little.operations / few

@@ -1,4 +1,4 @@
-"""Nothing measured is lost: not to a killed writer, a torn file, a full disk, or a second notebook."""
+"""No result is lost to a killed writer, a torn file, a full disk or a second notebook."""
 
 import json
 import multiprocessing
@@ -42,7 +42,7 @@ def test_a_torn_entry_costs_only_itself(damage: bytes, capsys: pytest.CaptureFix
     other = results.record("3.3.1", "c", {"x": 2})
     entry_file("3.3.1", "a/b").write_bytes(damage)
     assert results.load_results("3.3.1") == {"c": other}
-    assert "3.3.1/a--b.json is torn or no result: run the cell" in capsys.readouterr().out
+    assert "3.3.1/a--b.json is torn or not a result: run the cell" in capsys.readouterr().out
     assert entry_file("3.3.1", "a/b").read_bytes() == damage  # reading changes nothing
     again = results.record("3.3.1", "a/b", {"x": 3})
     assert results.load_results("3.3.1") == {"a/b": again, "c": other}
@@ -130,8 +130,8 @@ def test_what_a_hostile_entry_holds_is_named_and_stops_nothing(capsys: pytest.Ca
         entry_file("3.3.1", f"b{number}").write_text(poison)
     assert results.load_results("3.3.1") == {"a": good}
     out = capsys.readouterr().out
-    assert "b0.json is torn or no result" in out
-    assert "1 more files are torn or no results" in out
+    assert "b0.json is torn or not a result" in out
+    assert "has 1 more files that are torn or not results" in out
 
 
 def test_results_of_a_newer_version_are_not_touched() -> None:
@@ -140,7 +140,7 @@ def test_results_of_a_newer_version_are_not_touched() -> None:
     file.write_text(json.dumps({**entry, "schema": 99}))
     before = file.read_bytes()
     for act in (lambda: results.load_results("3.3.1"), lambda: results.record("3.3.1", "b", {"x": 2})):
-        with pytest.raises(LabError, match=r"is of schema 99; these labs read 3 at most.\nFix: git pull"):
+        with pytest.raises(LabError, match=r"has schema 99, but these labs read 3 at most.\nFix: git pull"):
             act()
     assert file.read_bytes() == before
 
@@ -159,7 +159,7 @@ def test_the_index_of_an_older_version_makes_room_and_is_kept(
     new = results.record("3.3.1", "load/new", {"x": 2})
     [aside] = own_results.glob("3.3.1.older-version-*")
     assert {file.name for file in aside.iterdir()} == {"3.3.1.json", "load--old.json.gz"}
-    assert "It is kept in " in capsys.readouterr().out
+    assert "results are kept in " in capsys.readouterr().out
     assert results.load_results("3.3.1") == {"load/new": new}
     assert results.load_raw("3.3.1", "load/new") is None
 
@@ -178,7 +178,7 @@ def test_kinds_are_never_mixed_unasked() -> None:
 
 
 def realistic(number: int) -> Trace:
-    """A chat of 64 tokens as a client sees it: irregular stamps, a block for each chunk, words as text."""
+    """A chat of 64 tokens as a client sees it: irregular timestamps, a block for each chunk, words as text."""
     source = random.Random(number)
     now = 28_699_010_603_953 + number * 1_234_567_890
     sent = now

@@ -1,4 +1,4 @@
-"""An engine, or a part of a lab, that can't be had costs only itself, and the ledger says why."""
+"""An engine or a part of a lab that isn't available is left out, and the ledger records why."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_what_cannot_be_done_is_said_and_recorded(capsys: pytest.CaptureFixture[
 
 
 def test_without_any_engine_there_is_no_comparison(model: ModelChoice) -> None:
-    with pytest.raises(LabError, match=r"No engine could be started\.\nFix: make engines"):
+    with pytest.raises(LabError, match=r"No engine could be started; the reasons are printed above\.\nFix: make engines"):
         participants.start_engines("3.3.1", model, {"trtllm": {"--max_batch_size": 4}})
     [why] = participants.missing(results.load_results("3.3.1"), "engine/").values()
     assert why == "TensorRT-LLM can't be started here: it needs an NVIDIA GPU."
@@ -39,7 +39,7 @@ def test_the_others_start_and_their_memory_can_be_read(model: ModelChoice, capsy
         assert set(participants.missing(entries)) == {"engine/trtllm", "engine/vllm"}
         assert "vLLM doesn't know a flag → compare the flags with vLLM's --help" in capsys.readouterr().out
         assert participants.favourite([engine], "vllm") is engine
-        assert "llama.cpp stands in for it" in capsys.readouterr().out
+        assert "doesn't take part, so this uses llama.cpp" in capsys.readouterr().out
         resident = engine.resident_gib()
         assert resident
         assert model.file_bytes("BF16") / 2**30 < resident < 2
