@@ -1,11 +1,11 @@
-"""Two ledgers side by side: a laptop's and a Spark's, or two classmates'.
+"""Compare two ledgers: a laptop's and a Spark's, or those of two classmates.
 
     make compare A=results B=~/from-a-classmate/results
     python -m shared.report.compare A B --html FILE      # the same as a page
 
-Each is a results folder, or one lab's folder in it; neither is changed. What has the same key in both is compared,
-its rounds together. Where two results differ in what they ran (model, precision, flags, length), their row says
-so: such a ratio compares more than two machines. Where the intervals of their medians overlap no difference is told.
+Each is a results folder, or one lab's folder in it. Neither is changed. Results with the same key in both are compared,
+all rounds of a key together. Where they differ in what they ran (model, precision, flags, length), their row is marked,
+because such a ratio compares more than two machines. Where the intervals of the medians overlap, no ratio is shown.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from shared.report.page import Section, as_html
 from shared.report.table import Table
 from shared.results.reading import Entries, Entry, read_ledger
 
-LAB = re.compile(r"\d+\.\d+\.\d+")  # the name of a folder of results; not of one that was set aside
-# What both must share for a row to compare machines and engines alone.
+LAB = re.compile(r"\d+\.\d+\.\d+")  # the name of a lab's folder; folders that were set aside have longer names
+# The settings that both must share for a row to compare only machines and engines.
 ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
 
 GUESSED = "guessed"  # the kind of a student's predictions, which are not compared
 
-Rounds = dict[str, list[Entry]]  # by key without its round: every entry of one measurement
+Rounds = dict[str, list[Entry]]  # all entries of a measurement, by their key without its round
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two ledgers, or a folder of them."""
+    """One of the two sides: a lab's ledger, or a folder of ledgers."""
 
     name: str
     place: Path
@@ -54,7 +54,7 @@ def side(name: str, place: Path) -> Side:
     names = [place] if LAB.fullmatch(place.name) else sorted(place.glob("*")) if place.is_dir() else []
     labs: dict[str, Rounds] = {}
     faults: list[str] = []
-    # An older version's index, "3.3.1.json", stands for its folder too: it is named, and not read.
+    # An older version's index, "3.3.1.json", leads to its folder too, so that it appears among the faults.
     for folder in dict.fromkeys(one.with_name(one.name.removesuffix(".json")) for one in names):
         if LAB.fullmatch(folder.name):
             found = read_ledger(folder)
@@ -65,7 +65,7 @@ def side(name: str, place: Path) -> Side:
     if not labs:
         raise LabError(
             f"{paths.show(place)} holds no results{'; '.join(['', *faults])}.",
-            "name a results folder, or one lab's in it: make compare A=results B=other/results",
+            "name a results folder, or one lab's folder in it: make compare A=results B=other/results",
         )
     return Side(name, place, labs, tuple(faults))
 
@@ -78,12 +78,12 @@ def by_measurement(entries: Entries) -> Rounds:
 
 
 def side_by_side(a: Side, b: Side) -> list[Section]:
-    """What the two are, a table per lab and figure, and what only one of them has."""
+    """The sections of the comparison: both ledgers, a table per lab and figure, and what is not compared."""
     sections = [Section("The two ledgers", "\n".join([*described(a), *described(b)]))]
     for lab in sorted(a.labs.keys() & b.labs.keys()):
         sections += compared(lab, a.labs[lab], b.labs[lab])
     rest = [
-        f"- in both, without one of these figures: {lab}: {key}"
+        f"- in both, but without one of these figures: {lab}: {key}"
         for lab in sorted(a.labs.keys() & b.labs.keys())
         for key in shared_keys(a.labs[lab], b.labs[lab])
         if not figured(a.labs[lab][key], b.labs[lab][key])
@@ -94,11 +94,11 @@ def side_by_side(a: Side, b: Side) -> list[Section]:
         for lab, measurements in sorted(one.labs.items())
         for key in sorted(measurements.keys() - other.labs.get(lab, {}).keys())
     ]
-    return [*sections, Section("What is not compared", "\n".join(alone + rest) or "Nothing: all stands above.")]
+    return [*sections, Section("What is not compared", "\n".join(alone + rest) or "Everything is compared.")]
 
 
 def described(one: Side) -> list[str]:
-    """The machine, the engines' versions and the time, from the entries themselves."""
+    """Lines with the machine, the engines' versions and the times, from the entries themselves."""
     sources = [entry["provenance"] for entry in one.entries()]
     machines = {
         f"{s['processor']}, {s.get('cores', '?')} of {s.get('machine_cores', '?')} cores, "
@@ -117,7 +117,7 @@ def described(one: Side) -> list[str]:
 
 
 def compared(lab: str, a: Rounds, b: Rounds) -> list[Section]:
-    """One section per figure; rows of which neither side has the figure are left out."""
+    """One section per figure, with a row for each measurement of which both sides have the figure."""
     there = [key for key in shared_keys(a, b) if figured(a[key], b[key])]
     notes: list[str] = []
     marks = {key: mark(difference(a[key], b[key]), notes) for key in there}
@@ -140,19 +140,19 @@ def shared_keys(a: Rounds, b: Rounds) -> list[str]:
 
 
 def figured(a: Sequence[Entry], b: Sequence[Entry]) -> bool:
-    """Whether both have one of the figures, of a named engine."""
+    """Whether both name an engine, and both have at least one of the figures."""
     named = all("engine" in entry["provenance"] for entry in (*a, *b))
     return named and any(numbers(a, value) and numbers(b, value) for value, *_ in FIGURES)
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    """B against A, in words where there is nothing to tell."""
+    """B / A as text, or the reason why there is no ratio."""
     if min(len(theirs), len(ours)) < 2:
-        return "one round: no interval"
+        return "only one round, so no interval"
     if min(*theirs, *ours) <= 0:
-        return "no ratio of 0"
+        return "no ratio, since a value is 0"
     found = clear_ratio(theirs, ours)
-    return "no difference to be told" if found is None else f"{number(found)}×"
+    return "no clear difference" if found is None else f"{number(found)}×"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -160,7 +160,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def difference(a: Sequence[Entry], b: Sequence[Entry]) -> str:
-    """What else than machine and version differs between them, "" if nothing does."""
+    """What differs between them besides machine and version; "" if nothing does."""
     differing = []
     for name in ALIKE:
         ours, theirs = distinct_values(a, name), distinct_values(b, name)
@@ -173,7 +173,7 @@ def difference(a: Sequence[Entry], b: Sequence[Entry]) -> str:
 
 
 def distinct_values(entries: Sequence[Entry], name: str) -> list[str]:
-    """Each value that these entries have, once, as it can be printed."""
+    """The distinct values of these entries, as printable text."""
     values = (entry["kind"] if name == "kind" else entry["provenance"].get(name) for entry in entries)
     return sorted({one_line(flags(value) if isinstance(value, dict) else str(value)) for value in values})
 
@@ -183,7 +183,7 @@ def flags(value: Mapping[str, Any]) -> str:
 
 
 def mark(difference: str, notes: list[str]) -> str:
-    """A number for this difference; rows with the same one share it."""
+    """A mark such as "[1]" for this difference, added to `notes`. Rows with the same difference share a mark."""
     if not difference:
         return ""
     found = [i for i, note in enumerate(notes, 1) if note == f"- [{i}] {difference}"]
@@ -193,22 +193,22 @@ def mark(difference: str, notes: list[str]) -> str:
 
 
 def numbers(entries: Sequence[Entry], value: str) -> list[float]:
-    """This figure in each round that has it; of a spread its median."""
+    """The figure in each round that has it; the median if it is a spread."""
     found = [entry["values"].get(value) for entry in entries]
     single = [one.get("median") if isinstance(one, dict) else one for one in found]
-    # A number beyond a float's range or NaN was never measured.
+    # Not a measured number: NaN, or one beyond a float's range.
     return [float(v) for v in single if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e15]
 
 
 def place(key: str, entry: Entry) -> tuple[str, str]:
-    """The engine and the number of users, with what else the key says (a flag that was swept)."""
+    """The engine (with the rest of the key, such as a flag that was swept), and the number of users."""
     engine, users = entry["provenance"]["engine"], entry["values"].get("users", "")
     rest = [part for part in key.split("/")[1:] if part not in (engine, f"users-{users}")]
     return one_line(f"{title(engine)}{' ' if rest else ''}{' '.join(rest)}"), one_line(str(users))
 
 
 def order(rounds: Rounds) -> Any:
-    """Engines in the course's order, then by users, as numbers."""
+    """A sort key: by the first word, then engines in the course's order, then the number of users."""
 
     def by(key: str) -> tuple[str, int, float, str]:
         entry = rounds[key][0]
@@ -225,26 +225,26 @@ def title(engine: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """What a foreign ledger says, on one line of printable characters."""
-    one_line = "".join(c if c.isprintable() else " " for c in text)
-    return one_line if len(one_line) <= 200 else one_line[:199] + "…"
+    """Text from another person's ledger as one line of printable characters, 200 at most."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable if len(printable) <= 200 else printable[:199] + "…"
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m shared.report.compare", description="Two ledgers side by side.")
+    parser = argparse.ArgumentParser(prog="python -m shared.report.compare", description="Compare two ledgers.")
     parser.add_argument("a", type=Path, help="a results folder, or one lab's folder in it")
     parser.add_argument("b", type=Path, help="the other one")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as an HTML page")
     asked = parser.parse_args(arguments)
     sections = side_by_side(side("A", asked.a), side("B", asked.b))
     for section in sections:
         print(f"\n{section.title}\n\n{section.text}")
     if asked.html:
-        escaped = [Section(s.title, escape(s.text, quote=False)) for s in sections]  # a foreign ledger's words
+        escaped = [Section(s.title, escape(s.text, quote=False)) for s in sections]  # another person's text
         source = f"A: {paths.show(asked.a)} · B: {paths.show(asked.b)}"
         files.write(asked.html.expanduser(), as_html("Two ledgers side by side", source, escaped).encode())
-        print(f"\nwritten: {paths.show(asked.html)}")
+        print(f"\nWrote {paths.show(asked.html)}")
 
 
 if __name__ == "__main__":

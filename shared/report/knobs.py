@@ -1,12 +1,12 @@
-"""Sliders that recompute a table: what happens to a result if a number were another.
+"""Sliders that recompute a table, to show how a result depends on a number.
 
     def kept(ttft_ms, tpot_ms):
         return Table("Within the promise", ...)
 
     turn(kept, ttft_ms=Knob(50, 2000, 400), tpot_ms=Knob(10, 200, 60))
 
-The table is computed from what is stored, so a slider measures nothing. Where widgets don't work, as on GitHub or on
-paper, the table of the first values stands there.
+The table is computed from stored results, so a slider measures nothing. Where widgets don't work, as on GitHub or on
+paper, the table of the first values is shown.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ STEPS = 100  # of a slider, from one end to the other
 
 @dataclass(frozen=True)
 class Knob:
-    """A number that a reader may change: its ends, and where it stands at first."""
+    """A number that a reader may change: its limits, and its first value."""
 
     low: float
     high: float
@@ -43,7 +43,7 @@ def turn(compute: Callable[..., Table], **knobs: Knob) -> None:
     def renew(_: Any) -> None:
         try:
             shown.value = compute(**{name: one.value for name, one in sliders.items()}).html()
-        except Exception as e:  # a widget's errors are seen nowhere else
+        except Exception as e:  # a widget's errors don't appear anywhere else
             shown.value = f"<pre>{type(e).__name__}: {e}</pre>"
 
     for one in sliders.values():

@@ -1,11 +1,11 @@
-"""Watch an engine while a load runs: running, waiting, KV cache, preemptions, cache hits, from its own /metrics.
+"""Watch an engine while a load runs: running, waiting, KV cache, preemptions, cache hits, from its /metrics.
 
     with live_panel.watch(engine) as seen:
         run = load.run(Load(engine, ...))
-    seen.rows()        # what was seen, for a plot
+    seen.rows()        # the samples as rows of a table
 
-In JupyterLab the panel is a widget that changes twice a second. Where widgets don't work it is a table, as text and
-as HTML, which is written when the load is over. Reading /metrics costs the engine about a millisecond each time.
+In JupyterLab the panel is a widget that changes twice a second. Where widgets don't work, it is a table (text and HTML)
+that appears when the load is over. Each reading of /metrics costs the engine about a millisecond.
 """
 
 import threading
@@ -24,7 +24,7 @@ from shared.report.table import Table
 
 STEP_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
-# What is shown, by the name of the counter: its title, and how a value reads.
+# The counters that are shown, by name: the title, and the format of a value.
 SHOWN = {
     "running": ("running", "{:.0f} requests"),
     "waiting": ("waiting", "{:.0f} requests"),
@@ -37,13 +37,13 @@ SHOWN = {
 
 @dataclass
 class CounterSamples:
-    """The samples of one load: seconds since its beginning, and what the engine said."""
+    """The samples of one load: seconds since its beginning, and the engine's counters."""
 
     title: str
     samples: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)
 
     def add(self, at_s: float, sample: Mapping[str, float]) -> None:
-        """Totals count from the first sample on; a share of nothing is unknown, not 0."""
+        """Add a sample. Totals count from the first sample on. The hit rate stays unknown until there are queries."""
         now = dict(sample)
         if not self.samples:
             self._first = dict(sample)
@@ -58,11 +58,11 @@ class CounterSamples:
         return [sample[name] for _, sample in self.samples if name in sample]
 
     def most(self, name: str) -> float | None:
-        """The largest value that was seen; None if the engine never said it."""
+        """The largest value of this counter; None if the engine never reported it."""
         return max(self.series(name), default=None)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Of each: its title, the newest value, the largest, and its course."""
+        """For each counter that was reported: its title, the newest value, the largest, and its course."""
         out = []
         for name, (title, form) in SHOWN.items():
             if values := self.series(name):
@@ -73,7 +73,7 @@ class CounterSamples:
         return Table(self.title, ("", "now", "at most", "since the load began"), self.rows())
 
     def html(self) -> str:
-        seconds = f"{self.samples[-1][0]:.1f} s" if self.samples else "nothing seen yet"
+        seconds = f"{self.samples[-1][0]:.1f} s" if self.samples else "no sample yet"
         return f"{self.table().html()}<p>{seconds}</p>"
 
     def text(self) -> str:
@@ -81,7 +81,7 @@ class CounterSamples:
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:
-    """A course in characters, scaled to its largest value; of many values the largest of each stretch."""
+    """The course as bars of text, scaled to the largest value. Many values are merged; each bar shows the largest."""
     top = max(values, default=0.0)
     stretch = max(1, -(-len(values) // width))
     kept = [max(values[i : i + stretch]) for i in range(0, len(values), stretch)]
@@ -90,7 +90,7 @@ def spark(values: Sequence[float], width: int = 40) -> str:
 
 @contextmanager
 def watch(engine: Engine, step_s: float = STEP_S) -> Iterator[CounterSamples]:
-    """Sample the engine while the block runs, and show it. Whatever goes wrong with showing, the load goes on."""
+    """Sample the engine's counters while the block runs, and show them. A failed sample doesn't stop the load."""
     seen = CounterSamples(f"{engine.spec.title}, by its own /metrics")
     widget = ipywidgets.HTML(seen.html())
     handle = display(bundle(widget, seen), raw=True, display_id=True)
@@ -114,10 +114,10 @@ def watch(engine: Engine, step_s: float = STEP_S) -> Iterator[CounterSamples]:
         if counted := counters(engine):
             seen.add(time.monotonic() - began, counted)
         widget.value = seen.html()
-        if handle is not None:  # outside of a notebook there is none
+        if handle is not None:  # there is none outside a notebook
             handle.update(bundle(widget, seen), raw=True)
 
 
 def bundle(widget: ipywidgets.HTML, seen: CounterSamples) -> dict[str, Any]:
-    """The widget, and the same as HTML and text for where widgets don't work."""
+    """The widget, with HTML and text for places where widgets don't work."""
     return {**(widget._repr_mimebundle_() or {}), "text/html": seen.html(), "text/plain": seen.text()}

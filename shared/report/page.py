@@ -1,4 +1,4 @@
-"""A report as one HTML file that works offline, prints, fits a phone, and follows the reader's dark or light."""
+"""A report as one HTML file. It works offline, can be printed, fits a phone, and follows dark or light mode."""
 
 import base64
 import html
@@ -71,7 +71,7 @@ class Section:
 
 
 def as_html(title: str, source: str, sections: Sequence[Section]) -> str:
-    """Everything in one file: style, script, data. It loads nothing from anywhere."""
+    """The page as one file with style, script and data. It loads nothing from the network."""
     write = MarkdownIt("commonmark").enable("table").render
     body = []
     for section in sections:

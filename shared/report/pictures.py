@@ -1,7 +1,7 @@
-"""Static pictures of figures. One browser draws all of a program's: its start takes two seconds, a picture 0.2.
+"""Static pictures of figures. One browser draws all pictures of a program: it starts in two seconds and draws in 0.2.
 
-kaleido has a server of its own for this. It waits forever when its browser fails to start or dies, so the browser is
-driven from an event loop in this file. (A notebook's own thread already runs a loop.)
+kaleido's own server waits forever when its browser fails to start or dies. So this module drives the browser itself,
+from an event loop in a thread of its own, because a notebook's thread already runs a loop.
 """
 
 import asyncio
@@ -28,8 +28,9 @@ def picture(figure: str, path: str) -> bytes | None:
     return None
 
 
-@functools.lru_cache(maxsize=64)  # the report shows what the notebook showed; a failure raises, and is not kept
+@functools.lru_cache(maxsize=64)  # the report shows the notebook's figures again; a failure raises, so it isn't cached
 def drawn(figure: str, path: str) -> bytes:
+    """The picture. Ends the browser and raises if drawing fails."""
     with LOCK:
         browser = running(path)
         try:
@@ -63,7 +64,7 @@ class Browser:
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self._wait(self._kaleido.close())
-        with contextlib.suppress(Exception):  # one that hangs doesn't close
+        with contextlib.suppress(Exception):  # a browser that hangs doesn't close
             self._kaleido.subprocess.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
 

@@ -1,9 +1,9 @@
-"""One look for every figure: a fixed colour *and* marker per engine, units on the axes, a table beside it.
+"""One look for every figure: a fixed colour *and* marker per engine, units on the axes, and a table beside it.
 
     show(plots.by_users(load_results("3.3.1"), "output_tok_s", "Output throughput", "tok/s"))
 
-`show` displays the interactive figure together with a static picture (for GitHub and for paper) where a
-Chromium is installed, and always the numbers as a table: nobody should have to read a value off a curve.
+`show` displays the interactive figure. Where a Chromium is installed, it adds a static picture (for GitHub and for
+paper). It always displays the numbers as a table, so that no value has to be read off a curve.
 """
 
 import base64
@@ -24,7 +24,7 @@ from shared.report.table import Table
 from shared.results.query import Rounds, rounds
 from shared.results.reading import Entries
 
-# Okabe and Ito's palette: told apart by colour-blind readers too. The marker says it again.
+# Okabe and Ito's palette, which colour-blind readers can distinguish. Marker and dash show the engine as well.
 LOOK = {
     "llamacpp": ("#0072B2", "circle", "solid"),
     "vllm": ("#D55E00", "square", "dash"),
@@ -32,7 +32,7 @@ LOOK = {
     "sglang": ("#CC79A7", "triangle-up", "dashdot"),
     "trtllm": ("#56B4E9", "x", "longdash"),
 }
-# What isn't an engine: parts of a whole, predicted beside measured. The pattern says it again.
+# For parts of a whole, or predicted beside measured: a colour and a pattern.
 PARTS = (("#0072B2", ""), ("#E69F00", "/"), ("#999999", "x"), ("#009E73", "\\"))
 INK, GRID = "#24292f", "#d8dee4"
 
@@ -44,16 +44,16 @@ class Plot(Table):
     figure: go.Figure
 
     def png(self) -> bytes | None:
-        """The static picture; None where no browser is found: a student's cell never fails for that."""
+        """The static picture; None if no browser is found or the browser fails."""
         path = browser()
         return picture(self.figure.to_json(), path) if path else None
 
 
-Limit = tuple[str, Mapping[int, float]]  # what it is called, and where it lies at each x
+Limit = tuple[str, Mapping[int, float]]  # its name, and its value at each x
 
 
 def by_users(entries: Entries, value: str, title: str, unit: str, limit: Limit | None = None) -> Plot:
-    """One line per engine over the number of users: the median of the rounds, whiskers from least to most.
+    """One line per engine over the number of users: the median of the rounds, with whiskers from least to most.
 
     `limit` draws a dotted line, such as the physical limit at each number of users.
     """
@@ -61,19 +61,20 @@ def by_users(entries: Entries, value: str, title: str, unit: str, limit: Limit |
 
 
 def by_prompt(entries: Entries, value: str, title: str, unit: str, limit: Limit | None = None) -> Plot:
-    """The same over the length of the prompt, for one user."""
+    """One line per engine over the length of the prompt, for one user, on logarithmic axes."""
     data = rounds(entries, value, "prompt/", "input_tokens")
     plot = lines(data, title, unit, ("prompt tokens", "prompt tokens"), limit, "run-prompts")
-    # What grows in proportion is a straight line on both. (Of its own ticks Plotly writes only the first digit.)
+    # A proportional cost is a straight line if both axes are logarithmic. Plotly's own ticks show only the first digit.
     ticks = [digit * 10**zeros for zeros in range(7) for digit in (1, 2, 5)]
     plot.figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     return plot
 
 
 def lines(data: Rounds, title: str, unit: str, x: tuple[str, str], limit: Limit | None, cell: str) -> Plot:
-    """`x`: its name in the table and on the axis. Raises LabError, naming the cell, if there is no data."""
+    """One line per engine. `x` has the name of the x values in the table, and on the axis. Raises LabError, with the
+    cell that measures them, if there are no data."""
     if not data:
-        raise LabError(f"There is nothing to draw for “{title}”.", f"run the cell that measures it first: {cell}")
+        raise LabError(f"There are no results to draw for “{title}”.", f"run the cell {cell} first")
     engines = [name for name in ENGINES if any(e == name for e, _ in data)]
     places = sorted({place for _, place in data})
     figure = go.Figure(layout=layout(title, x[1], unit))
@@ -117,7 +118,8 @@ def lines(data: Rounds, title: str, unit: str, x: tuple[str, str], limit: Limit 
 
 
 def bars(title: str, unit: str, rows: Mapping[str, Mapping[str, float | None]], stacked: bool = False) -> Plot:
-    """{what: {part: value}} as bars: a group for each `what`, or one bar of its parts. None is no bar, and "–"."""
+    """{what: {part: value}} as bars: a group of bars for each `what`, or one stacked bar. None has no bar, and "–" in
+    the table."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     figure = go.Figure(layout=layout(title, "", unit))
     for part, (colour, pattern) in zip(parts, PARTS, strict=False):
@@ -157,7 +159,7 @@ def layout(title: str, x: str, y: str) -> dict[str, Any]:
 
 
 def show(item: Table) -> None:
-    """Display a table, or a figure with its static picture and its table, in a notebook."""
+    """Display a table in a notebook, or a figure with its static picture and its table."""
     if isinstance(item, Plot):
         bundle: dict[str, Any] = {
             "application/vnd.plotly.v1+json": json.loads(item.figure.to_json()),
@@ -166,7 +168,7 @@ def show(item: Table) -> None:
         picture = item.png()
         if picture:
             bundle["image/png"] = base64.b64encode(picture).decode()
-        # Where nbconvert looks for the one and JupyterLab for the other: the picture has twice as many points.
+        # nbconvert reads `alt`, JupyterLab reads `width`. The picture itself has twice as many points.
         about = {"alt": f"{item.title}: a figure whose numbers are in the table below.", "width": WIDTH}
         display(bundle, raw=True, metadata={"image/png": about} if picture else {})
     display({"text/html": item.html(), "text/plain": item.markdown()}, raw=True)

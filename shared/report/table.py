@@ -1,4 +1,4 @@
-"""Tables, and long texts that a click opens."""
+"""Tables, and long texts that open with a click."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ CAPTION = "caption-side: top; text-align: left; font-weight: bold; padding: .3em
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers to be read, under a title that states what they are."""
+    """Cells of text under a title."""
 
-    title: str  # "" where a heading stands above it already
+    title: str  # "" if a heading stands above the table
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -26,19 +26,19 @@ class Table:
 
     def markdown(self) -> str:
         header, *rows = ([cell.replace("|", "\\|") for cell in line] for line in (self.header, *self.rows))
-        # Cells are texts already: tabulate would write 7.50 as 7.5.
+        # Cells are texts already. Parsed as numbers, 7.50 would become 7.5.
         table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
         return f"**{self.title}**\n\n{table}" if self.title else table
 
 
 def html_cell(text: str) -> str:
-    """Numbers stand to the right, where JupyterLab puts everything; words to the left."""
+    """Align words to the left. Numbers stay on the right, which is JupyterLab's default."""
     left = "" if text[:1].isdigit() else " style='text-align:left'"
     return f"<td{left}>{html.escape(text)}</td>"
 
 
 def folded(texts: Mapping[str, str]) -> None:
-    """Display long texts, each behind its title; a click opens it. As plain text they stand below each other."""
+    """Display long texts, each folded under its title until a click opens it. As plain text they follow each other."""
     page = "".join(
         f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
         for title, text in texts.items()

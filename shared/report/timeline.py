@@ -1,14 +1,14 @@
-"""The requests of a run on a timeline: who waited, who was answered, and when each token came.
+"""The requests of a run on a timeline: when each waited, when it was answered, and when each token arrived.
 
     python -m shared.report.timeline 3.3.1 load/users-4/vllm/round-1 > timeline.json
 
-Open the file at https://ui.perfetto.dev ("Open trace file"; it is read in the browser and sent nowhere), or in
-chrome://tracing. W and S zoom, A and D move; a click on a bar shows its numbers. Several keys stand below each
-other, each from the start of its own run: two engines under the same load.
+Open the file at https://ui.perfetto.dev ("Open trace file"; the browser reads it and sends it nowhere), or in
+chrome://tracing. W and S zoom, A and D move; a click on a bar shows its numbers. Several keys appear below each other,
+each from the start of its own run, for example two engines under the same load.
 
-The format is Chrome's Trace Event Format: complete events ("X") and instants ("i"), microseconds, one process
-per run and one row per user. Perfetto shows bars of one row only where none overlaps another, so a request takes
-the first row that is free: in a closed loop these are as many as users.
+The format is Chrome's Trace Event Format: complete events ("X") and instants ("i"), in microseconds, with one process
+per run. Perfetto shows the bars of a row only if none overlaps another, so each request takes the first row that is
+free. In a closed loop there are as many rows as users.
 """
 
 import argparse
@@ -28,14 +28,14 @@ Event = dict[str, Any]
 
 
 def timeline(lab: str, *keys: str) -> dict[str, Any]:
-    """The runs of these keys as one trace in JSON's terms. Raises LabError if one was not measured as a load."""
+    """The runs of these keys as one trace, ready for JSON. Raises LabError for a key that isn't a recorded load."""
     entries = ledger.load_results(lab, kind=None)
     events: list[Event] = []
     for pid, key in enumerate(keys, 1):
         if key not in entries:
             loads = [k for k in entries if k.startswith("load/")]
-            there = ", ".join(loads[:3]) or "none yet: run the lab"
-            raise LabError(f"{lab} has no result {key!r}.", f"choose one that was measured, such as {there}")
+            fix = f"choose a recorded load, such as {', '.join(loads[:3])}" if loads else "run the lab first"
+            raise LabError(f"{lab} has no result {key!r}.", fix)
         events += of_run(pid, entries[key], traces_of(lab, key))
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {k: about(entries[k]) for k in keys}}
 
@@ -59,15 +59,14 @@ def traces_of(lab: str, key: str) -> list[Trace]:
 
 
 def about(entry: Entry) -> str:
-    """Where the run comes from: shown in Perfetto under "Info and stats"."""
+    """The run's kind and provenance, which Perfetto shows under "Info and stats"."""
     source = entry["provenance"]
     return json.dumps({"kind": entry["kind"], **source})
 
 
 def of_run(pid: int, entry: Entry, traces: Sequence[Trace]) -> list[Event]:
-    """One process: its name, its rows' names, then every request's events in the order of time."""
+    """The events of one process: its name, the names of its rows, then all requests' events in order of time."""
     start = min(trace.sent_ns for trace in traces)
-    # A stamp becomes whole microseconds before any difference is taken: a bar then ends where the next begins.
     measured = "" if entry["kind"] == "measured" else f" ({entry['kind']})"
     found = rows(traces)
     events = [named("process", entry["key"] + measured, pid, 0)]
@@ -81,7 +80,7 @@ def of_run(pid: int, entry: Entry, traces: Sequence[Trace]) -> list[Event]:
 
 
 def rows(traces: Sequence[Trace]) -> list[int]:
-    """For each trace the first row, from 1, on which no earlier request is under way."""
+    """For each trace, the first row (from 1) on which no earlier request is under way."""
     ends: list[int] = []
     row = [0] * len(traces)
     for i in sorted(range(len(traces)), key=lambda i: traces[i].sent_ns):
@@ -92,9 +91,9 @@ def rows(traces: Sequence[Trace]) -> list[int]:
 
 
 def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) -> Iterator[Event]:
-    """Waiting for the first token, decoding, and an instant for each chunk of text."""
+    """A bar until the first token, a bar of decoding, and an instant for each chunk of text."""
 
-    def at(ns: int) -> int:
+    def at(ns: int) -> int:  # whole microseconds, rounded before any difference, so a bar ends where the next begins
         return (ns - start_ns) // 1000
 
     def bar(name: str, begin_ns: int, end_ns: int, **args: object) -> Event:
@@ -132,7 +131,7 @@ def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) 
             tpot_ms=trace.tpot_ms,
             finish_reason=trace.finish_reason,
         )
-    # A chunk is a token only where the engine's count says so.
+    # Each chunk is one token only if the engine counted as many tokens as there are chunks.
     unit = "token" if trace.output_tokens == len(chunks) else "chunk"
     for ns, text in zip(trace.reasoning_ns, trace.reasoning_texts, strict=True):
         yield instant(f"reasoning {unit}", ns, text=text)
@@ -143,14 +142,14 @@ def of_request(number: int, trace: Trace, where: dict[str, int], start_ns: int) 
 
 
 def named(what: str, name: str, pid: int, tid: int) -> Event:
-    """A metadata event: what a process or a row is called."""
+    """A metadata event with the name of a process or a row."""
     return {"name": f"{what}_name", "ph": "M", "ts": 0, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m shared.report.timeline", description="A run's requests for ui.perfetto.dev, to standard output."
+        prog="python -m shared.report.timeline", description="Print a run's requests as JSON for ui.perfetto.dev."
     )
     parser.add_argument("lab", help="such as 3.3.1")
     parser.add_argument("keys", nargs="+", metavar="key", help="such as load/users-4/vllm/round-1")

@@ -1,8 +1,8 @@
-"""What was verified on which hardware: the ledgers that `make verify-spark` writes, and what follows from them.
+"""Which engines were verified on which hardware, from the ledgers that `make verify-spark` writes.
 
-    print(verified.banner())        # "Not verified on hardware: ..." until a ledger says otherwise
+    print(verified.banner())        # "Not verified on hardware: ..." until a ledger proves it
 
-A ledger counts for the versions that it names: another image tag is not verified by it.
+A ledger counts only for the versions that it names, so it doesn't verify another image tag.
 """
 
 import json
@@ -31,23 +31,24 @@ class Verified:
 
 
 def ledgers() -> list[tuple[Path, Mapping[str, Any]]]:
-    """Every ledger there is. Raises LabError for one that can't be read: it was committed by hand."""
+    """Every committed ledger. Raises LabError for one that can't be read."""
     found = []
     for file in sorted(LEDGERS.glob("*.json")):
         try:
             ledger = json.loads(file.read_text())
             if ledger["schema"] != SCHEMA:
                 raise LabError(
-                    f"{paths.show(file)} has schema {ledger['schema']}.", "make verify-spark writes a new one"
+                    f"{paths.show(file)} has schema {ledger['schema']}, but these labs read {SCHEMA}.",
+                    "make verify-spark (it writes a new file)",
                 )
         except (ValueError, KeyError, TypeError) as e:
-            raise LabError(f"{paths.show(file)} is no ledger: {e!r}.", f"git checkout {paths.show(file)}") from None
+            raise LabError(f"{paths.show(file)} is not a ledger: {e!r}.", f"git checkout {paths.show(file)}") from None
         found.append((file, ledger))
     return found
 
 
 def verified(engine: str) -> Verified | None:
-    """The newest proof that this engine, in the image that images.toml names now, passed every check; or None."""
+    """The newest proof that this engine passed every check in the image that images.toml names now; else None."""
     image = containers.images()[ENGINES[engine].container.image]
     proofs = [
         Verified(engine, row["image"], ledger["machine"]["name"], ledger["date"])
@@ -62,7 +63,7 @@ def verified(engine: str) -> Verified | None:
 
 
 def banner() -> str:
-    """One or two sentences for the head of a notebook and README: which engines' containers were verified where."""
+    """Sentences for the head of a notebook and the README: which engines' containers were verified where."""
     proofs = {name: verified(name) for name in ENGINES}
     done = [
         f"{ENGINES[name].title} ({proof.image}) on {proof.machine}, {proof.date}"
@@ -74,7 +75,7 @@ def banner() -> str:
     if rest:
         text += (
             f"Not verified on hardware: the {'container of ' if len(rest) == 1 else 'containers of '}"
-            f"{listed(rest)}. Nobody who wrote this had a DGX Spark; its owner can run `make verify-spark`."
+            f"{listed(rest)}. The authors had no DGX Spark; if you have one, run `make verify-spark`."
         )
     return text.strip()
 

@@ -1,15 +1,15 @@
-"""How far our client errs and what it costs, beside the clients that people use.
+"""The errors and the cost of our client, compared with widely used clients.
 
     make bench-client
 
-The truth server has one core for itself, the client another. Each client sends the same requests, and has the same
-duty: when each chunk with text came, and how many tokens the engine says there were. Two loads:
+The truth server has one core for itself, the client another. Each client sends the same requests and records the same:
+when each chunk with text arrived, and how many tokens the engine reported. Two loads:
 
 - staggered: 256 streams of 50 tokens/s, 128 of them at any time, their tokens spread evenly in time;
 - burst: 128 requests at once on open connections, ten times.
 
-An error is the client's figure minus the server's (tests/helpers/truth.py). CPU seconds and memory are the whole
-process's.
+An error is the client's figure minus the server's (tests/helpers/truth.py). CPU seconds and memory are those of the
+whole process.
 """
 
 import argparse
@@ -44,17 +44,17 @@ TTFT_S = 0.05
 BURSTS = 10
 GENERATIONS = 2  # of 128 staggered streams
 ANSWER = {"ttft_s": TTFT_S, "gap_s": GAP_S}
-# A stream lasts 255 gaps, in which 127 others begin: their tokens fall between each other's.
+# A stream lasts 255 gaps, in which 127 others begin, so that the tokens of all streams are spread evenly.
 STEP_S = (TOKENS - 1) * GAP_S / STREAMS
 
 
 @dataclass
 class Seen:
-    """What a client knows of one answer."""
+    """What a client recorded of one answer."""
 
     sent_ns: int
     arrivals_ns: list[int] = field(default_factory=list)
-    first: str = ""  # text, which names the answer
+    first: str = ""  # the first text, which identifies the answer
     tokens: int = 0
 
     def chunk(self, now_ns: int, said: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def streamed(tokens: int) -> dict[str, Any]:
     return {**body(tokens), "stream": True, "stream_options": {"include_usage": True}}
 
 
-# Each client: opened once, then asked for one answer at a time. What it returns becomes a Seen when all is over.
+# Each client is opened once, then called for one answer at a time. Its return values become a Seen after the load.
 Ask = Callable[[int], Awaitable[Any]]
 
 
@@ -153,7 +153,7 @@ CLIENTS = {"this client": ours, "aiohttp": aiohttp, "httpx": httpx, "openai SDK"
 
 
 def read(answer: Any) -> Seen:
-    """Ours is read afterwards, which is part of its cost."""
+    """Our client reads the answers afterwards, which is part of its cost."""
     if isinstance(answer, Seen):
         return answer
     trace = answer.trace()
@@ -180,7 +180,7 @@ async def burst(ask: Ask) -> list[Any]:
 
 
 async def work(name: str, load: str, url: str) -> dict[str, Any]:
-    """One client under one load, after a warm-up that opens its connections."""
+    """Measure one client under one load, after a warm-up that opens its connections."""
     async with CLIENTS[name](url) as ask:
         warm = [read(a) for a in await asyncio.gather(*(ask(4) for _ in range(STREAMS)))]
         assert all(seen.tokens == 4 for seen in warm)
@@ -212,7 +212,7 @@ class Result:
 
 
 def measure(name: str, load: str, server_core: int, client_core: int) -> Result:
-    """In processes of their own: what another client left behind can't help or harm."""
+    """Run each client in a process of its own, so that they don't influence each other."""
     with tempfile.TemporaryDirectory() as folder, TruthEngine.start(Path(folder) / "log", server_core) as engine:
         command = [sys.executable, __file__, "--client", name, "--load", load, "--url", engine.url]
         done = subprocess.run([*command, "--core", str(client_core)], stdout=subprocess.PIPE, check=True)
@@ -246,7 +246,7 @@ GOALS = (  # of our client: column, figure, whether it must be at least or at mo
 
 
 def figures(calm: list[Result], bursts: list[Result]) -> list[float]:
-    """In the order of GOALS; all rounds pooled."""
+    """The figures in the order of GOALS, with all rounds pooled."""
     ttft = [ms for r in calm for ms in r.ttft_ms]
     sudden = [ms for r in bursts for ms in r.ttft_ms]
     return [

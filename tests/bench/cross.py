@@ -1,10 +1,11 @@
-"""Our client and vLLM's own benchmark client, one after the other, against the same server, which knows the truth.
+"""Our client and vLLM's own benchmark client, one after the other, against the same truth server.
 
     make bench
 
-The truth server sends a role, then tokens on a schedule, and notes when. Both clients send the same number of requests
-from 1 and from 16 users. Each figure is given by vLLM's convention (shared.metrics.conventions), the only one that its
-client has, beside what the server noted; ours by the labs' own convention as well, since that is where the two part.
+The truth server sends a role, then tokens on a schedule, and records when. Both clients send the same number of
+requests, from 1 and from 16 users. Each figure follows vLLM's convention (shared.metrics.conventions), the only one of
+its client, and stands beside the server's record. Our client's figures also follow the labs' own convention, because
+the two conventions differ.
 """
 
 import argparse
@@ -34,7 +35,7 @@ VLLM = (
 
 
 def theirs(engine: TruthEngine, users: int, requests: int) -> dict[str, Any]:
-    """What vLLM's client says, as it stores it."""
+    """The figures of vLLM's client, as it stores them."""
     python = paths.cache() / "engines" / "vllm" / "venv" / "bin" / "python"
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -83,8 +84,8 @@ def theirs(engine: TruthEngine, users: int, requests: int) -> dict[str, Any]:
 
 
 def truths(records: Sequence[dict[str, Any]], requests: int) -> tuple[float, float]:
-    """Median TTFT and TPOT of text chunks in the last so many answers, by the server's notes, in ms."""
-    whole = [r for r in records if sum(chunks for _, chunks in r["sends"]) == TOKENS]  # no warm-up, no probe
+    """Median TTFT and TPOT of text chunks in the last answers, by the server's record, in ms."""
+    whole = [r for r in records if sum(chunks for _, chunks in r["sends"]) == TOKENS]  # without warm-up and probe
     sends = [[ns for ns, chunks in r["sends"] for _ in range(chunks)] for r in whole[-requests:]]
     first = [(sent[0] - r["received_ns"]) / 1e6 for sent, r in zip(sends, whole[-requests:], strict=True)]
     between = [(sent[-1] - sent[0]) / 1e6 / (len(sent) - 1) for sent in sends]

@@ -32,7 +32,7 @@ def test_a_faster_machine_is_told_with_its_ratio(tmp_path: Path, monkeypatch: py
     rows = [line for line in itl.splitlines() if line.startswith("| vLLM")]
     assert len(rows) == len(USERS) + len(LENGTHS)
     assert all("| 0.25×" in row and "n=5" in row for row in rows)
-    assert all("no difference to be told" in line for line in itl.splitlines() if line.startswith("| SGLang"))
+    assert all("no clear difference" in line for line in itl.splitlines() if line.startswith("| SGLang"))
     assert "A's engines: SGLang 1.0, llama.cpp 1.0, vLLM 1.0" in text
     assert "- A ran on " in text
 
@@ -59,7 +59,7 @@ def test_guesses_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("LABS_RESULTS", str(folder))
         record_guesses("3.3.1", {"growth": guess})
         record_guesses("3.3.2", {"growth": guess})
-    key = "load/users-4/vllm/round-9"  # however much it looks like a load
+    key = "load/users-4/vllm/round-9"  # even if it looks like a load
     results.record("3.3.1", key, {"output_tok_s": 8, "users": 4}, kind="guessed")
     assert shown(a, b) == before
     change_all(a / "3.3.1", lambda entry: entry.update(kind="guessed"))

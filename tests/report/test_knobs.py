@@ -1,4 +1,4 @@
-"""A slider recomputes its table, and without widgets the table of the first values is there."""
+"""A slider recomputes its table. Without widgets, the table of the first values is shown."""
 
 from typing import Any
 

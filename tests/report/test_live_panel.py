@@ -1,4 +1,4 @@
-"""The panel shows what an engine says of itself, as a widget and as text, and never what it didn't say."""
+"""The panel shows the counters that an engine reports, as a widget and as text, and no others."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ class Engine:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What was displayed, first and updated."""
+    """The bundle that was displayed first, and the updated one."""
     seen: list[dict[str, Any]] = []
 
     class Handle:
@@ -51,7 +51,7 @@ def test_it_samples_while_the_load_runs_and_ends_with_it(
     assert seen.series("generated_tokens")[-1] == 60
     first, last = shown
     assert "application/vnd.jupyter.widget-view+json" in first
-    assert "nothing seen yet" in first["text/html"]
+    assert "no sample yet" in first["text/html"]
     assert "| waiting | 0 requests | 7 requests |" in unaligned(last["text/plain"])
     assert "KV cache in use" in last["text/html"]
     assert "prefix cache hits" not in last["text/plain"]  # it did not say

@@ -15,7 +15,7 @@ from tests.helpers.ledger import fill
 
 @pytest.fixture
 def browsers() -> Iterator[None]:
-    """No browser is left over from another test, nor for the next one."""
+    """End the browser before and after the test."""
     pictures.end()
     yield
     pictures.end()
@@ -38,7 +38,7 @@ def test_lines_carry_their_limit_into_the_table() -> None:
 
 
 def test_nothing_to_draw_names_the_cell() -> None:
-    with pytest.raises(LabError, match=r"nothing to draw for “TTFT”.*\nFix: .*run-prompts"):
+    with pytest.raises(LabError, match=r"no results to draw for “TTFT”.*\nFix: run the cell run-prompts"):
         plots.by_prompt({}, "ttft_ms", "TTFT", "ms")
 
 

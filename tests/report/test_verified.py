@@ -67,10 +67,10 @@ def test_a_ledger_verifies_the_version_that_it_names_and_no_other(ledgers: Path)
 
 def test_a_ledger_that_cannot_be_read_is_named(ledgers: Path) -> None:
     (ledgers / "torn.json").write_bytes(b"\0" * 100)
-    with pytest.raises(LabError, match=r"torn\.json is no ledger"):
+    with pytest.raises(LabError, match=r"torn\.json is not a ledger"):
         verified.banner()
     (ledgers / "torn.json").write_text('{"schema": 99}')
-    with pytest.raises(LabError, match=r"torn\.json has schema 99"):
+    with pytest.raises(LabError, match=r"torn\.json has schema 99, but these labs read 1"):
         verified.banner()
 
 

@@ -22,7 +22,8 @@ def test_what_cannot_be_done_is_said_and_recorded(capsys: pytest.CaptureFixture[
 
 
 def test_without_any_engine_there_is_no_comparison(model: ModelChoice) -> None:
-    with pytest.raises(LabError, match=r"No engine could be started; the reasons are printed above\.\nFix: make engines"):
+    said = r"No engine could be started; the reasons are printed above\.\nFix: make engines"
+    with pytest.raises(LabError, match=said):
         participants.start_engines("3.3.1", model, {"trtllm": {"--max_batch_size": 4}})
     [why] = participants.missing(results.load_results("3.3.1"), "engine/").values()
     assert why == "TensorRT-LLM can't be started here: it needs an NVIDIA GPU."
