@@ -192,9 +192,7 @@ def launches(notebook: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         match node:
             case ast.Call(func=ast.Name("launch"), args=[ast.Constant(str() as engine), _, ast.Dict() as flags]):
                 yield engine, plain(flags)
-            case ast.Call(
-                func=ast.Attribute(ast.Name("participants"), "start_engines"), args=[_, _, ast.Dict(keys, values)]
-            ):
+            case ast.Call(func=ast.Attribute(attr="start_engines"), args=[*_, ast.Dict(keys, values)]):
                 for key, flags in zip(keys, values, strict=True):
                     assert isinstance(key, ast.Constant)
                     assert isinstance(flags, ast.Dict)
