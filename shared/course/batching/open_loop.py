@@ -158,10 +158,13 @@ def little_table(found: Sequence[Point]) -> Table:
 
 
 def holds_and_collapses(found: Sequence[Point]) -> bool:
-    """Whether throughput held at the highest rate while goodput collapsed."""
-    last = found[-1]
+    """Whether throughput held beyond the capacity while goodput collapsed.
+
+    Goodput can only collapse if most requests kept the promise at some lower load.
+    """
+    last, best_kept = found[-1], max(p.kept_percent for p in found)
     held = last.output_tok_s >= HOLDS * max(p.output_tok_s for p in found)
-    return held and last.kept_percent <= COLLAPSES * max(p.kept_percent for p in found)
+    return last.percent > 100 and held and best_kept > 50 and last.kept_percent <= COLLAPSES * best_kept
 
 
 def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:

@@ -78,6 +78,7 @@ def test_the_title_states_a_collapse_only_where_there_is_one(found: list[open_lo
     assert open_loop.finding(found[:1]) == "Throughput and goodput by offered load"
     slower = replace(found[1], output_tok_s=found[0].output_tok_s / 2)
     assert not open_loop.holds_and_collapses([found[0], slower])
+    assert not open_loop.holds_and_collapses([replace(point, kept=0) for point in found]), "it was never good"
     plot = batch_plots.goodput(found, 100.0)
     assert plot.title.startswith("Past the capacity")
     assert [line.name for line in plot.figure.data] == ["offered", "throughput", "goodput"]
