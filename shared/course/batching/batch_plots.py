@@ -94,7 +94,8 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
                 bars[phase].append((name, (begin - start) / 1e9, (end - begin) / 1e9))
             if trace is longest:
                 end_s = (trace.end_ns - start) / 1e9
-                figure.add_annotation(x=end_s, y=name, text="◀ the long prompt", showarrow=False, xanchor="left")
+                note = {"text": "◀ the long prompt", "showarrow": False, "xanchor": "left", "bgcolor": "white"}
+                figure.add_annotation(x=end_s, y=name, **note)
         table.append((run, *figures(ordered)))
     for phase, (colour, pattern) in PHASES.items():
         figure.add_bar(

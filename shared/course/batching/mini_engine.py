@@ -128,7 +128,7 @@ class MiniEngine:
         if held != list(range(self.kv.blocks)):
             lost, twice = set(range(self.kv.blocks)) - set(held), len(held) - len(set(held))
             raise LabError(
-                f"Of {self.kv.blocks} blocks {len(lost)} are lost and {twice} are listed twice.",
+                f"The pool of {self.kv.blocks} blocks is inconsistent: {len(lost)} lost, {twice} listed twice.",
                 "check give_back: each block goes back to `free` exactly once",
             )
 
