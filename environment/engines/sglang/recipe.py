@@ -1,7 +1,7 @@
-"""SGLang in an environment of its own, on its CPU path.
+"""SGLang on its CPU path, in its own environment.
 
-Its CPU kernels (`sgl_kernel`) are published for no platform: the folder of that name beside this file stands in
-for them. There every name can be imported, and one that isn't supplied raises when it is called.
+Its CPU kernels (`sgl_kernel`) are not published for any platform. The folder of that name beside this file replaces
+them. In it every name can be imported, and a kernel that is not supplied raises when it is called.
 """
 
 import json
@@ -25,23 +25,10 @@ def build(job: Job) -> None:
         [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
     )
     torch = install_torch(job, python, "torchvision==0.28.0")
-    job.run(
-        "installing SGLang",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            python,
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/engines/sglang/requirements.lock",
-        ],
-    )
+    job.install("installing SGLang", python, "--require-hashes", "-r", "environment/engines/sglang/requirements.lock")
     [packages] = venv.glob("lib/python3.*/site-packages")
     shutil.copytree(paths.REPO / STAND_IN, packages / "sgl_kernel", dirs_exist_ok=True)
-    # Python compiles each module at its first import: here, once, not while a person waits.
+    # Python compiles each module at its first import. Do it once now, not while a student waits.
     job.run(
         "importing it once",
         [python, "-c", "import sglang.launch_server, sglang.srt.entrypoints.http_server"],
@@ -63,6 +50,9 @@ STEP = Step(
     needs_gib=8.0,
     build=build,
     verify=lambda job: prove(job, "sglang"),
-    after=("torch", "engines/vllm"),  # which is not needed, but the sooner it is there, the sooner one can begin
-    verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
+    after=("torch", "engines/vllm"),  # vLLM is not needed, but installing it first lets the student start sooner
+    verify_after=(
+        "torch",
+        "models/smollm2-135m-instruct",
+    ),  # needed here too: the engine may be built while a new .venv has no torch
 )

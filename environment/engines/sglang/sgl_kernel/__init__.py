@@ -1,8 +1,8 @@
-"""Stands in for SGLang's compiled kernels on a processor.
+"""A replacement for SGLang's compiled kernels on a processor.
 
-SGLang imports names from `sgl_kernel` and its submodules all over, most for GPUs. Here every name can be
-imported; calling one raises NotImplementedError with its name, so nothing is computed wrongly in silence.
-On the path that the labs start (torch's own attention and sampling) none is called.
+SGLang imports many names from `sgl_kernel` and its submodules, most of them for GPUs. This package lets every name be
+imported. Calling one raises NotImplementedError with its name, so nothing is silently computed wrongly. The labs start
+SGLang with torch's own attention and sampling, and that path calls none of them.
 """
 
 import importlib.abc
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-__version__ = "0.4.10"  # what SGLang 0.5.23 asks for at least
+__version__ = "0.4.10"  # the oldest version that SGLang 0.5.23 accepts
 
 
 class Missing:
-    """A kernel by name. Its attributes are missing kernels too, as in `torch.ops`-like chains."""
+    """A kernel that is not supplied. Its attributes are missing kernels too, as in `torch.ops`-like chains."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = self.__qualname__ = name
@@ -30,7 +30,7 @@ class Missing:
 
 
 class Submodule(ModuleType):
-    """`sgl_kernel.anything`: whatever is asked of it is missing."""
+    """`sgl_kernel.anything`: each of its attributes is a missing kernel."""
 
     __path__ = []  # noqa: RUF012 - marks it as a package, so that it has submodules itself
 
@@ -56,7 +56,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def missing(module: str, name: str) -> Missing:
-    if name.startswith("__"):  # asked by Python itself: a module without it is what it expects
+    if name.startswith("__"):  # Python itself looks these up, and expects that an ordinary module lacks them
         raise AttributeError(name)
     return Missing(f"{module}.{name}")
 
