@@ -16,7 +16,7 @@ from shared.report.table import Table
 from shared.results.reading import Entry
 
 PREFIX = "open/percent-"
-HOLDS, COLLAPSES = 0.8, 0.6  # of the best throughput; of the best share of requests that kept the SLO
+HOLDS, COLLAPSES = 0.8, 0.6  # of the best throughput; of the best share of requests that kept the promise
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
     """Up to which load nearly all requests kept the promise, as a sentence."""
     good = list(itertools.takewhile(lambda point: point.kept_percent >= at_least_percent, found))
     if not good:
-        return f"at no load of these did {at_least_percent:.0f} % of the requests keep the promise"
+        return f"at none of these loads did {at_least_percent:.0f} % of the requests keep the promise"
     last = good[-1]
     return (
         f"at least {at_least_percent:.0f} % of the requests kept the promise up to {last.percent} % of the capacity, "
@@ -182,5 +182,5 @@ def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
 def finding(found: Sequence[Point]) -> str:
     """The title of the picture: what these loads show."""
     if holds_and_collapses(found):
-        return "Past the capacity throughput holds and goodput collapses"
+        return "Beyond the capacity, throughput holds and goodput collapses"
     return "Throughput and goodput by offered load"

@@ -117,11 +117,14 @@ def unexplained(entries: Entries) -> list[str]:
         return []
     form = min(steps, key=lambda one: steps[one])
     pair = (
-        f"The fit gives llama.cpp's BF16 step {number(fit['overhead_ms'])} ms that it does not explain; the whole step "
+        f"In the fit, {number(fit['overhead_ms'])} ms of llama.cpp's BF16 step remain unexplained; the whole step "
         f"with {form} takes {number(steps[form])} ms."
     )
     if fit["overhead_ms"] > steps[form]:
-        return [f"{pair} So that time is not a fixed cost of the engine: its BF16 kernels are part of it."]
+        left_ms = number(fit["overhead_ms"])
+        return [
+            f"{pair} So these {left_ms} ms are not a fixed cost of the engine: its BF16 kernels cause part of them."
+        ]
     return [f"{pair} This does not contradict the fit."]
 
 
