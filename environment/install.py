@@ -123,7 +123,7 @@ class Installation:
             with contextlib.suppress(OSError), step.log.open("a") as log:
                 traceback.print_exc(file=log)
             what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
-            bug = "please report this bug in the labs with the end of the log"
+            bug = "this is a bug in the labs: show your instructor the end of the log"
             self.fail(str(LabError(what, job.advice([str(e)], bug))))
 
     def fail(self, message: str) -> None:

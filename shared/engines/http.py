@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
 Message = Mapping[str, str]
+READ_LOG = "read the engine's log (print(engine.tail())), then launch it again"
 
 
 class Process(Protocol):
@@ -82,13 +83,14 @@ def get(port: int, path: str) -> tuple[int, str] | None:
 
 
 def post_json(url: str, body: Mapping[str, object], timeout_s: float = 120) -> dict[str, Any]:
-    """POST to an engine and return its JSON. Raises LabError, with the engine's own message if it refuses."""
+    """POST to an engine and return its JSON. Raises LabError, with the engine's own message if it rejects the body."""
     try:
         answer = request("POST", url, timeout_s, body)
     except OSError as e:
-        raise LabError(f"{url} did not answer: {e}.") from None
+        raise LabError(f"{url} did not answer: {e}.", READ_LOG) from None
     if answer.status_code != 200:
-        raise LabError(f"{url} answered {answer.status_code}: {answer.content[:300].decode(errors='replace')}")
+        fix = "correct what this message names" if answer.status_code < 500 else READ_LOG
+        raise LabError(f"{url} answered {answer.status_code}: {answer.content[:300].decode(errors='replace')}", fix)
     parsed: dict[str, Any] = answer.json()
     return parsed
 

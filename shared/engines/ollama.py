@@ -70,9 +70,9 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
             parameters=parameters,
         )
     except ResponseError as e:
-        raise LabError(f"Ollama refused the model: {e}.") from None
+        raise LabError(f"Ollama rejected the model: {e}.") from None
     except httpx.HTTPError as e:
-        raise LabError(f"Ollama broke off while it registered the model: {e}.") from None
+        raise LabError(f"The connection to Ollama broke while the model was being registered: {e}.") from None
 
 
 def has_blob(url: str, digest: str) -> bool:

@@ -127,4 +127,7 @@ def whole_number(flags: Flags, name: str) -> int | None:
     try:
         return int(str(flags[name]))
     except ValueError:
-        raise LabError(f"{name} is {flags[name]!r}, but must be a whole number.", "correct the flag") from None
+        raise LabError(
+            f"{name} is {flags[name]!r}, but must be a whole number.",
+            "give a number without a unit, for example {'--max-model-len': 4096}",
+        ) from None

@@ -105,8 +105,8 @@ def launch(
         weights = str(model.weights(spec.weights_form(model, precision)))
         if (ignored := inherited_environment()[1]) and not quiet:
             print(
-                f"Not passed on to {spec.title}: {', '.join(ignored)}. Set engines by flags instead, so that each "
-                "result records its settings."
+                f"These environment variables were not passed to {spec.title}: {', '.join(ignored)}. Use flags "
+                "instead, so that each result records its settings."
             )
         engine = start_native(spec, LaunchPlan(home, model, precision, port, cores, flags, weights), needed, machine)
     else:
@@ -147,7 +147,7 @@ def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, q
                 line.set_description_str(f"{spec.title} is still being installed {paths.install_status().read_text()}")
             time.sleep(1)
     for needed in absent():
-        how = "the set-up ended without it" if waited else "no set-up is running"
+        how = "the set-up ended without installing it" if waited else "no set-up is running"
         where = paths.show(link[needed.name])
         raise LabError(f"{needed.title} is not installed in {where}, and {how}.", "make engines")
     return link[spec.name].resolve()
@@ -203,7 +203,11 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
             time.sleep(0.1)
         body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
         if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.log_text(), engine.flags)):
-            raise LabError(f"{engine.spec.title} {fault}.", "check the setting's name and value")
+            raise LabError(
+                f"{engine.spec.title} {fault}.",
+                'correct this setting in the flags of launch(), or leave it out; the line "server config" in '
+                f"{paths.show(engine.log)} lists all settings",
+            )
         try:
             if engine.spec.prepare:
                 engine.spec.prepare(engine.url, engine.model, engine.precision)
@@ -211,12 +215,17 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
         except (OSError, LabError) as e:
             raise failure(
                 engine,
-                f"{engine.spec.title} reported that it was ready, but its first request failed: {str(e).rstrip('.')}.",
+                f"{engine.spec.title} reported that it was ready, but its first request failed: {without_fix(e)}.",
             ) from None
     engine.process.ready()
     engine.startup_s = time.monotonic() - began
     if not quiet:
         print(f"{engine.spec.title} {engine.version} answers on {engine.url} after {engine.startup_s:.1f} s")
+
+
+def without_fix(error: Exception) -> str:
+    """The text of an error without its fix and its last full stop."""
+    return str(error).removesuffix(f"\nFix: {getattr(error, 'fix', '')}").rstrip(".")
 
 
 @contextlib.contextmanager

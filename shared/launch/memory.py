@@ -100,10 +100,14 @@ def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours
     try:
         asked_gib = float(str(asked)) * gpu_memory_gib(machine)
     except ValueError:
-        raise LabError(f"{way.share_flag} is {asked!r}, but must be a number.", "correct the flag") from None
+        raise LabError(
+            f"{way.share_flag} is {asked!r}, but must be a number.",
+            f"give a share of the GPU's memory, for example {{{way.share_flag!r}: 0.3}}, or leave the flag out",
+        ) from None
     if asked_gib > there:
         raise LabError(
-            f"{way.share_flag} {asked} of {gpu_memory_gib(machine):.1f} GiB is {asked_gib:.1f} GiB, but {only}.",
+            f"{way.share_flag} {asked} asks for {asked_gib:.1f} of the GPU's {gpu_memory_gib(machine):.1f} GiB, but "
+            f"{only}.",
             f"leave {way.share_flag} out: the labs set the share that this launch needs",
         )
 
@@ -139,6 +143,7 @@ def story(samples: Path, needed: Need) -> str:
     return (
         f"The memory guard ended it before the machine could freeze. {needed}. The guard's last samples:\n"
         + "\n".join(f"  | {line}" for line in lines)
-        + "\nFix: use fewer or shorter sequences or a smaller model, or end other programs. LABS_MEMORY_FLOORS_GIB "
-        "sets the floors."
+        + "\nFix: lower the number of sequences or the context length in the flags of launch(), choose a smaller "
+        "model, or end other programs (make down ends all engines). To lower the guard's limits: "
+        "export LABS_MEMORY_FLOORS_GIB=<GiB while loading>,<GiB while running>"
     )

@@ -80,8 +80,10 @@ class Poisson:
 def one_end(requests: int | None, seconds: float | None) -> None:
     """Raise LabError unless exactly one of the two is given."""
     if (requests is None) == (seconds is None):
-        given = "neither requests nor seconds" if requests is None else "both requests and seconds"
-        raise LabError(f"A load needs exactly one end, but has {given}.", "give requests=, or seconds=")
+        given = "neither was given" if requests is None else f"requests={requests} and seconds={seconds} were given"
+        raise LabError(
+            f"A load ends after a number of requests or of seconds, but {given}.", "give either requests= or seconds="
+        )
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def run(load: Load) -> Run:
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
         found: Run = in_own_loop(everything())
     if died(engine, list(found.traces)):
-        raise Died(failure(engine, f"{engine.spec.title} died under the load."), found)
+        raise Died(failure(engine, f"{engine.spec.title} ended during the load."), found)
     if all(t.error for t in found.traces):
         raise LabError(
             f"No request of {load.title} succeeded; the first failed with: {found.traces[0].error}.",

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from shared.errors import LabError
 from shared.hardware.machine import detect
+from shared.models.catalogue import ANOTHER_MODEL
 
 Message = Mapping[str, str]
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -52,7 +53,7 @@ class Llama:
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Any) -> None:
         if fault := architecture_fault(config):
-            raise LabError(f"The reference can't compute this model: {fault}.", "choose another model")
+            raise LabError(f"The reference can't compute this model: {fault}.", ANOTHER_MODEL)
         self.layers = int(config["num_hidden_layers"])
         self.heads, self.kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
         self.hidden, self.eps = int(config["hidden_size"]), float(config["rms_norm_eps"])
@@ -83,7 +84,7 @@ class Llama:
         self.gate_up = [of(i, "mlp.gate_proj.weight", "mlp.up_proj.weight") for i in every]
         self.down = [of(i, "mlp.down_proj.weight") for i in every]
         if left:
-            raise LabError(f"The reference can't compute {min(left)} of this model.", "choose another model")
+            raise LabError(f"The reference can't compute the weight {min(left)} of this model.", ANOTHER_MODEL)
 
         angle = torch.arange(self.context)[:, None] * frequencies(config, self.head_dim)  # [context, head_dim / 2]
         self.cos, self.sin = (x.repeat(1, 2).to(self.embedding) for x in (angle.cos(), angle.sin()))

@@ -78,7 +78,7 @@ def graded(student: Path) -> tuple[list[Grade], Prints]:
         try:
             rows = judge_student(handed.copy) if handed.anything else [nothing(lab) for lab in written]
         except LabError as e:
-            problems = [*problems, str(e)]
+            problems = [*problems, f"{e}: look at {printable(paths.show(student))}, then run make grade again"]
             rows = [Grade("", lab.number, "not graded") for lab in written]
     first = replace(
         rows[0], problems=few([*problems, *rows[0].problems])
