@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from shared.course import cell_times, checks, milestones, registry, workload
+from shared.course import cell_times, checks, milestones, registry
 from shared.course.guesses import guess_beside_result, record_guesses
 from shared.engines import Flags
 from shared.errors import LabError
@@ -172,10 +172,6 @@ class OpenLab:
         Open the file at https://ui.perfetto.dev. Raises LabError if no load is recorded under `key`.
         """
         return timeline.write(self.number, key)
-
-    def workload(self) -> Table:
-        """A table of how long this lab takes you, section by section: minutes of reading, exercises and waiting."""
-        return workload.workload(registry.find_lab(self.number))
 
     def record(self, key: str, values: Mapping[str, Any], **more: Any) -> Entry:
         """Record a result that was computed from others or is quoted, and return its entry.
