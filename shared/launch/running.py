@@ -157,10 +157,13 @@ ENGINES_READ = re.compile(
 )
 
 
+SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR"}  # in the notebook's own process, once torch is loaded
+
+
 def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
     """The variables of the user that an engine gets, and the names of those that it does not get."""
     kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
-    return kept, sorted(environment.keys() - kept.keys())
+    return kept, sorted(environment.keys() - kept.keys() - SET_BY_TORCH)
 
 
 def flag_environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:

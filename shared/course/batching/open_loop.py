@@ -57,6 +57,7 @@ class Point:
     output_tok_s: float
     goodput_tok_s: float
     requests: int
+    expected: float  # requests, by the rate and the time of the load
     kept: int
     missed_ttft: int
     missed_tpot: int
@@ -94,6 +95,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
         output_tok_s=values["output_tok_s"],
         goodput_tok_s=sum(trace.output_tokens or 0 for trace in good) / values["wall_s"],
         requests=len(traces),
+        expected=asked["rate_per_s"] * asked["seconds"],
         kept=len(good),
         missed_ttft=sum(not only_ttft.kept(trace) for trace in traces),
         missed_tpot=sum(not only_tpot.kept(trace) for trace in traces),
@@ -147,13 +149,20 @@ def little_table(found: Sequence[Point]) -> Table:
     rows = [
         (
             f"{p.percent} %",
+            f"{p.requests} / {p.expected:.0f} ± {p.expected**0.5:.0f}",
             f"{p.in_flight:.1f}",
             f"{p.rate_times_latency:.1f}",
             f"{100 * (p.in_flight / p.rate_times_latency - 1):+.0f} %",
         )
         for p in found
     ]
-    header = ("% of capacity", "requests in flight, mean", "rate × mean latency", "difference")
+    header = (
+        "% of capacity",
+        "requests: sent / expected",
+        "requests in flight, mean",
+        "rate × mean latency",
+        "difference",
+    )
     return Table("Little's law: two counts of the requests in flight", header, rows)
 
 

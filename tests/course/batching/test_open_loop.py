@@ -83,3 +83,9 @@ def test_the_title_states_a_collapse_only_where_there_is_one(found: list[open_lo
     assert plot.title.startswith("Beyond the capacity")
     assert [line.name for line in plot.figure.data] == ["offered", "throughput", "goodput"]
     assert len({(line.line.dash, line.line.color) for line in plot.figure.data}) == 3
+
+
+def test_littles_table_shows_how_many_requests_came_of_those_expected(found: list[open_loop.Point]) -> None:
+    calm, late = open_loop.little_table(found).rows
+    assert calm[:2] == ("80 %", "10 / 10 ± 3")
+    assert late[:2] == ("150 %", "40 / 40 ± 6")
