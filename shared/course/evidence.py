@@ -218,7 +218,8 @@ def origin(entries: list[Entry]) -> str:
     if not entries:
         return ""
     times = sorted(e["provenance"]["time"][:16].replace("T", " ") for e in entries)
-    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    day, first, last = times[0][:11], times[0], times[-1]
+    when = first if first == last else f"{first} to {last.removeprefix(day)}"
     hosts = sorted({(e["provenance"]["host"], e["provenance"]["processor"]) for e in entries})
     where = "; ".join(
         "this machine" if host == platform.node() else f"ANOTHER MACHINE, {host} ({processor})"

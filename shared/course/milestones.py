@@ -50,7 +50,7 @@ class Milestone:
             f"<td style='text-align:left'>{html.escape(c.evidence)}</td></tr>"
             for c in self.claims
         )
-        return f"<b>{html.escape(self.headline())}</b><table>{items}</table>"
+        return f"<b>{html.escape(self.headline())}</b><table style='font-size:90%'>{items}</table>"
 
 
 def check(number: str, any_code: bool = False) -> Milestone:
