@@ -23,7 +23,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,8 +145,9 @@ def make_labs(solutions: Path, labs: Path) -> list[Path]:
 
     A file that was changed in labs/ is kept beside the new one, as `yours-…`. A student's work is never overwritten.
     """
-    ours = (made_before(labs), committed(labs))
-    wrong = differences(solutions, labs)
+    wanted, right = dict(labs_of(solutions)), committed(labs)
+    ours = (made_before(labs), right)
+    wrong = differences(wanted, labs, right)
     for path, data in wrong:
         file = labs / path
         if file.is_file() and blob_sha1(file.read_bytes()) not in [made.get(path) for made in ours]:
@@ -156,23 +157,22 @@ def make_labs(solutions: Path, labs: Path) -> list[Path]:
         else:
             files.write(file, data)
     if wrong:
-        hashes = {str(path): blob_sha1(data) for path, data in labs_of(solutions)}
+        hashes = {str(path): blob_sha1(data) for path, data in wanted.items()}
         files.write(labs / MADE, json.dumps(hashes, indent=1).encode())
     return [path for path, _ in wrong]
 
 
-def differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
-    """What differs in labs/ from the solutions: each file's path, and its right content or None for a file to remove.
+def differences(wanted: Mapping[Path, bytes], labs: Path, right: Mapping[Path, str]) -> list[tuple[Path, bytes | None]]:
+    """What differs in labs/ from the wanted files: each path, and its right content or None for a file to remove.
 
-    A file is to be removed if no solution makes it and it is named as a lab's notebook or is committed in a folder of
-    starter code. Other files belong to the student.
+    A file is to be removed if no solution makes it and it is named as a lab's notebook or is committed (one of `right`)
+    in a folder of starter code. Other files belong to the student.
     """
-    wanted = dict(labs_of(solutions))
     wrong: list[tuple[Path, bytes | None]] = [
         (path, data) for path, data in wanted.items() if bytes_of(labs / path) != data
     ]
     there = {file.relative_to(labs) for file in labs.glob("lab-*.ipynb")}
-    there |= {path for path in committed(labs) if len(path.parts) > 1 and (labs / path).exists()}
+    there |= {path for path in right if len(path.parts) > 1 and (labs / path).exists()}
     return wrong + [(path, None) for path in sorted(there - wanted.keys())]
 
 
@@ -181,7 +181,7 @@ def uncommitted_differences(solutions: Path, labs: Path) -> list[tuple[Path, byt
     right = committed(labs)
     return [
         (path, data)
-        for path, data in differences(solutions, labs)
+        for path, data in differences(dict(labs_of(solutions)), labs, right)
         if data is None or right.get(path) != blob_sha1(data)
     ]
 
