@@ -25,6 +25,7 @@ from environment.pause_builds import Quiet, Stopped
 from environment.small_model import named
 from environment.small_model import recipe as small_model
 from shared import LabError, paths
+from shared.errors import command
 from shared.files import exclusive, held
 from shared.hardware import detect
 from shared.hardware.doctor_checks import check_tool
@@ -246,27 +247,22 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@command
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: keep it ignored
             signal.signal(number, interrupt)
     os.chdir(paths.REPO)
-    try:
-        steps = choose(sys.argv[1:])
-        if all(step.ready() for step in steps.values()):
-            code = 0
-        else:
-            check_compiler(steps)
-            with one_at_a_time():
-                code = Installation(steps).run()
-        if not sys.argv[1:] and not code and detect().runner == "container":
-            code = min(1, container_images.fetch_all(detect()))
-        return code
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    steps = choose(sys.argv[1:])
+    if all(step.ready() for step in steps.values()):
+        code = 0
+    else:
+        check_compiler(steps)
+        with one_at_a_time():
+            code = Installation(steps).run()
+    if not sys.argv[1:] and not code and detect().runner == "container":
+        code = min(1, container_images.fetch_all(detect()))
+    return code
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pathlib import Path
 import nbformat
 
 from shared import files, paths
-from shared.errors import LabError
+from shared.errors import LabError, command
 
 BEGIN = re.compile(r"^(?P<indent>\s*)(?P<sign>#|//) BEGIN SOLUTION(?:: (?P<hint>\S.*))?$")
 END = re.compile(r"^\s*(?:#|//) END SOLUTION$")
@@ -188,9 +188,9 @@ def uncommitted_differences(solutions: Path, labs: Path) -> list[tuple[Path, byt
 
 def committed(labs: Path) -> dict[Path, str]:
     """Git's ids of the committed contents of labs/, by path. Empty without git."""
-    command = ["git", "-C", str(labs), "ls-tree", "-r", "-z", "HEAD", "."]
+    git = ["git", "-C", str(labs), "ls-tree", "-r", "-z", "HEAD", "."]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True).stdout
+        listed = subprocess.run(git, capture_output=True, text=True).stdout
     except OSError:
         return {}
     entries = (line.split("\t", 1) for line in listed.split("\0") if line)
@@ -222,21 +222,18 @@ def bytes_of(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
+@command
 def main(arguments: list[str]) -> int:
     solutions, labs = paths.REPO / "solutions", paths.REPO / "labs"
-    try:
-        if arguments == ["--check"]:
-            wrong = uncommitted_differences(solutions, labs)
-            for path, data in wrong:
-                print(f"labs/{path} {'differs from its solution' if data is not None else 'has no solution'}.")
-            if wrong:
-                print("Fix: make labs (labs/ is made from solutions/, so edit there)")
-            return int(bool(wrong))
-        for path in make_labs(solutions, labs):
-            print(f"labs/{path}")
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
+    if arguments == ["--check"]:
+        wrong = uncommitted_differences(solutions, labs)
+        for path, data in wrong:
+            print(f"labs/{path} {'differs from its solution' if data is not None else 'has no solution'}.")
+        if wrong:
+            print("Fix: make labs (labs/ is made from solutions/, so edit there)")
+        return int(bool(wrong))
+    for path in make_labs(solutions, labs):
+        print(f"labs/{path}")
     return 0
 
 

@@ -137,8 +137,8 @@ class ClaimResult:
 
 def test_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     """Test one claim. It fails without being tested if a result that it rests on is refused."""
-    if said := refusal(claim, evidence):
-        return ClaimResult(claim.text, FAILS, said)
+    if reason := refusal(claim, evidence):
+        return ClaimResult(claim.text, FAILS, reason)
     evidence.seen.clear()
     try:
         ok, found = claim.test(evidence)

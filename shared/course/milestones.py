@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.course import attempts, registry
 from shared.course.evidence import NOT_RUN, ClaimResult, Evidence, count, test_claim
-from shared.errors import LabError
+from shared.errors import LabError, command
 from shared.report.table import Table
 
 
@@ -103,18 +103,13 @@ def live(number: str) -> None:
     display({**view, "text/html": found._repr_html_(), "text/plain": repr(found)}, raw=True)
 
 
-def main() -> int:
-    try:
-        table = progress()
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    for lab, milestone, claims, exercises, following in table.rows:
+@command
+def main() -> None:
+    for lab, milestone, claims, exercises, following in progress().rows:
         counted = claims.replace(" hold", " claims hold")
         print(f"{lab}  {milestone}: {counted}" + (f", {exercises} exercises right" if exercises else ""))
         if following:
             print(f"       {'' if following.startswith(NOT_RUN) else 'next: '}{following}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,18 +9,12 @@ from shared.models.choice import ModelChoice
 def command(plan: LaunchPlan) -> list[str]:
     return [
         str(plan.home / "bin" / "llama-server"),
-        "--model",
-        plan.weights,
-        "--alias",
-        plan.model.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(plan.port),
-        "--threads",
-        str(plan.cores),
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--threads", str(plan.cores),
         "--metrics",
-    ]
+    ]  # fmt: skip
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -29,18 +23,12 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
 
 def arguments(plan: LaunchPlan) -> list[str]:
     return [
-        "--model",
-        plan.weights,
-        "--alias",
-        plan.model.name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
-        "--n-gpu-layers",
-        "999",
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        "--n-gpu-layers", "999",
         "--metrics",
-    ]
+    ]  # fmt: skip
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:

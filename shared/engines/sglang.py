@@ -13,33 +13,21 @@ from shared.models.choice import ModelChoice
 
 def command(plan: LaunchPlan) -> list[str]:
     return [
-        str(plan.home / "venv" / "bin" / "python"),
-        "-m",
-        "sglang.launch_server",
-        "--model-path",
-        plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(plan.port),
-        "--dtype",
-        torch_dtype(),
-        "--device",
-        "cpu",
-        "--attention-backend",
-        "torch_native",
-        "--sampling-backend",
-        "pytorch",
-        "--grammar-backend",
-        "none",
+        str(plan.home / "venv" / "bin" / "python"), "-m", "sglang.launch_server",
+        "--model-path", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--dtype", torch_dtype(),
+        "--device", "cpu",
+        "--attention-backend", "torch_native",
+        "--sampling-backend", "pytorch",
+        "--grammar-backend", "none",
         "--disable-overlap-schedule",
         "--skip-server-warmup",
         "--sleep-on-idle",
         "--enable-metrics",
         "--enable-cache-report",  # each answer then has the number of prompt tokens from a cache
-    ]
+    ]  # fmt: skip
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -53,25 +41,17 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
 def arguments(plan: LaunchPlan) -> list[str]:
     # Autotune is off. With it, one owner saw free memory fall to zero. Without it, a server ran for a week.
     return [
-        "python3",
-        "-m",
-        "sglang.launch_server",
-        "--model-path",
-        plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
+        "python3", "-m", "sglang.launch_server",
+        "--model-path", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
         *({"BF16": ["--dtype", "bfloat16"], "NVFP4": ["--quantization", "modelopt_fp4"]}.get(plan.precision, [])),
-        "--attention-backend",
-        "flashinfer",
+        "--attention-backend", "flashinfer",
         "--disable-flashinfer-autotune",
         *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-metrics",
         "--enable-cache-report",
-    ]
+    ]  # fmt: skip
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:

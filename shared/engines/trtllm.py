@@ -15,13 +15,9 @@ def arguments(plan: LaunchPlan) -> list[str]:
     return [
         "trtllm-serve",
         plan.weights,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
-        "--config",
-        "/labs/config.yml",
-    ]
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        "--config", "/labs/config.yml",
+    ]  # fmt: skip
 
 
 def config(plan: LaunchPlan) -> Mapping[str, str]:

