@@ -197,9 +197,17 @@ async def stream(
 
 
 async def exchange(
-    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+    url: str,
+    body: Mapping[str, object],
+    limits: Limits | None = None,
+    connections: Connections | None = None,
+    on_sent: Callable[[Response], None] | None = None,
 ) -> Exchange:
-    """Like `stream`, but the answer's bytes are kept and not read."""
+    """Like `stream`, but the answer's bytes are kept and not read.
+
+    on_sent: called with the response, still empty, when the request has been sent. Its blocks show how far the answer
+    has come.
+    """
     limits = limits or Limits()
     parts = urlsplit(url)
     full = {**body, "stream": True}
@@ -221,6 +229,8 @@ async def exchange(
         reusable = False
         try:
             sent_ns, response = connection.send(request)
+            if on_sent:
+                on_sent(response)
             error = await _until_ended(connection, response, sent_ns, limits)
             reusable = response.reusable
         finally:

@@ -183,6 +183,8 @@ def schedule(plan: Plan, path: str) -> list[Send]:
 def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Iterator[int]:
     """Send one answer as planned, up to where its fault strikes. Yields the moments that it waits for."""
     send, sends, received = caller.sock.send, record["sends"], record["received_ns"]
+    if plan.fault == "late":  # the whole answer, by another TTFT
+        received += int(plan.ttft_s * 1e9)
     if plan.fault.isdigit():  # an HTTP status
         refusal = json.dumps({"error": {"message": "come back later", "code": int(plan.fault)}}).encode()
         upgrade = "Connection: Upgrade\r\nUpgrade: other\r\n" if plan.fault == "101" else ""
