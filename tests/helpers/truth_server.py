@@ -10,7 +10,7 @@ The field "truth" of a request is a Plan. The first token of answer 7 is "#00000
     POST /v1/chat/completions {"max_tokens": 8, "truth": {"gap_s": 0.02}}
     POST /v1/completions, /api/chat, /api/generate (Ollama's: {"options": {"num_predict": 8}, ...})
     GET  /record          every answer so far: id, connection, received_ns, closed_ns, sends: [[ns, chunks with text]]
-    GET  /health
+    GET  /health, /v1/models
 
 Tests start it with truth.TruthEngine.start(log), under the labs' watchdog: it ends with the program that asked.
 """
@@ -259,7 +259,8 @@ def hear(caller: Caller, received_ns: int) -> None:
     caller.heard = b""
     path = head.split(b" ", 2)[1].decode()
     if head.startswith(b"GET"):
-        said = json.dumps(RECORDS if path == "/record" else "well").encode()
+        models = {"object": "list", "data": [{"id": OPENAI["model"], "object": "model"}]}
+        said = json.dumps(RECORDS if path == "/record" else models if path == "/v1/models" else "well").encode()
         caller.sock.settimeout(20)
         caller.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(said), said))
         hang_up(caller)

@@ -1,0 +1,81 @@
+"""A gateway of either tree, started as its user starts it, in front of engines."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from shared import paths
+from shared.launch.process import Guarded
+from shared.processes import descendants, free_port
+
+HELLO = {"model": "truth", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+
+
+class Gateway:
+    """A running gateway."""
+
+    def __init__(self, url: str, log: Path, process: Guarded) -> None:
+        self.url, self.log, self.process = url, log, process
+        self.client = httpx.Client(base_url=url, timeout=20, trust_env=False)
+
+    def chat(self, **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/chat/completions", json={**HELLO, **fields})
+
+    def count(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name with these labels."""
+        total = 0.0
+        for line in self.client.get("/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == f"gateway:{name}" and all(f'{k}="{v}"' in sample for k, v in labels.items()):
+                total += float(value)
+        return total
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the gateway itself, not to its watchdog."""
+        os.kill(descendants(self.process.pid)[-1], signal.SIGTERM)
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, engines: Mapping[str, str], seats: int = 4, tree: Path = paths.REPO / "solutions", **settings: object
+) -> Iterator[Gateway]:
+    """A gateway in front of these engines (name → url, each with so many seats), ready; it ends with the block."""
+    port = free_port()
+    config = [f"{name} = {toml(value)}" for name, value in {"port": port, **settings}.items()]
+    for name, url in engines.items():
+        config += [f"[engines.{name}]", f'url = "{url}"', f"seats = {seats}"]
+    (folder / "gateway.toml").write_text("\n".join(config))
+    log = folder / "gateway.log"
+    with log.open("wb") as out:
+        env = {"GATEWAY_CONFIG": str(folder / "gateway.toml"), "PYTHONPATH": str(tree)}
+        process = Guarded([sys.executable, "-m", "gateway"], out, cwd=folder, env=env)
+    try:
+        gateway = Gateway(f"http://127.0.0.1:{port}", log, process)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx.TransportError):
+                if gateway.client.get("/ready").status_code == 200 or not engines:
+                    break
+            time.sleep(0.05)
+        else:
+            raise RuntimeError(f"the gateway did not get ready: {log.read_text()}")
+        yield gateway
+    finally:
+        process.end()
