@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "environment"
+PEERS = "tests/bench/gateway_peers"  # other gateways, only for `make bench-gateway`
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ LOCKS = (
         (f"{HERE}/engines/sglang/requirements.in", f"{HERE}/engines/sglang/overrides.txt"),
         ("--overrides", f"{HERE}/engines/sglang/overrides.txt"),
     ),
+    *(Lock(f"{PEERS}/{name}.lock", (f"{PEERS}/{name}.in",)) for name in ("litellm", "vllm_router")),
 )
 
 
