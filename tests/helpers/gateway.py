@@ -1,4 +1,7 @@
-"""A gateway of either tree, started as its user starts it, in front of engines."""
+"""A gateway of either tree, started as its user starts it, in front of engines.
+
+GATEWAY_TREE names the tree: solutions (the default), labs, or the folder that contains a student's package `gateway`.
+"""
 
 import contextlib
 import json
@@ -16,7 +19,11 @@ from shared import paths
 from shared.launch.process import Guarded
 from shared.processes import descendants, free_port
 
+TREE = paths.REPO / os.environ.get("GATEWAY_TREE", "solutions")  # an absolute path replaces the repository
 HELLO = {"model": "truth", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+# Limits so short that a test can wait for them, with a breaker that never opens; and limits that no test reaches.
+SHORT: dict[str, object] = {"first_byte_s": 1, "idle_s": 1, "header_s": 1, "breaker_failures": 10**6}
+MANY: dict[str, object] = {"limits": {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 1000}}
 
 
 class Gateway:
@@ -54,7 +61,7 @@ def toml(value: object) -> str:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, engines: Mapping[str, str], seats: int = 4, tree: Path = paths.REPO / "solutions", **settings: object
+    folder: Path, engines: Mapping[str, str], seats: int = 4, tree: Path = TREE, **settings: object
 ) -> Iterator[Gateway]:
     """A gateway in front of these engines (name → url, each with so many seats), ready; it ends with the block."""
     port = free_port()
