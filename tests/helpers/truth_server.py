@@ -9,8 +9,8 @@ The field "truth" of a request is a Plan. The first token of answer 7 is "#00000
 
     POST /v1/chat/completions {"max_tokens": 8, "truth": {"gap_s": 0.02}}
     POST /v1/completions, /api/chat, /api/generate (Ollama's: {"options": {"num_predict": 8}, ...})
-    GET  /record          every answer so far: id, connection, the request's head and its field "user", received_ns,
-                          closed_ns, and sends: [[ns, chunks with text]]
+    GET  /record          every answer so far: id, connection, the request's head and the end of its messages,
+                          received_ns, closed_ns, and sends: [[ns, chunks with text]]
     GET  /health, /v1/models
 
 Tests start it with truth.TruthEngine.start(log), under the labs' watchdog: it ends with the program that asked.
@@ -279,7 +279,7 @@ def hear(caller: Caller, received_ns: int) -> None:
         "id": len(RECORDS) + 1,
         "connection": caller.number,
         "head": head.decode("latin-1"),
-        "user": asked.get("user"),
+        "asked": str(asked.get("messages"))[-40:],
         "received_ns": received_ns,
         "closed_ns": None,
         "sends": [],
