@@ -18,8 +18,8 @@ from tests.helpers.gateway import Gateway
 
 # Text that a careless reader of streams takes for something else, or cuts in two.
 PIECES = (
-    "Hello", " wörld", "🌊", "👩‍👩‍👧", "日本語", "é", "\u2028", "\x85", "\n\n", "\r\n\r\n", "[DONE]", "data: [DONE]\n\n",
-    "data: ", '"usage":{"completion_tokens":99}', "event: error", ": ", "\\", "\x00", "<|im_end|>", "",
+    "Hello", " wörld", "🌊", "👩‍👩‍👧", "日本語", "é", "\u2028", "\x85", "\n\n", "\r\n\r\n", "[DONE]",
+    "data: [DONE]\n\n", "data: ", '"usage":{"completion_tokens":99}', "event: error", ": ", "\\", "\x00", "<|im_end|>",
 )  # fmt: skip
 COMMENTS = (b": ping", b":", b": keep-alive 2026-11-26 06:00:00+00:00", ": 🌊".encode())
 BEFORE_DATA = (b"id: 7", b"retry: 3000", b"event: message", b": in the same event")

@@ -61,13 +61,22 @@ def toml(value: object) -> str:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, engines: Mapping[str, str], seats: int = 4, tree: Path = TREE, **settings: object
+    folder: Path,
+    engines: Mapping[str, str | Mapping[str, object]],
+    seats: int = 4,
+    tree: Path = TREE,
+    ready: bool = True,
+    **settings: object,
 ) -> Iterator[Gateway]:
-    """A gateway in front of these engines (name → url, each with so many seats), ready; it ends with the block."""
+    """A gateway in front of these engines (name → url or settings), each with so many seats; it ends with the block.
+
+    `ready`: wait for an engine that answers, not only for the gateway.
+    """
     port = free_port()
     config = [f"{name} = {toml(value)}" for name, value in {"port": port, **settings}.items()]
-    for name, url in engines.items():
-        config += [f"[engines.{name}]", f'url = "{url}"', f"seats = {seats}"]
+    for name, engine in engines.items():
+        fields = {"url": engine} if isinstance(engine, str) else engine
+        config += [f"[engines.{name}]", *(f"{k} = {toml(v)}" for k, v in {"seats": seats, **fields}.items())]
     (folder / "gateway.toml").write_text("\n".join(config))
     log = folder / "gateway.log"
     with log.open("wb") as out:
@@ -78,7 +87,7 @@ def running(
         end = time.monotonic() + 20
         while time.monotonic() < end:
             with contextlib.suppress(httpx.TransportError):
-                if gateway.client.get("/ready").status_code == 200 or not engines:
+                if gateway.client.get("/ready").status_code == 200 or not (engines and ready):
                     break
             time.sleep(0.05)
         else:

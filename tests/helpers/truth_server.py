@@ -52,7 +52,7 @@ class Plan:
     fault: str = ""  # see `answer` and `schedule`
     at: int = 3  # the chunk before which a fault strikes
     every: int = 1  # only each n-th answer has the fault
-    port: int = 0  # if given, only the server on this port has the fault
+    port: int = 0  # if given, only the server on this port follows the plan, and another one answers without a fault
     retry_after: str = ""  # the header of an answer whose fault is a status
     raw: tuple[str, ...] = ()  # sent in place of events: the bytes of each send(), each as one character of Latin-1
     kind: str = "text/event-stream"  # Content-Type of OpenAI's endpoints
@@ -288,7 +288,9 @@ def hear(caller: Caller, received_ns: int) -> None:
     tokens = asked.get("max_completion_tokens") or asked.get("max_tokens", asked.get("options", {}).get("num_predict"))
     plan = Plan(**{"tokens": tokens, **asked.get("truth", {})})
     plan = dataclasses.replace(plan, raw=tuple(plan.raw))
-    if record["id"] % plan.every or plan.port not in (0, DOOR.getsockname()[1]):
+    if plan.port not in (0, DOOR.getsockname()[1]):
+        plan = Plan(tokens=tokens)
+    if record["id"] % plan.every:
         plan = dataclasses.replace(plan, fault="")
     caller.answers += 1
     caller.record = record
