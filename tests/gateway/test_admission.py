@@ -1,7 +1,6 @@
 """Who gets in: keys, rates, the queue, and who is served first when there is too much."""
 
 import asyncio
-import hashlib
 import subprocess
 import sys
 import time
@@ -13,10 +12,8 @@ import httpx
 import pytest
 
 from shared import paths
-from tests.helpers.gateway import HELLO, Gateway, running
+from tests.helpers.gateway import HELLO, Gateway, bearer, running, write_keys
 from tests.helpers.truth import TruthEngine
-
-KEY = '[keys.{name}]\nsha256 = "{hash}"\nclass = "{rank}"\n{more}\n'
 
 
 @pytest.fixture(scope="module")
@@ -25,33 +22,24 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TruthEngine]:
         yield engine
 
 
-def key_line(name: str, rank: str = "free", more: str = "") -> str:
-    return KEY.format(name=name, hash=hashlib.sha256(f"sk-{name}".encode()).hexdigest(), rank=rank, more=more)
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer sk-{name}"}
-
-
 async def at_once(gateway: Gateway, asked: list[dict[str, Any]], name: str) -> list[httpx.Response]:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=30, headers=bearer(name)) as client:
         return await asyncio.gather(*(client.post("/v1/chat/completions", json={**HELLO, **one}) for one in asked))
 
 
 def test_keys_come_and_go_without_a_restart_and_their_text_is_nowhere(truth: TruthEngine, tmp_path: Path) -> None:
-    file = tmp_path / "keys.toml"
-    file.write_text(key_line("anna"))
+    file = write_keys(tmp_path / "keys.json", {"anna": {}})
     with running(tmp_path, {"one": truth.url}, keys_file=str(file)) as gateway:
 
         def status(name: str) -> int:
             return gateway.client.post("/v1/chat/completions", json=HELLO, headers=bearer(name)).status_code
 
         assert (status("anna"), status("ben"), gateway.chat().status_code) == (200, 401, 401)
-        file.write_text(key_line("ben") + key_line("carla"))
+        write_keys(file, {"ben": {}, "carla": {}})
         assert (status("anna"), status("ben")) == (401, 200)
-        file.write_text("[keys.ben]\nsha256 = 7")
+        file.write_text('{"keys": {"ben": {"hash": 7}}}')
         assert (status("ben"), status("carla")) == (200, 200), "a broken file changes nothing"
-        assert "keys.toml" in gateway.client.get("/health").json()["keys"]
+        assert "keys.json" in gateway.client.get("/health").json()["keys"]
         assert gateway.count("generation_tokens_total", key="ben") == 16
         assert "sk-" not in gateway.log.read_text()
         assert "Hello" not in gateway.log.read_text(), "no prompt is logged"
@@ -63,8 +51,8 @@ def test_keys_come_and_go_without_a_restart_and_their_text_is_nowhere(truth: Tru
         ('host = "0.0.0.0"', "set keys_file, or use 127.0.0.1"),
         ("port = 99999", "port: "),
         ("prot = 1", "prot: "),
-        ('keys_file = "nowhere.toml"', "The keys can't be read"),
-        ('[engines.x]\nurl = "localhost"', "begins with http"),
+        ('keys_file = "nowhere.json"', "The keys can't be read"),
+        ('[engines.x]\nurl = "localhost"', "https?://"),
         ("port = = 3", "The configuration can't be read"),
     ],
 )
@@ -78,10 +66,8 @@ def test_wrong_settings_are_named(tmp_path: Path, settings: str, said: str) -> N
 
 
 def test_a_key_has_its_rate_and_its_concurrency(truth: TruthEngine, tmp_path: Path) -> None:
-    file = tmp_path / "keys.toml"
-    file.write_text(
-        key_line("slow", more="requests_per_minute = 60\nburst = 2") + key_line("narrow", more="concurrent = 2")
-    )
+    slow, narrow = {"requests_per_minute": 60, "burst": 2}, {"concurrent": 2}
+    file = write_keys(tmp_path / "keys.json", {"slow": {"limits": slow}, "narrow": {"limits": narrow}})
     with running(tmp_path, {"one": truth.url}, keys_file=str(file), seats=32) as gateway:
         quick = asyncio.run(at_once(gateway, [{}] * 4, "slow"))
         assert sorted(answer.status_code for answer in quick) == [200, 200, 429, 429]
@@ -92,8 +78,7 @@ def test_a_key_has_its_rate_and_its_concurrency(truth: TruthEngine, tmp_path: Pa
 
 
 def test_a_full_queue_refuses_at_once_and_paid_keys_stand_before_free_ones(truth: TruthEngine, tmp_path: Path) -> None:
-    file = tmp_path / "keys.toml"
-    file.write_text(key_line("paid", "paid") + key_line("free"))
+    file = write_keys(tmp_path / "keys.json", {"paid": {"priority": "paid"}, "free": {}})
     with running(tmp_path, {"one": truth.url}, keys_file=str(file), seats=1, most_queued=4) as gateway:
 
         async def everyone() -> tuple[list[httpx.Response], list[httpx.Response], float]:

@@ -6,14 +6,12 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from shared.processes import descendants
 from tests.helpers.gateway import HELLO, Gateway, running
 from tests.helpers.truth import TruthEngine
 
@@ -90,7 +88,7 @@ def test_tokens_of_a_key_are_exactly_what_the_engines_counted(gateway: Gateway) 
 
 
 def test_a_client_that_does_not_read_costs_no_memory_and_loses_its_seat(gateway: Gateway) -> None:
-    process = psutil.Process(descendants(gateway.process.pid)[-1])
+    process = psutil.Process(gateway.pid)
     port = int(gateway.url.rsplit(":", 1)[1])
     plan = '{"tokens": 60000, "gap_s": 0, "per_chunk": 50}'
     body = f'{{"model":"truth","messages":[],"stream":true,"max_tokens":9,"truth":{plan}}}'.encode()
@@ -99,7 +97,8 @@ def test_a_client_that_does_not_read_costs_no_memory_and_loses_its_seat(gateway:
         client = socket.create_connection(("127.0.0.1", port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         clients.append(client)
     before, most = process.memory_info().rss, 0

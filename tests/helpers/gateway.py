@@ -4,6 +4,7 @@ GATEWAY_TREE names the tree: solutions (the default), labs, or the folder that c
 """
 
 import contextlib
+import hmac
 import json
 import os
 import signal
@@ -47,10 +48,32 @@ class Gateway:
 
     def terminate(self) -> None:
         """Send SIGTERM to the gateway itself, not to its watchdog."""
-        os.kill(descendants(self.process.pid)[-1], signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        """The process that `python -m gateway` is: the gateway, or with several workers their parent."""
+        return descendants(self.process.pid)[0]
 
     def logged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+SECRET = "a secret of the tests"
+
+
+def write_keys(file: Path, keys: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write a keys file. NAME's key is `sk-NAME`; its entry may hold `priority` and `limits`."""
+    entries = {
+        name: {"hash": hmac.digest(SECRET.encode(), f"sk-{name}".encode(), "sha256").hex(), **entry}
+        for name, entry in keys.items()
+    }
+    file.write_text(json.dumps({"secret": SECRET, "keys": entries}))
+    return file
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer sk-{name}"}
 
 
 def toml(value: object) -> str:
