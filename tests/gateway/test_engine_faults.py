@@ -173,6 +173,14 @@ def test_an_engines_refusal_of_a_request_is_passed_on_and_nobody_else_is_asked(
     assert (asked_of(one), asked_of(two), pair.count("engine_failures_total")) == (before[0] + 1, *before[1:])
 
 
+def test_an_engine_can_not_send_the_gateway_elsewhere(single: Gateway, two: TruthEngine) -> None:
+    before = asked_of(two)
+    elsewhere = f"1\r\nLocation: {two.url}/v1/chat/completions"
+    answer = single.chat(stream=True, truth={"fault": "307", "retry_after": elsewhere})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert asked_of(two) == before
+
+
 def test_what_is_not_http_is_an_engine_that_failed(tmp_path: Path) -> None:
     """And an engine that nobody has started is asked again and again without harm."""
     with socket.create_server(("127.0.0.1", 0)) as odd:
@@ -203,6 +211,7 @@ def test_no_engine_gets_the_clients_key_and_each_gets_the_request_id(single: Gat
     assert "x-request-id: mine-4711" in head
     assert "sk-mine" not in head
     assert "cookie" not in head
+    assert "gzip" not in head, "a compressed answer could not be passed on byte for byte"
     assert [line["request_id"] for line in single.logged() if line.get("request_id") == "mine-4711"] == ["mine-4711"]
 
 
