@@ -7,13 +7,14 @@ python -m gateway keys list
 """
 
 import argparse
+import secrets
 import sys
 import tomllib
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from gateway.keys import Key, KeyFile
+from gateway.keys import Key, KeyFile, hash_of
 from gateway.server import run
 from gateway.settings import Limits, Settings
 
@@ -44,8 +45,9 @@ def change_keys(asked: argparse.Namespace, settings: Settings) -> None:
     if asked.command == "add":
         own = {name: value for name in Limits.model_fields if (value := getattr(asked, name)) is not None}
         limits = Limits(**{**settings.limits.model_dump(), **own}) if own else None
-        key = Key(hash="0" * 64, priority=asked.priority, limits=limits)
-        print(f"The key of {asked.name}, shown this once: {known.add(asked.name, key)}")
+        token = "sk-" + secrets.token_urlsafe(32)  # 256 random bits
+        known.keys[asked.name] = Key(hash=hash_of(token, known.secret.encode()), priority=asked.priority, limits=limits)
+        print(f"The key of {asked.name}, shown this once: {token}")
     elif asked.command == "revoke" and known.keys.pop(asked.name, None) is None:
         sys.exit(f"There is no key {asked.name}.")
     elif asked.command == "list":

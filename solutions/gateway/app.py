@@ -37,9 +37,14 @@ def make_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # No limit on connections (aiohttp's default is 100): the seats are the limit. Loopback goes through no proxy.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-        async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
+        # No limit on connections (aiohttp's default is 100): the seats are the limit. No compression: the bytes are
+        # passed on as they come. No proxy: engines are near.
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            headers={"accept-encoding": "identity"},
+            auto_decompress=False,
+            trust_env=False,
+        ) as session:
             app.state.tools = Tools(settings, keys, pool, metrics, session)
             watching = asyncio.create_task(pool.watch(session))
             yield

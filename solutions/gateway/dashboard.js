@@ -2,7 +2,8 @@
 // The gateway's panels. Once a second this page reads /metrics and /ready, keeps five minutes, and draws them as SVG.
 // Memory is bounded: 12 pages of metrics for the rates, and 300 points of at most 8 lines for each chart.
 
-const STEP_MS = 1000, POINTS = 300, SHOWN_S = 300, WINDOW_S = 10, MOST_LINES = 8, MOST_ROWS = 12;
+const STEP_MS = 1000, POINTS = 300, WINDOW_S = 10, MOST_LINES = 8, MOST_ROWS = 12;
+const SHOWN_S = [60, 300];  // the charts show a minute at first, and five in the end
 const pages = [];   // the newest page of metrics last; the first is about WINDOW_S older
 const times = new Float64Array(POINTS).fill(NaN);  // seconds, the newest last
 let paused = false;
@@ -82,6 +83,8 @@ const UNITS = {
   share: (n) => `${round(n * 100, 0)} %`,
 };
 const write = (unit, value) => (Number.isFinite(value) ? UNITS[unit](value) : "–");
+const compact = (value) => value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+const onAxis = (unit, value) => (unit === "time" || unit === "share" ? UNITS[unit](value) : compact(value));
 
 // ---- The charts --------------------------------------------------------------------------------------------------
 
@@ -90,15 +93,15 @@ const CHARTS = [
     read: () => [["p95", quantile(0.95, "time_to_first_token_seconds")], ["p50", quantile(0.5, "time_to_first_token_seconds")]] },
   { id: "itl", title: "Inter-token latency", unit: "time", about: "between two blocks of a stream",
     read: () => [["p95", quantile(0.95, "inter_token_latency_seconds")], ["p50", quantile(0.5, "inter_token_latency_seconds")]] },
-  { id: "tokens", title: "Output tokens", unit: "rate", about: "counted by the engines when an answer ends", colours: [0, 2],
+  { id: "tokens", title: "Output tokens", unit: "rate", about: "per second, counted by the engines when an answer ends", colours: [0, 2],
     read: () => [["all", perSecond("generation_tokens_total")],
                  ["within the SLO (goodput)", perSecond("generation_tokens_within_slo_total")]] },
   { id: "load", title: "Requests", unit: "count", about: "those that hold a seat, and the queue", limit: "seats", colours: [0, 1, 7],
     read: () => [["running", total("num_requests_running")], ["waiting", total("num_requests_waiting")],
                  ["seats", total("engine_seats")]] },
-  { id: "answers", title: "Answers by status", unit: "perSecond", about: "“broken”: a stream that ended with an error",
+  { id: "answers", title: "Answers by status", unit: "perSecond", about: "per second; “broken”: a stream that ended with an error",
     read: () => grownBy("status", "requests_total").map(([status, count]) => [status, count / seconds()]).sort() },
-  { id: "cache", title: "Prefix cache", unit: "share", about: "share of prompt tokens that an engine had in its cache", top: 1,
+  { id: "cache", title: "Prefix cache", unit: "share", about: "share of prompt tokens that an engine had in its cache", top: 1, colours: [4],
     read: () => [["hits", grown("prefix_cache_hits_total") / grown("prefix_cache_queries_total")]] },
 ];
 const STATUS_COLOURS = [[/^2/, [2, 0]], [/^4/, [1, 5, 7]], [/./, [3, 6, 4]]];  // else: 5xx, and broken
@@ -113,7 +116,7 @@ function colour(chart, name) {
 
 /** A new element; attributes by setAttribute, text as text. */
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "line", "text", "rect", "title"].includes(tag);
+  const svg = ["svg", "path", "line", "text", "rect"].includes(tag);
   const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
@@ -133,7 +136,8 @@ for (const chart of CHARTS) {
   chart.at = null;  // the point under the mouse
   card(chart.id, chart.title, chart.about).append(chart.legend, chart.svg);
   chart.svg.addEventListener("pointermove", (event) => {
-    const box = chart.svg.getBoundingClientRect(), wanted = times.at(-1) - SHOWN_S * (1 - (event.clientX - box.left) / plotWidth(box.width));
+    const box = chart.svg.getBoundingClientRect();
+    const wanted = times.at(-1) - shown() * (1 - (event.clientX - box.left) / plotWidth(box.width));
     chart.at = times.reduce((best, time, i) => (Math.abs(time - wanted) < Math.abs(times[best] - wanted) ? i : best), POINTS - 1);
     draw(chart);
   });
@@ -156,13 +160,19 @@ function extend(chart) {
   }
 }
 
-const LEFT_OUT = 46, HEIGHT = 150, BELOW = 18, ABOVE = 6;  // pixels for the labels of the axes
-const plotWidth = (width) => width - LEFT_OUT;
+const BESIDE = 46, HEIGHT = 150, BELOW = 18, ABOVE = 6;  // pixels; the labels of the axes stand beside and below
+const plotWidth = (width) => width - BESIDE;
 
-/** A round number that is at least `value`: 1, 2, 2.5 or 5 times a power of ten. */
+/** How many seconds the charts show: since this page was opened, within the limits of SHOWN_S. */
+function shown() {
+  const first = times.find(Number.isFinite) ?? NaN;
+  return Math.min(SHOWN_S[1], Math.max(SHOWN_S[0], times.at(-1) - first || 0));
+}
+
+/** A round number that is at least `value`. */
 function above(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= value * 0.999);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((one) => one * power).find((one) => one >= value * 0.999);
 }
 
 function draw(chart) {
@@ -170,16 +180,19 @@ function draw(chart) {
   if (!width) return;
   const largest = Math.max(0, ...[...chart.lines.values()].flatMap((line) => [...line.values].filter(Number.isFinite)));
   const top = chart.top ?? (largest > 0 ? above(largest) : 1);
-  const x = (time) => right * (1 - (times.at(-1) - time) / SHOWN_S);
+  const x = (time) => right * (1 - (times.at(-1) - time) / shown());
   const y = (value) => bottom - (bottom - ABOVE) * Math.min(1, value / top);
   const parts = [];
   for (const share of [0, 0.5, 1]) {
     parts.push(make("line", { class: "grid", x1: 0, x2: right, y1: y(share * top), y2: y(share * top) }));
-    if (share) parts.push(make("text", { x: right + 6, y: y(share * top) + 4 }, largest > 0 || chart.top ? write(chart.unit, share * top) : ""));
+    if (share && (largest > 0 || chart.top))
+      parts.push(make("text", { x: right + 6, y: y(share * top) + 4 }, onAxis(chart.unit, share * top)));
   }
-  for (let minutes = 5; minutes >= 0; minutes -= width < 300 ? 5 : 1)
-    parts.push(make("text", { x: right * (1 - minutes / 5), y: HEIGHT - 3, "text-anchor": minutes === 5 ? "start" : minutes ? "middle" : "end" },
-                    minutes ? `−${minutes} min` : "now"));
+  const every = shown() <= 90 ? 15 : 60;  // seconds between two labels
+  for (let ago = 0; ago <= shown(); ago += every) {
+    const place = right * (1 - ago / shown()), anchor = ago === 0 ? "end" : place < 24 ? "start" : "middle";
+    parts.push(make("text", { x: place, y: HEIGHT - 3, "text-anchor": anchor }, ago === 0 ? "now" : every === 15 ? `−${ago} s` : `−${ago / 60} min`));
+  }
   for (const [name, line] of chart.lines) {
     const curves = paths(line.values, x, y);
     if (name !== chart.limit)
@@ -219,7 +232,7 @@ const number = (value) => ({ text: round(value ?? 0, 0), kind: "number" });
 
 const TABLES = [
   { id: "engines", title: "Engines", about: "red: taken out after failures in a row (its circuit breaker is open)", wide: true, rows: engineRows,
-    head: ["engine", "now", "the last five minutes", "seats taken", "#failures", "#retried elsewhere"] },
+    head: ["engine", "now", "before", "seats taken", "#failures", "#retried elsewhere"] },
   { id: "keys", title: "Tokens by key", about: "counted by the engines, since the gateway began", wide: true,
     head: ["key", "#prompt", "#output", "#output within the SLO", "#from a prefix cache"], rows: () => {
       const output = by("key", "generation_tokens_total"), prompt = by("key", "prompt_tokens_total");
@@ -255,16 +268,21 @@ function engineRows() {
       { text: name },
       { text: good ? "up" : "down", before: make("span", { class: `dot ${good ? "good" : "bad"}` }) },
       { before: strip(engines.get(name) ?? []), kind: "past" },
-      { text: `${taken} of ${most}`, before: make("meter", { min: 0, max: most, value: taken, "aria-label": `seats taken of ${name}` }) },
+      { text: `${taken} of ${most}`, before: bar(taken / most) },
       number(failures.get(name)), number(retried.get(name)),
     ];
   });
 }
 
+function bar(share) {
+  return make("svg", { class: "bar", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+              make("rect", { class: "empty", width: 100, height: 10 }), make("rect", { class: "k0", width: 100 * Math.min(1, share), height: 10 }));
+}
+
 /** One coloured stretch for each time that an engine was up or down. */
 function strip(states) {
-  const made = make("svg", { class: "strip", viewBox: "0 0 100 14", preserveAspectRatio: "none", role: "img", "aria-label": "up and down over five minutes" });
-  const x = (i) => 100 * (1 - (times.at(-1) - times[i]) / SHOWN_S);
+  const made = make("svg", { class: "strip", viewBox: "0 0 100 14", preserveAspectRatio: "none", role: "img", "aria-label": "when it was up and down" });
+  const x = (i) => 100 * (1 - (times.at(-1) - times[i]) / shown());
   for (let from = 0, i = 1; i <= states.length; i++) {
     if (i < states.length && states[i] === states[from]) continue;
     const left = Math.max(0, x(from)), until = i < states.length ? x(i) : 100;

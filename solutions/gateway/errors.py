@@ -9,7 +9,6 @@ import math
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Send
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
          429: "rate_limit_error"}  # fmt: skip
@@ -45,9 +44,3 @@ class ApiError(Exception):
     def event(self) -> bytes:
         """The last event of a stream that has begun already. No [DONE] follows, so no client takes it for whole."""
         return b"\n\nevent: error\ndata: " + self.body() + b"\n\n"
-
-    async def send(self, send: Send) -> None:
-        """Send it where there is no Starlette around."""
-        response = self.response()
-        await send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
-        await send({"type": "http.response.body", "body": response.body})

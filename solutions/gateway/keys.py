@@ -26,10 +26,10 @@ class Key(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(default="", exclude=True)
     hash: str = Field(pattern="^[0-9a-f]{64}$")
     priority: Literal["paid", "free"] = "free"  # paid keys are served before free ones
     limits: Limits | None = None  # None: the settings'
+    name: str = Field(default="", exclude=True)
 
 
 class KeyFile(BaseModel):
@@ -48,26 +48,19 @@ class KeyFile(BaseModel):
         return found
 
     def write(self, file: Path) -> None:
-        """Replace the file in one step, so that no reader sees half of it; only its owner may read it."""
+        """Replace the file in one step, so that no reader sees half of it. Only its owner may read it."""
         new = file.with_name(f".{file.name}.{os.getpid()}")
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
             out.write(self.model_dump_json(indent=2, exclude_none=True) + "\n")
         new.replace(file)
-
-    def add(self, name: str, key: Key) -> str:
-        """Add a key, and return its text. A key of this name is replaced."""
-        token = "sk-" + secrets.token_urlsafe(32)
-        key.hash = hash_of(token, self.secret.encode())
-        self.keys[name] = key
-        return token
 
 
 def hash_of(token: str, secret: bytes) -> str:
     """The hash that the file holds.
 
     A slow hash (bcrypt, scrypt) protects passwords that people choose. A key of 256 random bits can't be guessed
-    however fast the hash is, and a slow one would cost each request 100 ms. The secret keeps two installations' files
-    from being compared.
+    however fast its hash is, and a slow one would cost each request 100 ms. The secret makes the hashes of one
+    installation useless for another.
     """
     return hmac.digest(secret, token.encode(), "sha256").hex()
 
@@ -75,12 +68,10 @@ def hash_of(token: str, secret: bytes) -> str:
 def find_key(token: str, keys: Iterable[Key], secret: bytes) -> Key | None:
     """The key with this text, or None.
 
-    How long it takes must tell a caller nothing about the keys: neither which of them matched, nor how much of a
-    hash was right.
+    The time that it takes must tell a caller nothing: neither which key matched, nor how much of a hash was right.
     """
-    # BEGIN SOLUTION: hash the token once, compare with hmac.compare_digest, and go on after a match
-    wanted = hash_of(token, secret)
-    found = None
+    # BEGIN SOLUTION: find_key: hash once, compare by hmac.compare_digest, and go on after a match
+    wanted, found = hash_of(token, secret), None
     for key in keys:
         if hmac.compare_digest(key.hash, wanted):
             found = key
@@ -96,14 +87,14 @@ class Bucket:
         self.level, self.at_s = float(burst), clock()  # so many tokens there were at this moment
 
     def take(self) -> float:
-        """Take one token. Returns 0.0, or the seconds until there is a whole one, which a client gets as Retry-After.
+        """Take one token. Returns 0.0, or the seconds until there is a whole one: a client gets them as Retry-After.
 
-        No thread refills the bucket: the level is brought up to date here, and never exceeds `burst`.
+        Nothing refills the bucket meanwhile: the level is brought up to date here, and never exceeds `burst`.
         """
-        # BEGIN SOLUTION: add what has come since at_s, then take one token or compute the time to the next
-        now = self.clock()
-        self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
-        self.at_s = now
+        # BEGIN SOLUTION: take: add what has come since at_s, then take a token or compute the time to the next
+        now_s = self.clock()
+        self.level = min(self.burst, self.level + (now_s - self.at_s) * self.rate_per_s)
+        self.at_s = now_s
         if self.level < 1:
             return (1 - self.level) / self.rate_per_s
         self.level -= 1
@@ -115,14 +106,15 @@ class Keys:
     """The keys as their file has them now, and what each of them uses."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics, self._file = settings, metrics, settings.keys_file
-        self._stamp: tuple[int, int] | None = None
-        self._known = KeyFile()
+        self._settings, self._refused, self._file = settings, metrics.refused, settings.keys_file
+        self._known, self._stamp = KeyFile(), (0, 0)
         self._local = Key(name="local", hash="0" * 64, priority="paid")
         self._buckets: dict[str, tuple[Limits, Bucket]] = {}
         self._running: dict[str, int] = {}
         self.problem = ""  # why the newest version of the file is not used
         self._read_again()
+        if self.problem:
+            raise SystemExit(f"The keys can't be read. {self.problem}")
 
     def find(self, authorization: str) -> Key:
         """The key that this header carries. Raises ApiError 401."""
@@ -132,33 +124,33 @@ class Keys:
         scheme, _, token = authorization.partition(" ")
         key = find_key(token.strip(), self._known.keys.values(), self._known.secret.encode())
         if key is None or scheme.lower() != "bearer":
-            self._metrics.refused.labels("key", "").inc()
+            self._refused.labels("key", "").inc()
             raise ApiError(401, "The API key is missing or wrong.", "invalid_api_key", retry=False)
         return key
 
     @contextmanager
     def one_request(self, key: Key) -> Iterator[None]:
         """Count one request of this key. Raises ApiError 429 if its rate or concurrency is used up."""
-        limits = (key.limits or self._settings.limits).share(self._settings.workers)
-        running = self._running.get(key.name, 0)
-        if running >= limits.concurrent:
-            self._refuse(key, "concurrency", f"This key may run {limits.concurrent} requests at once.", 1)
+        limits = key.limits or self._settings.limits
+        share, running = limits.share(self._settings.workers), self._running.get(key.name, 0)
+        if running >= share.concurrent:
+            raise self._refusal(key, "concurrency", f"This key may run {limits.concurrent} requests at once.", 1)
         used, bucket = self._buckets.get(key.name, (None, None))
         if bucket is None or used != limits:  # new, or changed in the file
-            bucket = Bucket(limits.requests_per_minute / 60, limits.burst)
+            bucket = Bucket(share.requests_per_minute / 60, share.burst)
             self._buckets[key.name] = limits, bucket
         if wait_s := bucket.take():
             text = f"This key may send {limits.requests_per_minute:g} requests a minute."
-            self._refuse(key, "rate", text, wait_s)
+            raise self._refusal(key, "rate", text, wait_s)
         self._running[key.name] = running + 1
         try:
             yield
         finally:
             self._running[key.name] -= 1
 
-    def _refuse(self, key: Key, reason: str, text: str, wait_s: float) -> None:
-        self._metrics.refused.labels(reason, key.name).inc()
-        raise ApiError(429, text, "rate_limit_exceeded" if reason == "rate" else reason, wait_s)
+    def _refusal(self, key: Key, reason: str, text: str, wait_s: float) -> ApiError:
+        self._refused.labels(reason, key.name).inc()
+        return ApiError(429, text, "rate_limit_exceeded" if reason == "rate" else reason, wait_s)
 
     def _read_again(self) -> None:
         """Read the file if it has changed. A broken file changes nothing: the keys that were valid stay so."""
@@ -166,8 +158,7 @@ class Keys:
             return
         try:
             status = self._file.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp != self._stamp:
+            if (stamp := (status.st_mtime_ns, status.st_ino)) != self._stamp:
                 known = KeyFile.read(self._file)
                 for key in known.keys.values():
                     (key.limits or self._settings.limits).share(self._settings.workers)
@@ -175,5 +166,3 @@ class Keys:
         except (OSError, ValueError) as e:  # pydantic's ValidationError is a ValueError
             text = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e)
             self.problem = f"{self._file}: {text}"
-            if self._stamp is None:
-                raise SystemExit(f"The keys can't be read. {self.problem}") from None

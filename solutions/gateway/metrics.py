@@ -17,7 +17,8 @@ FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
 BETWEEN_TOKENS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 WHOLE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-EVENT = re.compile(rb".*?\r?\n\r?\n", re.S)
+EVENT = re.compile(rb".*?\n\r?\n", re.S)  # up to and with an empty line
+DATA = re.compile(rb"^data:(.*)$", re.M)
 TEXTS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
 
@@ -84,39 +85,42 @@ class Events:
 
     def __init__(self, pass_usage: bool) -> None:
         self.pass_usage = pass_usage  # whether the client asked for the usage
-        self.text_seen = False  # a first chunk with text, reasoning or a tool call has come
+        self.text_seen = False  # a chunk with text, reasoning or a tool call has come
         self.usage: dict[str, Any] | None = None  # the newest: some engines send it with every chunk
         self.done = False  # [DONE] has come
         self.whole = b""  # the events that became whole with the last block
         self.rest = b""  # the beginning of the next one
 
     def feed(self, block: bytes) -> bytes:
-        """Read the next block of bytes, and return the events that are whole now (`self.whole`).
+        """Read the next block of bytes. Returns the events that are whole now, and keeps them in `self.whole`.
 
         A block ends anywhere: it carries no event, or three, or ends in the middle of a character or of a line end.
-        An event ends with an empty line (a line ends with \\n or \\r\\n); what follows stays in `self.rest` for
-        the next block. `text_seen`, `usage` and `done` are set by what the whole events carry. A first chunk with
-        only a role is no text, and `usage` may be null. Bytes that can't be understood are passed over: they are the
-        client's business.
+        An event ends with an empty line (line ends are \\n or \\r\\n). What follows stays in `self.rest` for the next
+        block. `data_of(event)` returns an event's data; `self.note(data)` sets `text_seen` and `usage` by it. The data
+        [DONE], which is no JSON, sets `done`; a text that contains these letters doesn't.
         """
-        # BEGIN SOLUTION: feed: put rest and block together, cut behind the last empty line, look into each whole event
+        # BEGIN SOLUTION: feed: join, cut behind the last empty line, and look into each event that is whole
         data = self.rest + block
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-        end = 0 if end < 4 else end  # 1 and 2: neither was found
+        end = end if end > 3 else 0  # 2 and 3: there is no empty line
         self.whole, self.rest = data[:end], data[end:]
-        self.done = self.done or b"data: [DONE]" in self.whole
-        if not self.text_seen or self.whole.count(b'"usage":') != self.whole.count(b'"usage":null'):
-            for event in EVENT.findall(self.whole):  # most blocks need no look: JSON is the costly part
-                self._look(parsed(event))
+        # JSON is the costly part, and most blocks carry only text. Engines send "usage":null with every chunk.
+        has_usage = self.whole.count(b'"usage":') != self.whole.count(b'"usage":null')
+        if has_usage or not self.text_seen or b"[DONE]" in self.whole:
+            for event in EVENT.findall(self.whole):
+                if (said := data_of(event)) == b"[DONE]":
+                    self.done = True
+                else:
+                    self.note(said)
         return self.whole
         # END SOLUTION
 
-    def _look(self, event: dict[str, Any]) -> None:
-        """Note the text and the usage of one event."""
-        usage = event.get("usage")
-        self.usage = usage if isinstance(usage, dict) else self.usage
-        for choice in event.get("choices") or ():
-            with suppress(AttributeError):  # no object, as it should be
+    def note(self, data: bytes) -> None:
+        """Note what the data of one event carries. What can't be understood is the client's business."""
+        event = parsed(data)
+        self.usage = usage if isinstance(usage := event.get("usage"), dict) else self.usage
+        for choice in choices if isinstance(choices := event.get("choices"), list) else ():
+            with suppress(AttributeError):  # not an object
                 said = choice.get("delta") or {}
                 self.text_seen = self.text_seen or bool(choice.get("text") or any(said.get(name) for name in TEXTS))
 
@@ -130,13 +134,18 @@ class Events:
             return block
         if b'"usage":' not in self.whole:
             return self.whole
-        return b"".join(event for event in EVENT.findall(self.whole) if not only_usage(parsed(event)))
+        return b"".join(event for event in EVENT.findall(self.whole) if not only_usage(parsed(data_of(event))))
 
 
-def parsed(event: bytes) -> dict[str, Any]:
-    """The data of one event; empty if it is no JSON object."""
+def data_of(event: bytes) -> bytes:
+    """The data of one event: what follows `data:` in its lines."""
+    return b"\n".join(DATA.findall(event)).strip()
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """The data as an object; empty if it is none."""
     with suppress(orjson.JSONDecodeError):
-        if event.startswith(b"data:") and isinstance(found := orjson.loads(event[5:].strip()), dict):
+        if isinstance(found := orjson.loads(data), dict):
             return found
     return {}
 

@@ -29,7 +29,6 @@ from gateway.metrics import Events, Metrics
 from gateway.pool import Engine, Pool
 from gateway.settings import Settings
 
-BROKEN = {429, 500, 502, 503, 504}  # an engine's answers that are no answer to the question
 STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -40,7 +39,8 @@ STREAM = [
 class EngineFailed(ApiError):
     """An engine gave no answer, or not the whole of it."""
 
-    def __init__(self, engine: Engine, reason: str, status: int, text: str, code: str, after_s: float | None = None):
+    def __init__(self, engine: Engine, reason: str, text: str, status: int = 502, after_s: float | None = None) -> None:
+        code = {429: "engine_busy", 504: "engine_timeout"}.get(status, "engine_failed")
         super().__init__(status, f"The engine {engine.name} {text}.", code, after_s)
         self.engine, self.reason = engine, reason
 
@@ -52,20 +52,20 @@ class Histogram(Protocol):
 async def ask(
     session: aiohttp.ClientSession, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> tuple[aiohttp.ClientResponse, bytes]:
-    """Send `data` to an engine. Returns its answer, and the first block of the answer's body.
+    """Post `data` to an engine. Returns its answer, and the first block of the answer's body.
 
     The engine may take a minute until then, and hundreds of other requests go on meanwhile. The request carries
-    `content-type: application/json` and the `x-request-id`.
+    `content-type: application/json` and the `x-request-id`. A redirect is an answer, and is not followed.
 
     Raises TimeoutError if there was no connection within `connect_s`, or no first block within `first_byte_s`; other
     errors as aiohttp raises them. An answer that can't be returned, for whatever reason, is closed, because an open one
     keeps the engine at work.
     """
-    # BEGIN SOLUTION: ask: await session.post(url, …), then answer.content.readany(), both within first_byte_s
+    # BEGIN SOLUTION: ask: await the answer, then its first block, both within first_byte_s
     headers = {"content-type": "application/json", "x-request-id": request_id}
     limits = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
     async with asyncio.timeout(first_byte_s):
-        answer = await session.post(url, data=data, headers=headers, timeout=limits)
+        answer = await session.post(url, data=data, headers=headers, timeout=limits, allow_redirects=False)
         try:
             return answer, await answer.content.readany()
         except BaseException:
@@ -86,10 +86,9 @@ async def pass_on(
     """Pass a stream on to the client, each block as it comes. `block` is the first; `read()` returns b"" at the end.
 
     Each block goes through `events.feed(block)`; what `events.for_client(block)` returns is sent, unless it is empty.
-    The client's time to first token, counted from `arrived_s`, is observed once: when the first text has come, which
-    need not be in the first block. The time between tokens is observed with each later block, as the time since the
-    block before came in. Both clocks are time.perf_counter(), and no time in which the client was slow is in a block's
-    own stamp.
+    The time to first token, counted from `arrived_s`, is observed once: when the first text has come, which need not
+    be in the first block. Each later block observes the time since the block before it. Blocks are stamped by
+    time.perf_counter() as they come, before the client gets them.
     """
     # BEGIN SOLUTION: pass_on: for each block take the time, feed, observe, send; then read the next
     before_s = 0.0
@@ -110,11 +109,11 @@ async def pass_on(
 async def unless_client_leaves(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
     """Run `work` to its end, unless the client leaves first. Returns whether it ended; what it raises is raised here.
 
-    `await receive()` returns the next message of the connection. Its type is "http.disconnect" once the client has
+    `await receive()` returns the next message of the connection; its type is "http.disconnect" once the client has
     left. Then `work` is cancelled, and has cleaned up when this function returns. If this function is cancelled
-    itself, as when the gateway shuts down, so is `work`. Nothing that it started goes on after its return.
+    itself, as when the gateway shuts down, so is `work`. Nothing that was started here goes on afterwards.
     """
-    # BEGIN SOLUTION: unless_client_leaves: two tasks, work and a listener; when one is done, cancel and await both
+    # BEGIN SOLUTION: unless_client_leaves: two tasks; when one is done, cancel and await both
 
     async def left() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -145,7 +144,7 @@ async def try_engines(
     What has reached the client can't be taken back: `has_begun()` returns whether anything has. There is no new attempt
     after `deadline_s` (by time.monotonic()). A client learns why an engine failed, not that there was no second one.
     """
-    # BEGIN SOLUTION: try_engines: count the failed engine as tried, and try again only if that can do no harm
+    # BEGIN SOLUTION: try_engines: note the failed engine, and try again only if nothing is lost by it
     tried: frozenset[Engine] = frozenset()
     failure: EngineFailed | None = None
     while True:
@@ -175,165 +174,167 @@ class Tools:
 class Relay(Response):
     """One answer of the gateway, as an ASGI application."""
 
-    def __init__(self, path: str, body: dict[str, Any], key: Key, log: dict[str, Any], tools: Tools) -> None:
-        self.path, self.asked, self.key, self.log, self.tools = path, body, key, log, tools
-        self.model, self.streams, self.background = (str(body["model"]), bool(body.get("stream")), None)
-        self.arrived_s, self.deadline_s = (time.perf_counter(), time.monotonic() + tools.settings.total_s)
+    def __init__(self, path: str, asked: dict[str, Any], key: Key, log: dict[str, Any], tools: Tools) -> None:
+        super().__init__()
+        self.path, self.asked, self.key, self.log, self.tools = path, asked, key, log, tools
+        self.model, self.streams = str(asked["model"]), bool(asked.get("stream"))
+        self.options = options if isinstance(options := asked.get("stream_options"), dict) else {}
+        self.arrived_s, self.deadline_s = time.perf_counter(), time.monotonic() + tools.settings.total_s
         self.moment = "queued"  # then "before the first byte", "streaming": where the client was when it left
-        options = body.get("stream_options")
-        self.options = options if isinstance(options, dict) else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves first."""
-        if not await unless_client_leaves(self._answer(scope, send), receive):
-            self._left(self.moment)
+        self.send, self.connection = send, (scope, receive, send)
+        if not await unless_client_leaves(self._answer(), receive):
+            self._client_left(self.moment)
 
-    async def _answer(self, scope: Scope, send: Send) -> None:
-        metrics, model = self.tools.metrics, self.model
+    async def _answer(self) -> None:
         try:
             with self.tools.keys.one_request(self.key):
-                await try_engines(lambda tried: self._attempt(tried, scope, send), self._has_begun, self.deadline_s)
+                await try_engines(self._attempt, self._has_begun, self.deadline_s)
         except ApiError as e:
-            metrics.answers.labels(model, "broken" if self._has_begun() else str(e.status)).inc()
             self.log["error"] = e.message
+            self._count_answer("broken" if self._has_begun() else str(e.status))
             if self._has_begun():
-                await send({"type": "http.response.body", "body": e.event()})
+                await self.send({"type": "http.response.body", "body": e.event()})
             else:
-                await e.send(send)
+                await e.response()(*self.connection)
         finally:
-            metrics.whole.labels(model).observe(time.perf_counter() - self.arrived_s)
+            self.tools.metrics.whole.labels(self.model).observe(time.perf_counter() - self.arrived_s)
 
     def _has_begun(self) -> bool:
         return self.moment == "streaming"
 
-    async def _attempt(self, tried: frozenset[Engine], scope: Scope, send: Send) -> None:
-        """Ask an engine and pass its answer on. Raises EngineFailed."""
+    async def _attempt(self, tried: frozenset[Engine]) -> None:
+        """Ask an engine that was not tried, and pass its answer on. Raises EngineFailed."""
         settings, answer = self.tools.settings, None
         async with self.tools.pool.seat(self.model, self.key, tried) as engine:
             if tried:
                 self.tools.metrics.retried.labels(self.log["engine"]).inc()
             self.moment, self.log["engine"] = "before the first byte", engine.name
-            limit_s = self.deadline_s - time.monotonic()
-            limit_s = min(settings.first_byte_s, limit_s) if self.streams else limit_s
+            left_s = self.deadline_s - time.monotonic()
+            limits = settings.connect_s, min(settings.first_byte_s, left_s) if self.streams else left_s
             try:
-                answer, block = await ask(
-                    self.tools.session, engine.url + self.path, self._data(), self.log["request_id"],
-                    settings.connect_s, limit_s,
-                )  # fmt: skip
+                url, request_id = engine.url + self.path, self.log["request_id"]
+                answer, block = await ask(self.tools.session, url, self._data(), request_id, *limits)
                 check(engine, answer, block)
                 if answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    await self._stream(engine, answer, block, scope, send)
+                    await self._stream(engine, answer, block)
                 else:
-                    await self._whole(engine, answer, block, send)
+                    await self._whole(engine, answer, block)
                 engine.succeeded()
-            except TimeoutError:
-                engine.failed("timeout")
-                text = "sent nothing for too long"
-                raise EngineFailed(engine, "timeout", 504, text, "engine_timeout") from None
-            except (aiohttp.ClientError, OSError) as e:
-                engine.failed(type(e).__name__)
-                text = f"broke the connection ({type(e).__name__})"
-                raise EngineFailed(engine, type(e).__name__, 502, text, "engine_failed") from None
-            except EngineFailed as e:
-                if e.status != 429:  # a full engine is not a broken one
-                    engine.failed(e.reason)
-                raise
+            except (aiohttp.ClientError, OSError, EngineFailed) as e:  # TimeoutError is an OSError
+                failure = failed(engine, e)
+                if failure.status != 429:  # a full engine is not a broken one
+                    engine.failed(failure.reason)
+                raise failure from None
             finally:
                 if answer:
                     answer.close()
 
     def _data(self) -> bytes:
         """The body for the engine. A stream is always asked for its usage, for the counters."""
-        if not self.streams:
-            return orjson.dumps(self.asked)
-        return orjson.dumps({**self.asked, "stream_options": {**self.options, "include_usage": True}})
+        more = {"stream_options": {**self.options, "include_usage": True}} if self.streams else {}
+        return orjson.dumps({**self.asked, **more})
 
-    async def _whole(self, engine: Engine, answer: aiohttp.ClientResponse, block: bytes, send: Send) -> None:
-        """An answer that is not streamed: kept until it is whole, so that a broken one becomes a plain error."""
-        body = bytearray()
+    async def _whole(self, engine: Engine, answer: aiohttp.ClientResponse, block: bytes) -> None:
+        """Send an answer that is not streamed once it is whole, so that a broken one becomes a plain error."""
+        body, usage = bytearray(), None
         async with asyncio.timeout(self.deadline_s - time.monotonic()):
             while block:
                 body += block
                 if len(body) > self.tools.settings.most_answer_bytes:
-                    raise EngineFailed(engine, "too large", 502, "sent too large an answer", "engine_failed")
+                    raise EngineFailed(engine, "too large", "sent too large an answer")
                 block = await answer.content.readany()
         if answer.status == 200:
-            usage = None
             with suppress(orjson.JSONDecodeError, LookupError, TypeError):
                 usage = orjson.loads(body)["usage"]
-            self._count(engine, usage, 0.0)
-        self.tools.metrics.answers.labels(self.model, str(answer.status)).inc()
-        kind = answer.headers.get("content-type", "application/json").encode()
-        headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": bytes(body)})
+            self._count_tokens(engine, usage, 0)
+        self._count_answer(str(answer.status))
+        kind = answer.headers.get("content-type", "application/json")
+        await Response(bytes(body), answer.status, {"content-type": kind})(*self.connection)
 
-    async def _stream(
-        self, engine: Engine, answer: aiohttp.ClientResponse, block: bytes, scope: Scope, send: Send
-    ) -> None:
-        """An answer that is streamed. Raises TimeoutError after `idle_s` without a block, and after `total_s`."""
-        settings, metrics, loop = (self.tools.settings, self.tools.metrics, asyncio.get_running_loop())
-        events = Events(bool(self.options.get("include_usage")))
+    async def _stream(self, engine: Engine, answer: aiohttp.ClientResponse, block: bytes) -> None:
+        """Pass a stream on. Raises TimeoutError after `idle_s` without a block, and after `total_s`."""
+        settings, metrics, clock = self.tools.settings, self.tools.metrics, asyncio.get_running_loop().time
+        events, send_wait = Events(bool(self.options.get("include_usage"))), metrics.send_wait.labels(self.key.name)
+        over_s = clock() + self.deadline_s - time.monotonic()
         sending, text_at_s = False, 0.0
-        over = loop.time() + self.deadline_s - time.monotonic()
-        send_wait = metrics.send_wait.labels(self.key.name)
 
         async def read() -> bytes:
-            limit.reschedule(min(loop.time() + settings.idle_s, over))
+            limit.reschedule(min(clock() + (1 if events.done else settings.idle_s), over_s))
             return await answer.content.readany()
 
         async def pass_block(out: bytes) -> None:
             nonlocal sending, text_at_s
-            began_s = loop.time()
-            text_at_s = text_at_s or (began_s if events.text_seen else 0.0)
-            sending = True
-            limit.reschedule(min(began_s + settings.idle_s, over))
-            await send({"type": "http.response.body", "body": out, "more_body": True})
-            sending = False
-            if (waited_s := loop.time() - began_s) > 0.001:
-                send_wait.inc(waited_s)
+            began_s, sending = clock(), True
+            text_at_s = text_at_s or (time.perf_counter() if events.text_seen else 0.0)
+            limit.reschedule(min(began_s + settings.idle_s, over_s))
+            try:
+                await self.send({"type": "http.response.body", "body": out, "more_body": True})
+                sending = False
+            finally:
+                if (waited_s := clock() - began_s) > 0.001:
+                    send_wait.inc(waited_s)
 
         try:
             async with asyncio.timeout(settings.idle_s) as limit:
                 self.moment = "streaming"
-                await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-                first_token, between = (metrics.first_token.labels(self.model), metrics.between.labels(self.model))
+                await self.send({"type": "http.response.start", "status": 200, "headers": STREAM})
+                first_token, between = metrics.first_token.labels(self.model), metrics.between.labels(self.model)
                 await pass_on(block, read, pass_block, events, self.arrived_s, first_token, between)
-                if not events.done:
-                    raise aiohttp.ClientPayloadError("the stream ended without [DONE]")
-        except TimeoutError:
-            if not sending:
+        except (aiohttp.ClientError, OSError):
+            if sending:
+                self._client_left("not reading")
+                self.connection[0]["state"]["abort"]()
+                return
+            if not events.done:  # after its end, nothing that an engine does matters
                 raise
-            self._left("not reading")
-            scope["state"]["abort"]()
-            return
         finally:
-            self._count(engine, events.usage, loop.time() - text_at_s)
-        metrics.answers.labels(self.model, "200").inc()
-        await send({"type": "http.response.body", "body": b"" if events.pass_usage else events.rest})
+            self._count_tokens(engine, events.usage, text_at_s)
+        if not events.done:
+            raise EngineFailed(engine, "no [DONE]", "ended the stream too early")
+        self._count_answer("200")
+        await self.send({"type": "http.response.body", "body": b"" if events.pass_usage else events.rest})
 
-    def _count(self, engine: Engine, usage: object, decode_s: float) -> None:
-        """Count an answer's tokens. One that broke, or whose client left, has no count of its engine."""
+    def _count_tokens(self, engine: Engine, usage: object, text_at_s: float) -> None:
+        """Count tokens as the engine did, which it does not for a stream that broke or whose client left.
+
+        Within the SLO are those of an answer whose first text, and on average each further token, came in time.
+        """
         if not isinstance(usage, dict):
             self.tools.metrics.uncounted.labels(engine.name).inc()
             return
-        settings, tokens = self.tools.settings, usage.get("completion_tokens") or 0
-        first_s = time.perf_counter() - self.arrived_s - decode_s
-        in_time = decode_s / max(1, tokens - 1) <= settings.slo_between_tokens_s
+        settings, whole_s = self.tools.settings, time.perf_counter() - self.arrived_s
+        first_s = text_at_s - self.arrived_s if text_at_s else min(whole_s, settings.slo_first_token_s)
+        tokens = usage.get("completion_tokens") or 0
+        in_time = whole_s - first_s <= settings.slo_between_tokens_s * max(0, tokens - 1)
         self.tools.metrics.tokens(self.key.name, usage, first_s <= settings.slo_first_token_s and in_time)
         self.log |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
 
-    def _left(self, moment: str) -> None:
+    def _count_answer(self, status: str) -> None:
+        self.tools.metrics.answers.labels(self.model, status).inc()
+
+    def _client_left(self, moment: str) -> None:
         self.tools.metrics.left.labels(moment).inc()
         self.log["client_left"] = moment
 
 
 def check(engine: Engine, answer: aiohttp.ClientResponse, block: bytes) -> None:
-    """Raises EngineFailed if the engine answered that it failed."""
-    if answer.status in BROKEN:
-        after, text = answer.headers.get("retry-after", ""), f"answered with status {answer.status}"
-        if answer.status == 429:
-            raise EngineFailed(engine, "busy", 429, text, "engine_busy", float(after) if after.isdigit() else 1.0)
-        raise EngineFailed(engine, f"status {answer.status}", 502, text, "engine_failed")
+    """Raises EngineFailed if the engine's answer is no answer to the question."""
+    status, after = answer.status, answer.headers.get("retry-after", "")
+    if status == 429:
+        raise EngineFailed(engine, "busy", "is busy", 429, float(after) if after.isdigit() else 1)
+    if status >= 500 or 300 <= status < 400:
+        raise EngineFailed(engine, f"status {status}", f"answered with status {status}")
     if not block or block.lstrip().startswith((b"event: error", b'data: {"error"')):
-        raise EngineFailed(engine, "error event", 502, "sent an error in place of an answer", "engine_failed")
+        raise EngineFailed(engine, "error event", "sent an error in place of an answer")
+
+
+def failed(engine: Engine, error: Exception) -> EngineFailed:
+    """The failure that this error of the connection means."""
+    if isinstance(error, EngineFailed):
+        return error
+    if isinstance(error, TimeoutError):
+        return EngineFailed(engine, "timeout", "sent nothing for too long", 504)
+    return EngineFailed(engine, type(error).__name__, f"broke the connection ({type(error).__name__})")

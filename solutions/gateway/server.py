@@ -78,14 +78,14 @@ class Edge:
             self._check_size(int(length) if length.isdigit() else 0)
             await self.app(scope, limited, watched)
         except ApiError as e:
-            await e.send(watched)
+            await e.response()(scope, receive, watched)
         except ClientDisconnect:
             log["client_left"] = "sending"
         except Exception as e:  # a fault of the gateway's own
             log["error"] = f"{type(e).__name__}: {e}"
             if "status" in log:
                 raise
-            await ApiError(500, "The gateway failed.", "internal_error").send(watched)
+            await ApiError(500, "The gateway failed.", "internal_error").response()(scope, receive, watched)
         finally:
             line = {"time": time.time(), **log, "bytes": sent, "ms": round(1e3 * (time.perf_counter() - began_s), 1)}
             sys.stderr.write(orjson.dumps(line).decode() + "\n")

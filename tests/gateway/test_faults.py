@@ -112,7 +112,7 @@ def test_another_engine_answers_where_the_first_died(tmp_path: Path, other: Trut
 
 def test_a_client_that_leaves_frees_the_seat_at_every_moment(tmp_path: Path, other: TruthEngine) -> None:
     with running(tmp_path, {"one": other.url}, seats=1) as gateway:
-        slow = {"ttft_s": 0.6, "gap_s": 0.2, "tokens": 100}
+        slow = {"ttft_s": 9, "gap_s": 0.2, "tokens": 100}
 
         async def leave(after_s: float, stream: bool) -> None:
             async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=after_s) as client:
@@ -123,7 +123,7 @@ def test_a_client_that_leaves_frees_the_seat_at_every_moment(tmp_path: Path, oth
                         raise AssertionError("the whole answer came")
 
         async def everyone() -> None:
-            await asyncio.gather(leave(0.3, True), leave(0.3, False), leave(0.3, True))
+            await asyncio.gather(leave(1.5, True), leave(1.5, False), leave(1.5, True))
 
         asyncio.run(everyone())
         end = time.monotonic() + 5
