@@ -22,6 +22,7 @@ from shared.course.labs import OpenLab
 from shared.errors import LabError
 from shared.hardware.machine import detect
 from shared.models.choice import ModelChoice
+from shared.report.table import Table, folded
 from shared.results import ledger
 from shared.results.reading import Entry
 
@@ -29,17 +30,13 @@ PREFIX = "diagnose/"
 SALT = "which of them it is"
 
 
-def possible(engine: str) -> list[str]:
-    """The faults that can be put on this engine on this machine."""
+def draw(engine: str, seed: int) -> str:
+    """The fault of this seed; the next one that can be put on this engine and machine, if that one can't."""
     machine = detect()
     one_core_shows = machine.runner == "native" and machine.cores > 1
-    return [name for name, fault in FAULTS.items() if engine in fault.engines and (name != CORES or one_core_shows)]
-
-
-def draw(engine: str, seed: int) -> str:
-    """The fault of this seed."""
-    faults = possible(engine)
-    return faults[int(_hash(engine, seed), 16) % len(faults)]
+    faults = [name for name, fault in FAULTS.items() if engine in fault.engines]
+    at = int(_hash(engine, seed), 16) % len(faults)
+    return next(name for name in faults[at:] + faults if name != CORES or one_core_shows)
 
 
 def sealed(fault: str, seed: int) -> str:
@@ -61,7 +58,7 @@ def open_case(lab: OpenLab, model: ModelChoice, *, seed: int, engine: str = "lla
     about = {"engine": engine, "model": model.name}
     before = _measured(lab, f"{PREFIX}healthy-{engine}", base, about)
     case = Case(lab, seed, engine, base, before["values"])
-    faulty = case.faulty_stack()
+    faulty = case._faulty_stack()
     _measured(lab, case.key("faulty"), faulty, {**about, "sealed": sealed(draw(engine, seed), seed)})
     print(f"Case {seed}: a healthy run and a faulty one are recorded. case.show() shows the evidence.")
     return case
@@ -71,6 +68,7 @@ def _measured(lab: OpenLab, key: str, stack: Stack, about: Mapping[str, Any]) ->
     """What `lab.measure` does for a load, for a stack: its flags stay out of the record, since they name the fault."""
     entry = ledger.reusable(lab.number, key, about)
     if entry is None:
+        print(f"Measuring {key.removeprefix(PREFIX)}:")  # above the panels
         figures, raw = observe(stack)
         entry = lab.record(key, figures, raw=raw, settings=about)
     return entry
@@ -94,38 +92,28 @@ class Case:
         figures: Figures = self.lab.values(self.key("faulty"))
         return figures
 
-    def faulty_stack(self) -> Stack:
+    def _faulty_stack(self) -> Stack:
         return FAULTS[draw(self.engine, self.seed)].inject(self.base, self.healthy)
 
     def show(self) -> None:
         """Display the evidence, and the names to answer with."""
         from shared.report.plots import show  # loads plotly
-        from shared.report.table import Table, folded
 
         show(self.table({"healthy": self.healthy, "this case": self.faulty}))
-        show(_course(self.engine, {"healthy": self._raw("healthy"), "this case": self._raw("faulty")}))
+        show(_course({"healthy": self._raw("healthy"), "this case": self._raw("faulty")}))
         raw = self._raw("faulty")
         pages = {
             f"/metrics of {title}: what changed during the load": _changes(raw["metrics"]["before"][title], page)
             for title, page in raw["metrics"]["after"].items()
         }
-        folded(
-            {
-                **pages,
-                **{
-                    f"log of {title}, last lines": "\n".join(text.splitlines()[-25:])
-                    for title, text in raw["logs"].items()
-                },
-            }
-        )
+        last = {title: "\n".join(text.splitlines()[-25:]) for title, text in raw["logs"].items()}
+        folded({**pages, **{f"log of {title}, last lines": lines for title, lines in last.items()}})
         rows = [(name, fault.cause, fault.fix, fault.how) for name, fault in sorted(FAULTS.items())]
         show(Table("Faults", ("fault", "cause"), [row[:2] for row in rows]))
         show(Table("Fixes", ("fix", "what it does"), sorted(row[2:] for row in rows)))
 
-    def table(self, runs: Mapping[str, Figures]) -> Any:
+    def table(self, runs: Mapping[str, Figures]) -> Table:
         """Each figure of these runs, under the name that an answer takes."""
-        from shared.report.table import Table
-
         rows = [
             (name_of(figure, self.engine), *(rule.form.format(run[figure]) for run in runs.values()), rule.about)
             for figure, rule in FIGURES.items()
@@ -178,7 +166,7 @@ class Case:
         elif not moved(figure, self.healthy, self.faulty, shows[figure]):
             found.append(
                 f"The fault is right, but in these two runs the metric doesn't show it. {self._seen(figure)} Name "
-                "another one, or measure again when the machine is quiet: case.set_aside()"
+                'another one. Or measure again on a quiet machine: lab.set_aside("diagnose"), then open the case again.'
             )
         if fix != FAULTS[injected].fix:
             aim = next(one for one in FAULTS.values() if one.fix == fix)
@@ -214,15 +202,10 @@ class Case:
             return
         from shared.report.plots import show
 
-        stack = FAULTS[self._injected()].mend(self.base, self.faulty_stack())
+        stack = FAULTS[self._injected()].mend(self.base, self._faulty_stack())
         about = {"engine": self.engine, "model": self.base.prompts.model.name, "mends": self.seed}
         mended = _measured(self.lab, self.key("fixed"), stack, about)["values"]
         show(self.table({"healthy": self.healthy, "this case": self.faulty, "with the fix": mended}))
-
-    def set_aside(self) -> None:
-        """Set this case's results and the healthy run aside. The next open_case measures both again."""
-        self.lab.set_aside(self.key(""))
-        self.lab.set_aside(f"{PREFIX}healthy-{self.engine}")
 
 
 def opened(entry: Entry, seed: int) -> str:
@@ -230,7 +213,9 @@ def opened(entry: Entry, seed: int) -> str:
     for fault in FAULTS:
         if sealed(fault, seed) == entry["provenance"].get("sealed"):
             return fault
-    raise LabError("The faulty run of this case belongs to another seed.", "case.set_aside(), then open the case again")
+    raise LabError(
+        "The faulty run of this case belongs to another seed.", 'lab.set_aside("diagnose"), then open the case again'
+    )
 
 
 def diagnosed(evidence: Evidence) -> tuple[bool, str]:
@@ -276,7 +261,7 @@ def _samples(page: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def _course(engine: str, runs: Mapping[str, Any]) -> Any:
+def _course(runs: Mapping[str, Any]) -> Any:
     """Requests that run and wait, over time: at the gateway and in the engine, a panel for each run."""
     from plotly.subplots import make_subplots
 

@@ -25,7 +25,7 @@ import psutil
 from shared import paths
 from shared.course.gateway import running
 from shared.course.gateway.running import Gateway
-from shared.course.gateway.seven_faults.stack import SEATS, USUAL, Figures, Stack
+from shared.course.gateway.seven_faults.stack import LOGPROBS, READ_TOKENS, SEATS, USUAL, Figures, Stack
 from shared.engines.http import counters, get
 from shared.errors import LabError
 from shared.launch.launcher import alone, launch
@@ -34,11 +34,10 @@ from shared.load import loops
 from shared.load.loads import Load
 from shared.metrics.summary import Summary, summarise
 from shared.processes import descendants, free_port
+from shared.report import live_panel
 
 SAMPLE_S = 0.1
 PATIENCE_S = 120  # for the slow readers to take their seats
-# A slow reader asks for so many log-probabilities that its answer, of about 4 MB, exceeds the kernel's buffers.
-READ_TOKENS, LOGPROBS = 40, 1000
 COUNTERS = {
     **running.COUNTERS,
     "send_wait_s": "gateway:send_wait_seconds_total",
@@ -57,12 +56,12 @@ def observe(stack: Stack) -> tuple[Figures, dict[str, Any]]:
     """
     engine = launch(stack.engine, stack.prompts.model, stack.flags, cores=stack.cores, quiet=True)
     gateway = _gateway(stack, engine)
-    logged = [len(one.log_text()) for one in (engine, gateway)]
     samples: list[dict[str, float]] = []
-    before, pages = _counted(engine, gateway), _pages(engine, gateway)
-    threads, gateway_s = _thread_s(engine), sum(_thread_s(gateway).values())
     with alone(engine), _readers(stack, engine, gateway):
-        with _sampling(engine, gateway, samples):
+        logged = [len(one.log_text()) for one in (engine, gateway)]
+        before, pages = _counted(engine, gateway), _pages(engine, gateway)
+        threads, gateway_s = _thread_s(engine), sum(_thread_s(gateway).values())
+        with live_panel.watch(engine), live_panel.watch(gateway), _sampling(engine, gateway, samples):
             run = loops.run(Load(gateway, stack.prompts, stack.rhythm, stack.max_tokens))
         busy = {thread: spent_s - threads.get(thread, 0.0) for thread, spent_s in _thread_s(engine).items()}
         gateway_s = sum(_thread_s(gateway).values()) - gateway_s
@@ -87,8 +86,8 @@ def _gateway(stack: Stack, engine: Engine) -> Gateway:
     """The reference gateway in front of the engine. One that runs with the same settings is taken again."""
     config = f'{stack.gateway}\n[engines.engine]\nurl = "{engine.url}"\nseats = {SEATS}\n'
     there = _kept.get("gateway")
-    if there and there.alive and there.made_of["config"] == config:
-        return there
+    if there and there.alive and there.made_of["config"] == config and (get(there.port, "/ready") or (0,))[0] == 200:
+        return there  # it may not be ready: the engine is paused while another one is measured
     folder, port = Path(tempfile.mkdtemp(prefix="labs-gateway-")), free_port()
     (folder / "gateway.toml").write_text(config)
     env = {"GATEWAY_CONFIG": "gateway.toml", "GATEWAY_PORT": str(port), "PYTHONPATH": str(paths.REPO / "solutions")}
@@ -115,26 +114,32 @@ def _readers(stack: Stack, engine: Engine, gateway: Gateway) -> Iterator[None]:
     }  # fmt: skip
     data = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    with contextlib.ExitStack() as stack_of_sockets:
+    with contextlib.ExitStack() as sockets:
         for _ in range(stack.readers):
-            client = stack_of_sockets.enter_context(socket.socket())
+            client = sockets.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # the kernel takes less in advance
             client.connect(("127.0.0.1", gateway.port))
             client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
         if stack.readers:
             _wait_until(lambda now: now["gateway_running"] == stack.readers, engine, gateway)
-            _wait_until(lambda now: now["engine_running"] == 0, engine, gateway)
-            if stack.gateway != USUAL:
+            if stack.gateway == USUAL:
+                held = {"gateway_running": stack.readers, "engine_running": 0}
+                _wait_until(lambda now: all(now[name] == count for name, count in held.items()), engine, gateway)
+            else:
                 _wait_until(lambda now: now["gateway_running"] == 0, engine, gateway)
         yield
+    if stack.readers:  # until the gateway has counted how long it waited for them
+        _wait_until(lambda now: now["gateway_running"] == 0, engine, gateway)
 
 
 def _wait_until(state: Callable[[dict[str, float]], bool], engine: Engine, gateway: Gateway) -> None:
-    over = time.monotonic() + PATIENCE_S
-    while not state(_counted(engine, gateway)):
+    """Wait until three readings in a row show this state. Raises LabError after PATIENCE_S."""
+    over, in_a_row = time.monotonic() + PATIENCE_S, 0
+    while in_a_row < 3:
+        in_a_row = in_a_row + 1 if state(_counted(engine, gateway)) else 0
         if time.monotonic() > over:
             raise LabError(
-                f"The slow readers' answers were not computed within {PATIENCE_S} s.",
+                f"The slow readers did not take or leave their seats within {PATIENCE_S} s.",
                 "end other programs that need the processor, and run the cell again",
             )
         time.sleep(0.05)

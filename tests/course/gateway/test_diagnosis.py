@@ -25,6 +25,7 @@ from shared.course.gateway.seven_faults.stack import (
     Stack,
     healthy,
 )
+from shared.hardware import Machine
 from shared.launch import stop_all
 from shared.models import ModelChoice
 
@@ -91,10 +92,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_possible_fault_is_drawn_and_a_seed_always_draws_the_same() -> None:
     for engine in ("llamacpp", "vllm"):
         drawn = [diagnosis.draw(engine, seed) for seed in range(100)]
-        assert set(drawn) == set(diagnosis.possible(engine))
+        assert set(drawn) == {name for name, fault in FAULTS.items() if engine in fault.engines}
         assert drawn == [diagnosis.draw(engine, seed) for seed in range(100)]
-    assert KV not in diagnosis.possible("llamacpp")
-    assert CORES not in diagnosis.possible("vllm")
+
+
+def test_where_cores_do_not_show_another_fault_is_drawn(monkeypatch: pytest.MonkeyPatch, spark: Machine) -> None:
+    drawn = [diagnosis.draw("llamacpp", seed) for seed in range(100)]
+    monkeypatch.setattr(diagnosis, "detect", lambda: spark)
+    there = [diagnosis.draw("llamacpp", seed) for seed in range(100)]
+    assert CORES not in there
+    assert [fault for fault in there if fault != READER] == [
+        fault for fault, before in zip(there, drawn, strict=True) if before not in (CORES, READER)
+    ]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -264,10 +273,8 @@ def observed(engine: str, model: ModelChoice, faults: Mapping[str, bool]) -> See
 def llamacpp(model: ModelChoice) -> Iterator[Seen]:
     # Those that leave the engine as it is come first, so that it is started three times.
     order = {OVERLOAD: True, CACHE: False, CLIENT: False, READER: True, ONE: False, CORES: False}
-    assert set(order) >= set(diagnosis.possible("llamacpp"))
-    yield observed(
-        "llamacpp", model, {fault: mend for fault, mend in order.items() if fault in diagnosis.possible("llamacpp")}
-    )
+    assert set(order) == {name for name, fault in FAULTS.items() if "llamacpp" in fault.engines}
+    yield observed("llamacpp", model, order)
     running.stop_all()
     stop_all()
 
@@ -281,8 +288,7 @@ def shown(seen: Seen, fault: str) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != KV])
 def test_each_fault_shows_in_its_figures(fault: str, llamacpp: Seen) -> None:
-    if fault in diagnosis.possible("llamacpp"):
-        shown(llamacpp, fault)
+    shown(llamacpp, fault)
 
 
 @pytest.mark.engine
@@ -309,7 +315,7 @@ def test_a_fix_of_its_own_mends_the_load(fault: str, llamacpp: Seen) -> None:
 @pytest.mark.engine
 def test_wrong_answers_to_real_evidence_get_hints_that_fit(llamacpp: Seen) -> None:
     before = llamacpp["healthy"][0]
-    for fault in diagnosis.possible("llamacpp"):
+    for fault in set(FAULTS) - {KV}:
         for other in set(FAULTS) - {fault}:
             text = hint("llamacpp", fault, other, before, llamacpp[fault][0])
             assert "have changed, too" not in text, (fault, other)

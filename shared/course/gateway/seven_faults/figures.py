@@ -35,7 +35,7 @@ class Figure:
 
 
 FIGURES: Mapping[str, Figure] = {
-    "sent_per_s": Figure("requests_sent_per_s", "by the clients", "{:.1f}", 1, 2),
+    "sent_per_s": Figure("requests_sent_per_s", "by the clients", "{:.1f}", 0, 2),
     "gateway_running": Figure("gateway:num_requests_running", "requests that hold a seat, mean", "{:.1f}", 1),
     "gateway_waiting": Figure("gateway:num_requests_waiting", "requests that wait for a seat, mean", "{:.1f}", 1, 2),
     "refused": Figure("gateway:requests_refused_total", "growth", "{:.0f}", 1),

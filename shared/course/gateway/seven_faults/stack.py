@@ -22,6 +22,8 @@ from shared.models.choice import ModelChoice
 SEATS, USERS = 4, 3  # one user fewer than seats, so that nothing waits in the healthy run
 PAUSE_S = 0.3  # for which the busy client blocks its event loop before each request
 READERS = SEATS - 1  # slow readers: one seat is left
+# A slow reader asks for so many log-probabilities that its answer, of about 4 MB, exceeds the kernel's buffers.
+READ_TOKENS, LOGPROBS = 40, 1000
 USUAL = """idle_s = 600
 queue_s = 600
 first_byte_s = 600
@@ -29,7 +31,13 @@ limits = {requests_per_minute = 100000, burst = 1000, concurrent = 1000}
 """
 FLAGS: Mapping[str, Flags] = {
     "llamacpp": {"-np": SEATS, "-c": SEATS * 1024},
-    "vllm": {"--max-num-seqs": SEATS, "--max-model-len": 416, "--block-size": 32, "--enforce-eager": True},
+    "vllm": {
+        "--max-num-seqs": SEATS,
+        "--max-model-len": 416,
+        "--block-size": 32,
+        "--enforce-eager": True,
+        "--max-logprobs": LOGPROBS,
+    },
 }
 LOAD = Closed(users=USERS, requests=4 * USERS)
 FEW_BLOCKS = 13  # of 32 tokens: one request of this load takes 12 in the end, and shares 8 with the others
