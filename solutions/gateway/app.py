@@ -52,15 +52,15 @@ def make_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    def with_key(request: Request) -> Key:
+    async def with_key(request: Request) -> Key:
         key = keys.find(request.headers.get("authorization", ""))
         request.state.log["key"] = key.name
         return key
 
-    def operator(request: Request) -> None:
+    async def operator(request: Request) -> None:
         """Counters name keys and models: they are for this machine, and for callers with a key."""
         if not (request.client and is_loopback(request.client.host)):
-            with_key(request)
+            await with_key(request)
 
     @app.post("/v1/chat/completions", openapi_extra={"requestBody": BODY})
     @app.post("/v1/completions", openapi_extra={"requestBody": BODY})
@@ -71,6 +71,8 @@ def make_app(settings: Settings) -> FastAPI:
         except TimeoutError:
             raise ApiError(408, "The body did not come in time.", "slow_body") from None
         if not pool.serving(body["model"]):
+            if not all(engine.models for engine in pool.engines):  # one that has not answered since the start
+                raise ApiError(503, "No engine that serves this model is available yet.", "no_engine", 1)
             text = f"The model {body['model'][:100]!r} does not exist here."
             raise ApiError(404, text, "model_not_found", retry=False)
         if settings.log_prompts:

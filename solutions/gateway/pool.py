@@ -4,7 +4,7 @@ An engine is taken out by a failed health check, or by requests that fail in a r
 `breaker_s` one request tries it: its success takes the engine back in.
 
 A request that can't be served soon is refused at once, because a queue that only grows helps nobody: every answer then
-comes too late. Paid keys stand before free ones, and a full queue drops the youngest free request for a paid one.
+comes too late. Paid keys stand before free ones: to a paid request, the free ones in the queue don't exist.
 """
 
 import asyncio
@@ -23,6 +23,12 @@ from gateway.keys import Key
 from gateway.metrics import Metrics
 from gateway.settings import EngineSettings, Settings
 
+REFUSALS = {
+    "no engine": (503, "No engine that serves this model is available.", "no_engine"),
+    "queue full": (429, "Too many requests wait already.", "queue_full"),
+    "queue time": (503, "No seat became free in time.", "overloaded"),
+}
+
 
 class Engine:
     """One engine: its address, its models, its seats, and its health."""
@@ -34,9 +40,8 @@ class Engine:
         self.running, self.healthy = 0, False
         self._failures, self._try_at_s = (0, 0.0)  # requests that failed in a row; the next try, by time.monotonic()
         self._settings, self._metrics = settings, metrics
-        metrics.seats.labels(name).set(self.seats)
-        metrics.running.labels(name).set(0)
-        metrics.up.labels(name).set(0)
+        for gauge, value in ((metrics.seats, self.seats), (metrics.running, 0), (metrics.up, 0)):
+            gauge.labels(name).set(value)
 
     @property
     def available(self) -> bool:
@@ -63,16 +68,12 @@ class Engine:
             self._metrics.failures.labels(self.name, "health").inc()
         self._show()
 
-    def take(self) -> None:
-        self._try_at_s = time.monotonic() + self._settings.breaker_s  # an open breaker lets only one request through
-        self._seat(+1)
-
-    def free(self) -> None:
-        self._seat(-1)
-
-    def _seat(self, more: int) -> None:
+    def seat(self, more: int) -> None:
+        """Take one seat (1) or give it back (-1)."""
         self.running += more
         self._metrics.running.labels(self.name).set(self.running)
+        if more > 0:
+            self._try_at_s = time.monotonic() + self._settings.breaker_s  # an open breaker lets one request through
 
     def _show(self) -> None:
         closed = self._failures < self._settings.breaker_failures
@@ -126,47 +127,40 @@ class Pool:
         try:
             yield engine
         finally:
-            engine.free()
+            engine.seat(-1)
             self.hand_out()
 
     async def _wait(self, model: str, key: Key, tried: frozenset[Engine]) -> Engine:
         if not any(engine.available and engine not in tried for engine in self.serving(model)):
-            raise self._refusal("no engine", key, ApiError(503, f"No engine serves {model} now.", "no_engine", 1))
-        waiter = Waiter(
-            key.priority != "paid", next(self._numbers), model, tried, asyncio.get_running_loop().create_future()
-        )
+            raise self._refusal("no engine", key)
+        is_free = key.priority != "paid"
+        if sum(one.model == model and one.is_free <= is_free for one in self._queue) >= self._most_queued:
+            raise self._refusal("queue full", key)
+        seat: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(is_free, next(self._numbers), model, tried, seat)
         bisect.insort(self._queue, waiter)
         self.hand_out()
-        if not waiter.seat.done() and len(self._queue) > self._most_queued:
-            last = self._queue.pop()
-            text = "Too many requests wait already."
-            last.seat.set_exception(self._refusal("queue full", key, ApiError(429, text, "queue_full", self._wait_s())))
         began_s, gauge = time.monotonic(), self._metrics.waiting.labels(model)
         gauge.inc()
         try:
             async with asyncio.timeout(self._settings.queue_s):
-                return await waiter.seat
+                return await seat
         except BaseException as e:
-            if waiter.seat.done() and not waiter.seat.cancelled() and not waiter.seat.exception():
-                waiter.seat.result().free()  # it got a seat and left in the same moment
+            if seat.done() and not seat.cancelled() and not seat.exception():
+                seat.result().seat(-1)  # it got a seat and left in the same moment
                 self.hand_out()
-            if isinstance(e, TimeoutError):
-                text = f"No seat became free within {self._settings.queue_s:g} s."
-                raise self._refusal("queue time", key, ApiError(503, text, "overloaded", self._wait_s())) from None
-            raise
+            raise self._refusal("queue time", key) if isinstance(e, TimeoutError) else e from None
         finally:
             gauge.dec()
             self._metrics.queued.labels(model).observe(time.monotonic() - began_s)
             if waiter in self._queue:
                 self._queue.remove(waiter)
 
-    def _refusal(self, reason: str, key: Key, error: ApiError) -> ApiError:
+    def _refusal(self, reason: str, key: Key) -> ApiError:
+        """Count a refusal. The client should come back after a second for each queue's worth of requests per seat."""
         self._metrics.refused.labels(reason, key.name).inc()
-        return error
-
-    def _wait_s(self) -> float:
-        """A guess at how long a client should wait: a second for each queue's worth of requests per seat."""
-        return max(1.0, len(self._queue) / (sum(engine.seats for engine in self.engines if engine.available) or 1))
+        seats = sum(engine.seats for engine in self.engines if engine.available) or 1
+        return ApiError(*REFUSALS[reason], retry_after_s=max(1, len(self._queue) / seats))
 
     def hand_out(self) -> None:
         """Give free seats to requests that wait, in their order."""
@@ -177,7 +171,7 @@ class Pool:
             if engine is None:
                 full.add(kind)
             elif not waiter.seat.done():
-                engine.take()
+                engine.seat(1)
                 self._queue.remove(waiter)
                 waiter.seat.set_result(engine)
 

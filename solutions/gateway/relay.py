@@ -16,10 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import orjson
+from prometheus_client import Histogram
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -43,10 +44,6 @@ class EngineFailed(ApiError):
         code = {429: "engine_busy", 504: "engine_timeout"}.get(status, "engine_failed")
         super().__init__(status, f"The engine {engine.name} {text}.", code, after_s)
         self.engine, self.reason = engine, reason
-
-
-class Histogram(Protocol):
-    def observe(self, seconds: float) -> None: ...
 
 
 async def ask(
@@ -261,15 +258,22 @@ class Relay(Response):
         over_s = clock() + self.deadline_s - time.monotonic()
         sending, text_at_s = False, 0.0
 
+        def wait_at_most(seconds: float) -> None:
+            ends_s = min(clock() + seconds, over_s)
+            if (
+                abs(ends_s - (limit.when() or 0)) > settings.idle_s / 10
+            ):  # not with each token: a timer costs microseconds
+                limit.reschedule(ends_s)
+
         async def read() -> bytes:
-            limit.reschedule(min(clock() + (1 if events.done else settings.idle_s), over_s))
+            wait_at_most(1 if events.done else settings.idle_s)
             return await answer.content.readany()
 
         async def pass_block(out: bytes) -> None:
             nonlocal sending, text_at_s
             began_s, sending = clock(), True
             text_at_s = text_at_s or (time.perf_counter() if events.text_seen else 0.0)
-            limit.reschedule(min(began_s + settings.idle_s, over_s))
+            wait_at_most(settings.idle_s)
             try:
                 await self.send({"type": "http.response.body", "body": out, "more_body": True})
                 sending = False

@@ -188,6 +188,7 @@ def run(settings: Settings) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_s,
+        timeout_worker_healthcheck=30,
     )
     where = f"http://{settings.host}:{settings.port}"
     print(f"Gateway on {where}, engines: {', '.join(settings.engines) or 'none'}", flush=True)

@@ -6,9 +6,10 @@ GATEWAY_CONFIG=gateway.toml GATEWAY_PORT=9000 python -m gateway
 import ipaddress
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 
 class EngineSettings(BaseModel):
@@ -35,11 +36,8 @@ class Limits(BaseModel):
         """What one of so many workers may grant. Raises ValueError if there is not one for each."""
         if min(self.burst, self.concurrent) < workers:
             raise ValueError(f"{workers} workers need a burst and a concurrency of at least {workers}")
-        return Limits(
-            requests_per_minute=self.requests_per_minute / workers,
-            burst=self.burst // workers,
-            concurrent=self.concurrent // workers,
-        )
+        rate, burst, concurrent = self.requests_per_minute / workers, self.burst // workers, self.concurrent // workers
+        return Limits(requests_per_minute=rate, burst=burst, concurrent=concurrent)
 
 
 class Settings(BaseSettings):
@@ -54,7 +52,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = None  # without one, everybody on this machine may ask
     limits: Limits = Limits()
 
-    most_queued: PositiveInt = 256  # requests that wait for a seat; the next one gets 429
+    most_queued: PositiveInt = 256  # requests that wait for a model, the paid ones counted apart; the next gets 429
     queue_s: PositiveFloat = 30  # a request that waited so long gets 503
     connect_s: PositiveFloat = 2
     first_byte_s: PositiveFloat = 60  # of a stream
@@ -85,18 +83,11 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        *others: PydanticBaseSettingsSource,
-        **more: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+    def settings_customise_sources(cls, settings_cls: Any, **sources: Any) -> Any:  # type: ignore[override]
         name = os.environ.get("GATEWAY_CONFIG")
         if name and not Path(name).is_file():
             raise FileNotFoundError(f"there is no file {name}")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, name)
+        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls, name)
 
 
 def is_loopback(host: str) -> bool:

@@ -92,7 +92,7 @@ def test_a_full_queue_refuses_at_once_and_paid_keys_stand_before_free_ones(truth
         free, paid, took_s = asyncio.run(everyone())
         assert [answer.status_code for answer in paid] == [200] * 3
         assert took_s < 10 * 0.3, "not behind the free ones"
-        assert sum(answer.status_code == 200 for answer in free) == 2, "one ran, one of four kept its place"
+        assert sum(answer.status_code == 200 for answer in free) == 5, "one ran and four waited"
         assert {answer.json()["error"]["code"] for answer in free if answer.status_code == 429} == {"queue_full"}
 
 
