@@ -270,15 +270,17 @@ def _course(runs: Mapping[str, Any]) -> Any:
     title = "Requests at the gateway and in the engine"
     figure = make_subplots(cols=len(runs), shared_yaxes=True, subplot_titles=list(runs))
     figure.update_layout(**{k: v for k, v in layout(title, "", "").items() if not k.endswith("axis")})
-    lines = ("gateway_running", "gateway_waiting", "engine_running", "engine_waiting")
+    # Lines that coincide stay visible: the gateway's are wide, the engine's narrow and above them.
+    lines = {"gateway_running": 6, "gateway_waiting": 6, "engine_running": 2, "engine_waiting": 2}
     for column, raw in enumerate(runs.values(), 1):
-        for line, (colour, _), dash in zip(lines, PARTS, ("solid", "dash", "solid", "dot"), strict=True):
+        for (line, width), (colour, _), dash in zip(lines.items(), PARTS, ("solid", "dash") * 2, strict=True):
             points = [(one["s"], one[line]) for one in raw["samples"] if line in one]
             figure.add_scatter(
                 x=[at for at, _ in points], y=[value for _, value in points], row=1, col=column, mode="lines",
-                line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"}, name=line.replace("_", ": "),
+                line={"color": colour, "dash": dash, "width": width, "shape": "hv"}, name=line.replace("_", ": "),
                 legendgroup=line, showlegend=column == 1,
             )  # fmt: skip
+    figure.update_layout(legend={"y": 1.1}, margin={"t": 130})
     figure.update_xaxes(title="seconds of the load", rangemode="tozero", gridcolor="#d8dee4")
     figure.update_yaxes(rangemode="tozero", gridcolor="#d8dee4")
     figure.update_yaxes(title="requests", col=1)
