@@ -73,16 +73,16 @@ CONFUSED: Mapping[tuple[str, str], str] = {
     "them back: which counter counts that?",
     (KV, CACHE): "A cache that is too full also loses blocks that others could have used. Look at how full it is, and "
     "at what happens to running requests.",
-    (CLIENT, ONE): "The engine runs little at a time here, but nothing waits for it. With one sequence at a time the "
-    "other requests would wait in the engine. Why does it get so little to do?",
-    (CLIENT, CORES): "An engine short of cores is busy all the time. Here it is often idle: requests come late. "
-    "Look at how many of its threads compute, and at who sends the requests.",
+    (CLIENT, ONE): "With one sequence at a time the other requests wait in the engine, and nothing waits there here. "
+    "If few run at once, why does the engine get so few?",
+    (CLIENT, CORES): "The engine may use less of the processor because it gets its requests late. Look at how many of "
+    "its threads compute, and at who sends the requests.",
     (READER, OVERLOAD): "Requests wait at the gateway under overload, too, but then the clients send more than in the "
     "healthy run, and the engine runs as many requests as the gateway. Compare the two.",
     (READER, ONE): "The engine runs few requests here, but none waits there. With one sequence at a time they would. "
     "What takes the gateway's seats?",
-    (READER, CORES): "The engine uses less of the processor here because it has less to do: all its threads are there. "
-    "Look at what takes the gateway's seats.",
+    (READER, CORES): "The engine may use less of the processor because it has less to do. Look at how many of its "
+    "threads compute, and at what takes the gateway's seats.",
 }  # fmt: skip
 
 
