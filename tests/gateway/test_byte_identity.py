@@ -8,13 +8,15 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.helpers.gateway import Gateway
+from tests.helpers.gateway import HELLO, Gateway
+from tests.helpers.truth import TruthEngine
 
 # Text that a careless reader of streams takes for something else, or cuts in two.
 PIECES = (
@@ -172,3 +174,18 @@ def test_a_cut_at_every_byte_of_a_stream_changes_nothing(single: Gateway) -> Non
     before = single.count("generation_tokens_total")
     assert asyncio.run(all_cuts()) == []
     assert single.count("generation_tokens_total") - before == 3 * (len(whole) - 1)
+
+
+def test_each_event_is_passed_on_before_the_engine_sends_the_next(single: Gateway, one: TruthEngine) -> None:
+    stamps: list[int] = []
+    with single.client.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={**HELLO, "max_tokens": 4, "stream": True, "truth": {"gap_s": 0.4, "first": "none"}},
+    ) as answer:
+        for block in answer.iter_raw():
+            stamps += [time.perf_counter_ns()] * block.count(b'"content": ')
+    sent = [ns for ns, tokens in one.records()[-1]["sends"] if tokens]
+    assert len(stamps) == len(sent) == 4
+    for came_ns, next_ns in zip(stamps, sent[1:], strict=False):
+        assert came_ns < next_ns

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,23 @@ def test_no_engine_gets_the_clients_key_and_each_gets_the_request_id(single: Gat
     assert "cookie" not in head
     assert "gzip" not in head, "a compressed answer could not be passed on byte for byte"
     assert [line["request_id"] for line in single.logged() if line.get("request_id") == "mine-4711"] == ["mine-4711"]
+
+
+def test_a_slow_engine_holds_nobody_up(single: Gateway) -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        httpx.post(single.url + "/v1/chat/completions", json={**HELLO, "truth": {"ttft_s": 0.8}}, trust_env=False)
+        order.append("slow")
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert eventually(lambda: single.count("num_requests_running") == 1)
+    for _ in range(3):
+        assert single.chat().status_code == 200
+    order.append("quick")
+    thread.join()
+    assert order == ["quick", "slow"]
 
 
 def test_the_total_limit_ends_a_stream_and_forbids_another_try(

@@ -87,7 +87,7 @@ def running(
     folder: Path,
     engines: Mapping[str, str | Mapping[str, object]],
     seats: int = 4,
-    tree: Path = TREE,
+    tree: Path | None = None,
     ready: bool = True,
     **settings: object,
 ) -> Iterator[Gateway]:
@@ -103,7 +103,7 @@ def running(
     (folder / "gateway.toml").write_text("\n".join(config))
     log = folder / "gateway.log"
     with log.open("wb") as out:
-        env = {"GATEWAY_CONFIG": str(folder / "gateway.toml"), "PYTHONPATH": str(tree)}
+        env = {"GATEWAY_CONFIG": str(folder / "gateway.toml"), "PYTHONPATH": str(tree or TREE)}
         process = Guarded([sys.executable, "-m", "gateway"], out, cwd=folder, env=env)
     try:
         gateway = Gateway(f"http://127.0.0.1:{port}", log, process)
