@@ -95,7 +95,7 @@ def running(
 
     `ready`: wait for an engine that answers, not only for the gateway.
     """
-    port = free_port()
+    port = settings.pop("port", None) or free_port()
     config = [f"{name} = {toml(value)}" for name, value in {"port": port, **settings}.items()]
     for name, engine in engines.items():
         fields = {"url": engine} if isinstance(engine, str) else engine
