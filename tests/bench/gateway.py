@@ -181,8 +181,11 @@ class Bench:
 
     def run(self, name: str, requests: Sequence[Request]) -> Outcome:
         """Run a load while the other gateways are paused."""
+        target = self.targets[name]
         with paused([t.gateway for other, t in self.targets.items() if other != name and t.gateway]):
-            outcome = run(self.targets[name], requests)
+            if target.gateway:
+                target.gateway.await_ready()
+            outcome = run(target, requests)
         self.lags.append(outcome.lag_ms.get("p99", 0.0))
         self.others.append(outcome.samples[-1].shares_since(outcome.samples[0])[-1])
         return outcome

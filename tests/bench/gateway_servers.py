@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -27,6 +27,7 @@ from tests.helpers.gateway import toml, write_keys
 
 PEERS = "tests/bench/gateway_peers"
 START_LIMIT_S = 120
+CLIENT = httpx.Client(trust_env=False, timeout=5)
 # Limits that no load of the benchmark reaches, so that only its overload is limited. The keys are sk-paid and sk-free.
 UNLIMITED = {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 10**4}
 ROOMY = {"seats": 2000, "most_queued": 2000}
@@ -134,8 +135,21 @@ class Running:
     """A started gateway."""
 
     url: str
-    pids: list[int]  # without the watchdog
-    start_s: float  # from its start command to its first answer that it is ready
+    ready: str  # the path that answers 200 once it is ready
+    start_s: float = 0.0  # from its start command until it was ready
+    pids: list[int] = field(default_factory=list)  # without the watchdog
+
+    def is_ready(self) -> bool:
+        try:
+            return CLIENT.get(self.url + self.ready).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def await_ready(self, limit_s: float = 5) -> None:
+        """After a pause, a health check that was under way has failed, and the gateway may refuse for a moment."""
+        end = time.monotonic() + limit_s
+        while not self.is_ready() and time.monotonic() < end:
+            time.sleep(0.1)
 
     def cpu_s(self) -> float:
         """CPU seconds of all its processes since they started. They have a resolution of 10 ms."""
@@ -152,25 +166,17 @@ def started(plan: Plan, port: int, folder: Path, core: int) -> Iterator[Running]
     began = time.perf_counter()
     with log.open("wb") as out, on_core(core):
         process = Guarded(plan.command, out, cwd=folder, env=plan.env)
-    url = f"http://127.0.0.1:{port}"
+    running = Running(f"http://127.0.0.1:{port}", plan.ready)
     try:
-        with httpx.Client(base_url=url, trust_env=False, timeout=5) as client:
-            while not is_ready(client, plan.ready):
-                if process.exit_code() is not None or time.perf_counter() - began > START_LIMIT_S:
-                    last = log.read_text(errors="replace").splitlines()[-8:]
-                    raise LabError("It did not get ready. Its last lines:\n" + "\n".join(last))
-                time.sleep(0.01)
-        start_s = time.perf_counter() - began
-        yield Running(url, descendants(process.pid), start_s)
+        while not running.is_ready():
+            if process.exit_code() is not None or time.perf_counter() - began > START_LIMIT_S:
+                last = log.read_text(errors="replace").splitlines()[-8:]
+                raise LabError("It did not get ready. Its last lines:\n" + "\n".join(last))
+            time.sleep(0.01)
+        running.start_s, running.pids = time.perf_counter() - began, descendants(process.pid)
+        yield running
     finally:
         process.end()
-
-
-def is_ready(client: httpx.Client, path: str) -> bool:
-    try:
-        return client.get(path).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @contextlib.contextmanager
