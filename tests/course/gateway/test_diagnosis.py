@@ -255,26 +255,25 @@ def test_a_fix_that_does_not_mend_does_not_hold(
 # Real engines. Each stack is observed once, and the tests look at what was seen.
 
 Seen = Mapping[str, tuple[Figures, dict[str, Any]]]
+FIXED = ", fixed"
 
 
-def observed(engine: str, model: ModelChoice, faults: Mapping[str, bool]) -> Seen:
-    """The healthy run, each fault, and where `faults` wants it the fault with its fix ("slow reader, fixed")."""
+def observed(engine: str, model: ModelChoice, *wanted: str) -> Seen:
+    """The healthy run, then the wanted ones in this order: a fault, or one with its fix, as in "slow reader, fixed"."""
     base = healthy(engine, model)
     seen = {"healthy": injections.observe(base)}
-    for fault, mend in faults.items():
-        faulty = FAULTS[fault].inject(base, seen["healthy"][0])
-        seen[fault] = injections.observe(faulty)
-        if mend:
-            seen[f"{fault}, fixed"] = injections.observe(FAULTS[fault].mend(base, faulty))
+    for name in wanted:
+        fault = name.removesuffix(FIXED)
+        stack = FAULTS[fault].inject(base, seen["healthy"][0])
+        seen[name] = injections.observe(FAULTS[fault].mend(base, stack) if name.endswith(FIXED) else stack)
     return seen
 
 
 @pytest.fixture(scope="module")
 def llamacpp(model: ModelChoice) -> Iterator[Seen]:
-    # Those that leave the engine as it is come first, so that it is started three times.
-    order = {OVERLOAD: True, CACHE: False, CLIENT: False, READER: True, ONE: False, CORES: False}
-    assert set(order) == {name for name, fault in FAULTS.items() if "llamacpp" in fault.engines}
-    yield observed("llamacpp", model, order)
+    # In this order the engine is started three times, and the gateway five times.
+    same = (CACHE, CLIENT, OVERLOAD, READER, OVERLOAD + FIXED, READER + FIXED)
+    yield observed("llamacpp", model, *same, ONE, CORES)
     running.stop_all()
     stop_all()
 
@@ -307,7 +306,7 @@ def test_the_healthy_run_shows_none(llamacpp: Seen) -> None:
 @pytest.mark.parametrize("fault", [OVERLOAD, READER])
 def test_a_fix_of_its_own_mends_the_load(fault: str, llamacpp: Seen) -> None:
     figure, way = next(iter(FAULTS[fault].shows.items()))
-    faulty, mended = llamacpp[fault][0], llamacpp[f"{fault}, fixed"][0]
+    faulty, mended = llamacpp[fault][0], llamacpp[fault + FIXED][0]
     assert moved(figure, mended, faulty, way), (figure, faulty[figure], mended[figure])
     assert (mended["refused"] > 0) == (fault == OVERLOAD)
 
@@ -338,13 +337,13 @@ def test_the_evidence_is_shown(
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("fault", [KV, ONE])
+@pytest.mark.parametrize("fault", [KV, ONE, CACHE, READER])
 def test_faults_of_vllm_show_in_their_figures(fault: str, vllm: Seen) -> None:
     shown(vllm, fault)
 
 
 @pytest.fixture(scope="module")
 def vllm(model: ModelChoice) -> Iterator[Seen]:
-    yield observed("vllm", model, {KV: False, ONE: False})
+    yield observed("vllm", model, CACHE, READER, KV, ONE)
     running.stop_all()
     stop_all()
