@@ -33,7 +33,7 @@ FLAGS: Mapping[str, Flags] = {
     "llamacpp": {"-np": SEATS, "-c": SEATS * 1024},
     "vllm": {
         "--max-num-seqs": SEATS,
-        "--max-model-len": 416,
+        "--max-model-len": 384,
         "--block-size": 32,
         "--enforce-eager": True,
         "--max-logprobs": LOGPROBS,
