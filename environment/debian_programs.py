@@ -15,6 +15,7 @@ from pathlib import Path
 from shared import LabError, files, paths
 
 LIMIT_S = 300
+SBIN = "/usr/sbin"  # a user's PATH lacks it
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def unpacked() -> Path:
 
 
 def find(program: str) -> Path | None:
-    """The program on the PATH (or in /usr/sbin, which a user's PATH lacks), or unpacked earlier; else None."""
-    places = (os.environ.get("PATH", ""), "/usr/sbin", f"{unpacked()}/usr/bin", f"{unpacked()}/usr/sbin")
+    """The program on the PATH or in /usr/sbin, or unpacked earlier; None if there is none."""
+    places = (os.environ.get("PATH", ""), SBIN, f"{unpacked()}/usr/bin", f"{unpacked()}/usr/sbin")
     found = shutil.which(program, path=os.pathsep.join(places))
     return Path(found) if found else None
 
