@@ -70,7 +70,7 @@ def test_a_small_load_direct_and_through_our_gateway(truth: TruthEngine, direct:
         assert outcome.changed(original) == 0
         assert [len(answer.sent_ns) for answer in outcome.answers] == [5, 5, 5]
         assert all(ms > 0 for answer in outcome.answers for ms in [answer.first_added_ms(), *answer.delays_ms()])
-    assert through.samples[-1].gateway_s > through.samples[0].gateway_s
+    assert through.samples[-1].gateway_s > 0
     assert through.rss_mb > 1
     assert left.record
     assert left.left_ns
