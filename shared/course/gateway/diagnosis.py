@@ -126,8 +126,8 @@ class Case:
 
     def answer(
         self, *, fault: str | EllipsisType = ..., metric: str | EllipsisType = ..., fix: str | EllipsisType = ...
-    ) -> bool:
-        """Check a diagnosis, record it, and print what is right and why the rest is not. Returns whether all is right.
+    ) -> None:
+        """Check a diagnosis, record it, and print what is right and why the rest is not.
 
         fault and fix: names from the tables of `show`. metric: the name of a figure that shows the fault. An argument
         that is left as `...` is still open. Raises LabError for a name that is in no table.
@@ -135,7 +135,7 @@ class Case:
         given = {"fault": fault, "metric": metric, "fix": fix}
         if still_open := [name for name, value in given.items() if value is ...]:
             print(f"Still open: {', '.join(still_open)}. Type a name from the tables in place of each ...")
-            return False
+            return
         metrics = {name_of(figure, self.engine): figure for figure in FIGURES if figure in self.faulty}
         fixes = {one.fix: name for name, one in FAULTS.items()}
         for what, names in (("fault", FAULTS), ("metric", metrics), ("fix", fixes)):
@@ -147,7 +147,6 @@ class Case:
             "\n".join(faults)
             or f"Right: {FAULTS[str(fault)].cause}. {self._seen(metrics[str(metric)])} Now run case.fix()."
         )
-        return not faults
 
     def _wrong(self, fault: str, figure: str, fix: str) -> list[str]:
         """What is wrong with a diagnosis; only the fault if that is wrong already."""

@@ -20,7 +20,7 @@ from shared.load.prompts import FILLER, SHORT_QUESTIONS, PromptSet
 from shared.models.choice import ModelChoice
 
 SEATS, USERS = 4, 3  # one user fewer than seats, so that nothing waits in the healthy run
-PAUSE_S = 0.15  # for which the busy client blocks its event loop before each request, at least
+PAUSE_S = 0.25  # for which the busy client blocks its event loop before each request, at least
 READERS = SEATS - 1  # slow readers: one seat is left
 # A slow reader asks for so many log-probabilities that its answer, of about 4 MB, exceeds the kernel's buffers.
 READ_TOKENS, LOGPROBS = 40, 1000
