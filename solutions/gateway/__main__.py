@@ -15,7 +15,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gateway.keys import Key, KeyFile, hash_of
-from gateway.server import run
 from gateway.settings import Limits, Settings
 
 
@@ -33,6 +32,8 @@ def main() -> None:
     if asked.what == "keys":
         change_keys(asked, Settings())
     else:
+        from gateway.server import run  # loads a web server, which the other commands don't need
+
         run(Settings())
 
 
