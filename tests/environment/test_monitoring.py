@@ -154,7 +154,7 @@ def scraped(model: ModelChoice, tmp_path_factory: pytest.TempPathFactory) -> Ite
     limits = {"limits": {"concurrent": 6, "requests_per_minute": 10**6, "burst": 10**6}}
     with contextlib.ExitStack() as stack:
         truth = stack.enter_context(TruthEngine.start(folder / "truth.log"))
-        engine = stack.enter_context(launch("llamacpp", model, {"-np": 4, "-c": 4 * 2048}, quiet=True))
+        engine = stack.enter_context(launch("llamacpp", model, {"-np": 4, "-c": 4 * 2048}, cores=1, quiet=True))
         engines = {
             "fails": {"url": truth.url, "models": [model.name], "seats": 1},
             "llamacpp": {"url": engine.url, "seats": 2},
