@@ -77,6 +77,7 @@ class Row:
 
 ROWS = (
     Row("cpu_us", "CPU per streamed token, µs", 60),
+    Row("cpu_us_full", "the same with the most streams that it carries"),
     Row("carried", "streams of 50 tokens/s carried by one core", 200, at_least=True),
     Row("ttft_p50", "added TTFT, p50, ms", 2),
     Row("ttft_p99", "added TTFT, p99 of all rounds, ms", 5),
@@ -255,13 +256,13 @@ class Bench:
     def capacity(self, name: str) -> None:
         """How many streams this gateway carries, and what the limit is."""
         original = None if any(self.figures[name].get("changed", ())) else self.original(200)
-        limit = ""
+        limit, costs_us = "", dict[int, float]()
 
         def carries(count: int) -> bool:
             nonlocal limit
             load = streams(count, 200, 0.5)
             outcome = self.run(name, load)
-            why = too_much(outcome, original)
+            why, costs_us[count] = too_much(outcome, original), outcome.cpu_us_per_token
             self.say(f"{name}: {count} streams: {why or 'carried'}; {outcome.busiest()}")
             if why:
                 limit = f"{name}, {count} streams: {why}; {outcome.busiest()}"
@@ -271,7 +272,10 @@ class Bench:
                     limit += "; client and token source can't do it without a gateway, either"
             return not why
 
-        self.add(name, "carried", search(self.size.searched, carries))
+        carried = search(self.size.searched, carries)
+        self.add(name, "carried", carried)
+        if carried:
+            self.add(name, "cpu_us_full", costs_us[carried])
         self.notes += [limit] if limit else []
 
     def overload(self, limited: Target, seats: int) -> None:

@@ -49,10 +49,13 @@ def streams(count: int, tokens: int, over_s: float) -> list[Request]:
 
 
 def arrivals(per_s: float, seconds: float, key: str, tokens: int, seed: int) -> list[Request]:
-    """An open loop: requests at random moments, whether or not earlier ones have ended."""
+    """An open loop: requests at random moments, whether or not earlier ones have ended.
+
+    Their lengths vary around `tokens`, as those of chats do. Equal ones would end all at once, time after time.
+    """
     source, now, found = random.Random(seed), 0.0, list[Request]()
     while (now := now + source.expovariate(per_s)) < seconds:
-        found.append(Request(now, tokens, key))
+        found.append(Request(now, source.randint(tokens * 2 // 5, tokens * 8 // 5), key))
     return found
 
 
