@@ -49,7 +49,7 @@ FIGURES: Mapping[str, Figure] = {
     "engine_cpu": Figure("engine_cores_used", "CPU seconds per second", "{:.1f}", 0, 1.25),
     "busy_threads": Figure("engine_busy_threads", "threads of the engine that compute", "{:.0f}", 1),
     "others_cpu": Figure("other_programs_cores_used", "CPU seconds per second", "{:.1f}", 0.5, 2),
-    "client_lag_ms": Figure("client_loop_lag_ms", "how late the client's event loop woke up, at most", "{:,.0f}", 150, 3),
+    "client_lag_ms": Figure("client_loop_lag_ms", "how late the client's loop woke up, at most", "{:,.0f}", 150, 3),
     "client_cpu": Figure("client_cores_used", "CPU seconds per second", "{:.2f}", 0.3, 2),
     "gateway_ttft_ms": Figure("gateway:time_to_first_token_seconds", "mean, ms", "{:,.0f}", 0, 1.5),
     "ttft_ms": Figure("client_ttft_ms", "time to first token, median", "{:,.0f}", 0, 1.5),
