@@ -11,11 +11,11 @@ let span = 60;  // how many seconds the charts show: since this page was opened,
 
 // ---- Reading the Prometheus text format -------------------------------------------------------------------------
 
-/** A page of metrics: name → samples. Only the gateway's own names are kept. */
+/** A page of metrics: name (without `gateway:`) → samples. */
 function parse(text) {
   const found = new Map();
   for (const line of text.split("\n")) {
-    const parts = /^gateway:(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
+    const parts = /^(?:gateway:)?(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
     if (!parts) continue;
     const labels = {};
     for (const [, name, value] of (parts[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g))
@@ -338,6 +338,8 @@ function take(text) {
   TABLES.forEach(fill);
   const models = [...new Set([...by("model_name", "e2e_request_latency_seconds_count").keys()])];
   show("models", models.slice(0, 4).join(", ") + (models.length > 4 ? ` and ${models.length - 4} more` : ""));
+  const resident = total("process_resident_memory_bytes");  // several workers don't report these two
+  show("process", resident ? `CPU ${write("share", perSecond("process_cpu_seconds_total"))}, ${round(resident / 1e6, 0)} MB` : "");
   show("clock", new Date().toLocaleTimeString());
 }
 

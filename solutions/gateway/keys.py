@@ -91,7 +91,7 @@ class Bucket:
 
         Nothing refills the bucket meanwhile: the level is brought up to date here, and never exceeds `burst`.
         """
-        # BEGIN SOLUTION: take: add what has come since at_s, then take a token or compute the time to the next
+        # BEGIN SOLUTION: take: bring the level up to date, then take one or compute the wait
         now_s = self.clock()
         self.level = min(self.burst, self.level + (now_s - self.at_s) * self.rate_per_s)
         self.at_s = now_s

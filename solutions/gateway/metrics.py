@@ -99,7 +99,7 @@ class Events:
         block. `data_of(event)` returns an event's data; `self.note(data)` sets `text_seen` and `usage` by it. The data
         [DONE], which is no JSON, sets `done`; a text that contains these letters doesn't.
         """
-        # BEGIN SOLUTION: feed: join, cut behind the last empty line, and look into each event that is whole
+        # BEGIN SOLUTION: feed: join, cut behind the last empty line, look into the whole events
         data = self.rest + block
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
         end = end if end > 3 else 0  # 2 and 3: there is no empty line

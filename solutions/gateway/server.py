@@ -4,6 +4,7 @@ The middleware is plain ASGI: Starlette's BaseHTTPMiddleware would hide that a c
 """
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -188,7 +189,10 @@ def application() -> ASGIApp:
     """The gateway as each process makes it."""
     settings = Settings()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    return Edge(make_app(settings), settings)
+    app = Edge(make_app(settings), settings)
+    gc.collect()
+    gc.freeze()  # what lives until the end need not be looked at by each collection, which would hold up the streams
+    return app
 
 
 def run(settings: Settings) -> None:
