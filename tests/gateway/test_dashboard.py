@@ -5,6 +5,7 @@ LABS_PICTURES names a folder for pictures of it, to be looked at.
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_numbers_change_under_load_and_are_those_of_the_counters(
     assert (engines["dead"][1], int(engines["dead"][4].replace(",", "")) > 0) == ("down", True)
     assert page.locator("#engines svg.strip rect").count() == 2, "one green stretch, one red"
     assert page.locator("#ttft path.curve").nth(0).get_attribute("d").count("L") > 2  # type: ignore[union-attr]
+    assert re.fullmatch(r"CPU \d+ %, \d+ MB", page.locator("#process").inner_text())
     assert complaints == []
     page.close()
 
