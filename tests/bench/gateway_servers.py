@@ -151,12 +151,23 @@ class Running:
         while not self.is_ready() and time.monotonic() < end:
             time.sleep(0.1)
 
+    def await_calm(self, limit_s: float = 5) -> None:
+        """After a load that was too much: until it has nothing left to do, but no longer than `limit_s`."""
+        end, before_s = time.monotonic() + limit_s, -1.0
+        while (now_s := self.cpu_s()) - before_s > 0.1 and time.monotonic() < end:
+            before_s = now_s
+            time.sleep(0.5)
+
     def cpu_s(self) -> float:
         """CPU seconds of all its processes since they started. They have a resolution of 10 ms."""
-        return sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in self.pids)
+        return sum(sum(process.cpu_times()[:4]) for process in self._alive())
 
     def rss_mb(self) -> float:
-        return sum(psutil.Process(pid).memory_info().rss for pid in self.pids) / 1e6
+        return sum(process.memory_info().rss for process in self._alive()) / 1e6
+
+    def _alive(self) -> list[psutil.Process]:
+        """Its processes. One that has died shows in the answers, which then fail."""
+        return [psutil.Process(pid) for pid in self.pids if psutil.pid_exists(pid)]
 
 
 @contextlib.contextmanager
@@ -193,7 +204,6 @@ def on_core(core: int) -> Iterator[None]:
 @contextlib.contextmanager
 def paused(others: list[Running]) -> Iterator[None]:
     """Stop the processes of the other gateways, which would take time of the same core."""
-
     pids = [pid for running in others for pid in running.pids]
     signal_all(pids, signal.SIGSTOP)
     try:

@@ -14,10 +14,12 @@ from tests.helpers.truth import TruthEngine
 
 
 def test_a_goal_is_judged_by_the_median_of_our_column() -> None:
-    columns = {"ours": {"cpu_us": [40.0, 70.0, 50.0], "carried": [150.0]}, "other": {"cpu_us": "not run"}}
+    ours: bench.Cells = {"cpu_us": [40.0, 70.0, 50.0], "carried": [150.0], "idle": bench.NONE}
+    columns = {"ours": ours, "other": {"cpu_us": "not run"}}
     rows = {row[0]: row[1:] for row in bench.table(columns, "ours").rows}
     assert rows["CPU per streamed token, µs"] == ["50 (40–70)", "not run", "≤ 60: met"]
     assert rows["streams of 50 tokens/s carried by one core"] == ["150", "", "≥ 200: NOT MET"]
+    assert rows["idle streams held at once"] == [bench.NONE, "", "≥ 1000: NOT MET"]
     assert rows["start, s"] == ["", "", "≤ 1.5"]  # not measured, so not judged
     assert rows["answers whose bytes were changed, %"] == ["", "", ""]
 
