@@ -23,8 +23,8 @@ from shared.processes import descendants, free_port
 TREE = paths.REPO / os.environ.get("GATEWAY_TREE", "solutions")  # an absolute path replaces the repository
 HELLO = {"model": "truth", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 # Limits so short that a test can wait for them, with a breaker that never opens; and limits that no test reaches.
-SHORT: dict[str, object] = {"first_byte_s": 1, "idle_s": 1, "breaker_failures": 10**6}
-MANY: dict[str, object] = {"limits": {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 1000}}
+SHORT: dict[str, Any] = {"first_byte_s": 1, "idle_s": 1, "breaker_failures": 10**6}
+MANY: dict[str, Any] = {"limits": {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 1000}}
 
 
 class Gateway:
