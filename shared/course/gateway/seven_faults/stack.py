@@ -24,9 +24,10 @@ PAUSE_S = 0.25  # for which the busy client blocks its event loop before each re
 READERS = SEATS - 1  # slow readers: one seat is left
 # A slow reader asks for so many log-probabilities that its answer, of about 4 MB, exceeds the kernel's buffers.
 READ_TOKENS, LOGPROBS = 40, 1000
-USUAL = """idle_s = 600
-queue_s = 600
-first_byte_s = 600
+USUAL = """idle_s = 3600
+total_s = 3600
+queue_s = 3600
+first_byte_s = 3600
 limits = {requests_per_minute = 100000, burst = 1000, concurrent = 1000}
 """
 FLAGS: Mapping[str, Flags] = {
@@ -163,6 +164,6 @@ FAULTS: Mapping[str, Fault] = {
         "a short idle_s: the gateway closes connections whose client reads nothing",
         {"idle_seats": +1, "send_wait_s": +1},
         lambda stack, _: replace(stack, readers=READERS),
-        lambda healthy, faulty: replace(faulty, gateway=USUAL.replace("idle_s = 600", "idle_s = 3")),
+        lambda healthy, faulty: replace(faulty, gateway=USUAL.replace("idle_s = 3600", "idle_s = 3")),
     ),
 }  # fmt: skip
