@@ -138,8 +138,9 @@ def test_workers_let_their_streams_end(one: TruthEngine, tmp_path: Path) -> None
     with running(tmp_path, {"one": one.url}, seats=32, workers=2) as gateway:
 
         async def load() -> list[httpx.Response]:
-            asked = asyncio.create_task(streams(gateway, 12, {"tokens": 30, "gap_s": 0.05}))
+            asked = asyncio.create_task(streams(gateway, 12, {"tokens": 120, "gap_s": 0.05}))
             while gateway.count("num_requests_running") < 12:
+                assert not asked.done()
                 await asyncio.sleep(0.05)
             gateway.terminate()
             return await asked
@@ -169,8 +170,9 @@ def test_reserved_seats_are_for_paid_keys(one: TruthEngine, tmp_path: Path) -> N
     with running(tmp_path, {"one": engine}, keys_file=str(keys)) as gateway:
 
         async def load() -> tuple[list[httpx.Response], list[httpx.Response]]:
-            free = asyncio.create_task(streams(gateway, 4, {"tokens": 20, "gap_s": 0.1}, "free"))
+            free = asyncio.create_task(streams(gateway, 4, {"tokens": 50, "gap_s": 0.1}, "free"))
             while not gateway.client.get("/metrics").text.count('num_requests_waiting{model_name="truth"} 2.0'):
+                assert not free.done()
                 await asyncio.sleep(0.05)
             assert gateway.count("num_requests_running") == 2, "the third seat is kept"
             paid = await streams(gateway, 1, {"tokens": 2}, "paid")
