@@ -316,7 +316,7 @@ class Bench:
             if self.freed[name]:
                 cells["freed_p99"] = [percentile(self.freed[name], 0.99)]
             if name in self.gateways and name != OURS.title:
-                cells |= dict.fromkeys(LIMITS, "not set up to")
+                cells |= dict.fromkeys(LIMITS, "not limited here")
             found[name] = cells
         return found
 
