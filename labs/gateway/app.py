@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import aiohttp
 import orjson
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from gateway.errors import ApiError
@@ -19,11 +19,15 @@ from gateway.pool import Pool
 from gateway.relay import Relay, Tools
 from gateway.settings import Settings, is_loopback
 
-BODY = {"content": {"application/json": {"schema": {"type": "object", "required": ["model"]}}}, "required": True}
-NEEDS: dict[str, tuple[str, Any]] = {
-    "/v1/chat/completions": ("messages", list),
-    "/v1/completions": ("prompt", (str, list)),
+# What the gateway itself needs of a body. Unknown fields are the engine's business.
+NEEDS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": {"type": ["string"]}, "messages": {"type": ["array"]}},
+    "/v1/completions": {"model": {"type": ["string"]}, "prompt": {"type": ["string", "array"]}},
 }
+TYPES = {"string": str, "array": list}
+ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object"}}}
+KINDS: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
+ERRORS = {"description": "An error in OpenAI's form", "content": {"application/json": {"schema": ERROR}}}
 PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data:"
 )
@@ -50,7 +54,7 @@ def make_app(settings: Settings) -> FastAPI:
             yield
             watching.cancel()
 
-    app = FastAPI(title="Gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Gateway", lifespan=lifespan, docs_url=None, redoc_url=None, responses={"default": ERRORS})
 
     async def with_key(request: Request) -> Key:
         key = keys.find(request.headers.get("authorization", ""))
@@ -62,9 +66,7 @@ def make_app(settings: Settings) -> FastAPI:
         if not (request.client and is_loopback(request.client.host)):
             await with_key(request)
 
-    @app.post("/v1/chat/completions", openapi_extra={"requestBody": BODY})
-    @app.post("/v1/completions", openapi_extra={"requestBody": BODY})
-    async def complete(request: Request, key: Annotated[Key, Depends(with_key)]) -> Any:
+    async def complete(request: Request, key: Annotated[Key, Depends(with_key)]) -> Response:
         try:
             async with asyncio.timeout(settings.body_s):
                 body = checked(request, await request.body())
@@ -78,6 +80,11 @@ def make_app(settings: Settings) -> FastAPI:
         if settings.log_prompts:
             request.state.log["body"] = body
         return Relay(request.url.path, body, key, request.state.log, app.state.tools)
+
+    for path, needs in NEEDS.items():
+        body = {"type": "object", "required": list(needs), "properties": needs}
+        asked = {"required": True, "content": {"application/json": {"schema": body}}}
+        app.post(path, responses={200: {"content": KINDS}}, openapi_extra={"requestBody": asked})(complete)
 
     @app.get("/v1/models", dependencies=[Depends(with_key)])
     async def models() -> Any:
@@ -95,15 +102,15 @@ def make_app(settings: Settings) -> FastAPI:
             raise ApiError(503, "No engine is available.", "no_engine", 1)
         return {"status": "ready", "engines": up}
 
-    @app.get("/metrics", dependencies=[Depends(operator)])
+    @app.get("/metrics", dependencies=[Depends(operator)], response_class=PlainTextResponse)
     async def counters() -> Response:
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/dashboard", dependencies=[Depends(operator)])
+    @app.get("/dashboard", dependencies=[Depends(operator)], include_in_schema=False)
     async def dashboard() -> Response:
         return FileResponse(HERE / "dashboard.html", headers={"content-security-policy": PAGE})
 
-    @app.get("/dashboard.js", dependencies=[Depends(operator)])
+    @app.get("/dashboard.js", dependencies=[Depends(operator)], include_in_schema=False)
     async def script() -> Response:
         return FileResponse(HERE / "dashboard.js", media_type="text/javascript")
 
@@ -121,7 +128,7 @@ def make_app(settings: Settings) -> FastAPI:
 
 
 def checked(request: Request, body: bytes) -> dict[str, Any]:
-    """The body as JSON, with what the gateway itself needs of it. Unknown fields are the engine's business."""
+    """The body, parsed and with what the gateway needs. Raises ApiError."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         # A page of another origin can send text without asking first, but not this type.
         raise ApiError(415, "Send Content-Type: application/json.", "unsupported_media_type", retry=False)
@@ -131,7 +138,7 @@ def checked(request: Request, body: bytes) -> dict[str, Any]:
         raise ApiError(400, f"The body is not JSON: {e}.", "invalid_json", retry=False) from None
     if not isinstance(found, dict):
         raise ApiError(400, "The body is not a JSON object.", "invalid_json", retry=False)
-    for field, kinds in (("model", str), NEEDS[request.url.path]):
-        if not isinstance(found.get(field), kinds):
+    for field, wanted in NEEDS[request.url.path].items():
+        if not isinstance(found.get(field), tuple(TYPES[kind] for kind in wanted["type"])):
             raise ApiError(400, f"`{field}` is missing or of the wrong type.", f"missing_{field}", retry=False)
     return found

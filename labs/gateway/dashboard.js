@@ -3,18 +3,19 @@
 // Memory is bounded: 12 pages of metrics for the rates, and 300 points of at most 8 lines for each chart.
 
 const STEP_MS = 1000, POINTS = 300, WINDOW_S = 10, MOST_LINES = 8, MOST_ROWS = 12;
-const SHOWN_S = [60, 300];  // the charts show a minute at first, and five in the end
+const SHOWN_S = [60, 300];  // a minute at first, five in the end
 const pages = [];   // the newest page of metrics last; the first is about WINDOW_S older
 const times = new Float64Array(POINTS).fill(NaN);  // seconds, the newest last
 let paused = false;
+let span = 60;  // how many seconds the charts show: since this page was opened, within the limits of SHOWN_S
 
 // ---- Reading the Prometheus text format -------------------------------------------------------------------------
 
-/** A page of metrics: name → samples. Only the gateway's own names are kept. */
+/** A page of metrics: name (without `gateway:`) → samples. */
 function parse(text) {
   const found = new Map();
   for (const line of text.split("\n")) {
-    const parts = /^gateway:(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
+    const parts = /^(?:gateway:)?(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
     if (!parts) continue;
     const labels = {};
     for (const [, name, value] of (parts[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g))
@@ -98,12 +99,17 @@ const CHARTS = [
                  ["within the SLO (goodput)", perSecond("generation_tokens_within_slo_total")]] },
   { id: "load", title: "Requests", unit: "count", about: "those that hold a seat, and the queue", limit: "seats", colours: [0, 1, 7],
     read: () => [["running", total("num_requests_running")], ["waiting", total("num_requests_waiting")],
-                 ["seats", total("engine_seats")]] },
+                 ["seats", seatsOfEnginesThatAreUp()]] },
   { id: "answers", title: "Answers by status", unit: "perSecond", about: "per second; “broken”: a stream that ended with an error",
     read: () => grownBy("status", "requests_total").map(([status, count]) => [status, count / seconds()]).sort() },
   { id: "cache", title: "Prefix cache", unit: "share", about: "share of prompt tokens that an engine had in its cache", top: 1, colours: [4],
     read: () => [["hits", grown("prefix_cache_hits_total") / grown("prefix_cache_queries_total")]] },
 ];
+function seatsOfEnginesThatAreUp() {
+  const up = by("engine", "engine_up");
+  return [...by("engine", "engine_seats")].reduce((sum, [name, seats]) => sum + seats * (up.get(name) ?? 0), 0);
+}
+
 const STATUS_COLOURS = [[/^2/, [2, 0]], [/^4/, [1, 5, 7]], [/./, [3, 6, 4]]];  // else: 5xx, and broken
 
 /** The colour of a chart's next line. */
@@ -137,7 +143,7 @@ for (const chart of CHARTS) {
   card(chart.id, chart.title, chart.about).append(chart.legend, chart.svg);
   chart.svg.addEventListener("pointermove", (event) => {
     const box = chart.svg.getBoundingClientRect();
-    const wanted = times.at(-1) - shown() * (1 - (event.clientX - box.left) / plotWidth(box.width));
+    const wanted = times.at(-1) - span * (1 - (event.clientX - box.left) / plotWidth(box.width));
     chart.at = times.reduce((best, time, i) => (Math.abs(time - wanted) < Math.abs(times[best] - wanted) ? i : best), POINTS - 1);
     draw(chart);
   });
@@ -163,12 +169,6 @@ function extend(chart) {
 const BESIDE = 46, HEIGHT = 150, BELOW = 18, ABOVE = 6;  // pixels; the labels of the axes stand beside and below
 const plotWidth = (width) => width - BESIDE;
 
-/** How many seconds the charts show: since this page was opened, within the limits of SHOWN_S. */
-function shown() {
-  const first = times.find(Number.isFinite) ?? NaN;
-  return Math.min(SHOWN_S[1], Math.max(SHOWN_S[0], times.at(-1) - first || 0));
-}
-
 /** A round number that is at least `value`. */
 function above(value) {
   const power = 10 ** Math.floor(Math.log10(value));
@@ -180,7 +180,7 @@ function draw(chart) {
   if (!width) return;
   const largest = Math.max(0, ...[...chart.lines.values()].flatMap((line) => [...line.values].filter(Number.isFinite)));
   const top = chart.top ?? (largest > 0 ? above(largest) : 1);
-  const x = (time) => right * (1 - (times.at(-1) - time) / shown());
+  const x = (time) => right * (1 - (times.at(-1) - time) / span);
   const y = (value) => bottom - (bottom - ABOVE) * Math.min(1, value / top);
   const parts = [];
   for (const share of [0, 0.5, 1]) {
@@ -188,9 +188,9 @@ function draw(chart) {
     if (share && (largest > 0 || chart.top))
       parts.push(make("text", { x: right + 6, y: y(share * top) + 4 }, onAxis(chart.unit, share * top)));
   }
-  const every = shown() <= 90 ? 15 : 60;  // seconds between two labels
-  for (let ago = 0; ago <= shown(); ago += every) {
-    const place = right * (1 - ago / shown()), anchor = ago === 0 ? "end" : place < 24 ? "start" : "middle";
+  const every = span <= 90 ? 15 : 60;  // seconds between two labels
+  for (let ago = 0; ago <= span; ago += every) {
+    const place = right * (1 - ago / span), anchor = ago === 0 ? "end" : place < 24 ? "start" : "middle";
     parts.push(make("text", { x: place, y: HEIGHT - 3, "text-anchor": anchor }, ago === 0 ? "now" : every === 15 ? `−${ago} s` : `−${ago / 60} min`));
   }
   for (const [name, line] of chart.lines) {
@@ -198,7 +198,7 @@ function draw(chart) {
     if (name !== chart.limit)
       for (const curve of curves)
         parts.push(make("path", { class: `under k${line.colour}`, d: `M${curve.from},${bottom}L${curve.d}L${curve.to},${bottom}Z` }));
-    parts.push(make("path", { class: `curve k${line.colour}${name === chart.limit ? " limit" : ""}`, d: curves.map((one) => `M${one.d}`).join("") }));
+    parts.push(make("path", { class: `curve k${line.colour}${name === chart.limit ? " limit" : ""}`, d: curves.map((one) => `M${one.d}h0`).join("") }));
     line.shown.textContent = write(chart.unit, line.values[chart.at ?? POINTS - 1]);
   }
   if (chart.at !== null && Number.isFinite(times[chart.at])) {
@@ -239,7 +239,7 @@ const TABLES = [
       const good = by("key", "generation_tokens_within_slo_total");
       const hits = by("key", "prefix_cache_hits_total"), asked = by("key", "prefix_cache_queries_total");
       const share = (part, whole) => ({ text: whole ? UNITS.share((part ?? 0) / whole) : "–", kind: "number" });
-      return [...output.keys()].sort((a, b) => output.get(b) - output.get(a)).map((key) =>
+      return [...output.keys()].sort((a, b) => output.get(b) - output.get(a)).map((key) => () =>
         [{ text: key }, number(prompt.get(key)), number(output.get(key)), share(good.get(key), output.get(key)), share(hits.get(key), asked.get(key))]);
     } },
   counted("statuses", "Answers", "by status, since the gateway began", "status", "requests_total"),
@@ -249,7 +249,7 @@ const TABLES = [
 
 function counted(id, title, about, label, name) {
   return { id, title, about, head: [label, "#requests"],
-           rows: () => [...by(label, name)].sort((a, b) => b[1] - a[1]).map(([key, count]) => [{ text: key }, number(count)]) };
+           rows: () => [...by(label, name)].sort((a, b) => b[1] - a[1]).map(([key, count]) => () => [{ text: key }, number(count)]) };
 }
 
 for (const table of TABLES) {
@@ -262,7 +262,7 @@ for (const table of TABLES) {
 function engineRows() {
   const up = by("engine", "engine_up"), seats = by("engine", "engine_seats"), running = by("engine", "num_requests_running");
   const failures = by("engine", "engine_failures_total"), retried = by("engine", "requests_retried_total");
-  return [...seats.keys()].sort().map((name) => {
+  return [...seats.keys()].sort().map((name) => () => {
     const good = up.get(name) === 1, taken = running.get(name) ?? 0, most = seats.get(name);
     return [
       { text: name },
@@ -282,7 +282,7 @@ function bar(share) {
 /** One coloured stretch for each time that an engine was up or down. */
 function strip(states) {
   const made = make("svg", { class: "strip", viewBox: "0 0 100 14", preserveAspectRatio: "none", role: "img", "aria-label": "when it was up and down" });
-  const x = (i) => 100 * (1 - (times.at(-1) - times[i]) / shown());
+  const x = (i) => 100 * (1 - (times.at(-1) - times[i]) / span);
   for (let from = 0, i = 1; i <= states.length; i++) {
     if (i < states.length && states[i] === states[from]) continue;
     const left = Math.max(0, x(from)), until = i < states.length ? x(i) : 100;
@@ -295,7 +295,7 @@ function strip(states) {
 
 function fill(table) {
   const rows = table.rows();
-  const cells = rows.slice(0, MOST_ROWS).map((row) => make("tr", {}, ...row.map((cell) =>
+  const cells = rows.slice(0, MOST_ROWS).map((row) => make("tr", {}, ...row().map((cell) =>
     make("td", cell.kind ? { class: cell.kind } : {}, ...(cell.before ? [cell.before] : []), cell.text ?? ""))));
   if (rows.length > MOST_ROWS) cells.push(make("tr", {}, make("td", { class: "soft", colspan: table.head.length }, `and ${rows.length - MOST_ROWS} more, in /metrics`)));
   if (!rows.length) cells.push(make("tr", {}, make("td", { class: "soft", colspan: table.head.length }, "none so far")));
@@ -327,6 +327,7 @@ function take(text) {
   pages.push(page);
   while (pages.length > 2 && (page.at - pages[0].at > WINDOW_S + 0.5 * STEP_MS / 1000 || pages.length > WINDOW_S + 2)) pages.shift();
   times.copyWithin(0, 1)[POINTS - 1] = page.at;
+  span = Math.min(SHOWN_S[1], Math.max(SHOWN_S[0], page.at - times.find(Number.isFinite)));
   CHARTS.forEach(extend);
   const up = by("engine", "engine_up");
   for (const name of [...up.keys(), ...engines.keys()]) {
@@ -337,6 +338,8 @@ function take(text) {
   TABLES.forEach(fill);
   const models = [...new Set([...by("model_name", "e2e_request_latency_seconds_count").keys()])];
   show("models", models.slice(0, 4).join(", ") + (models.length > 4 ? ` and ${models.length - 4} more` : ""));
+  const resident = total("process_resident_memory_bytes");  // several workers don't report these two
+  show("process", resident ? `CPU ${write("share", perSecond("process_cpu_seconds_total"))}, ${round(resident / 1e6, 0)} MB` : "");
   show("clock", new Date().toLocaleTimeString());
 }
 

@@ -86,8 +86,8 @@ class Bucket:
 
         Nothing refills the bucket meanwhile: the level is brought up to date here, and never exceeds `burst`.
         """
-        # TODO: take: add what has come since at_s, then take a token or compute the time to the next
-        raise NotImplementedError("keys: take: add what has come since at_s, then take a token or compute the time to the next")
+        # TODO: take: bring the level up to date, then take one or compute the wait
+        raise NotImplementedError("keys: take: bring the level up to date, then take one or compute the wait")
 
 
 class Keys:
@@ -102,7 +102,9 @@ class Keys:
         self.problem = ""  # why the newest version of the file is not used
         self._read_again()
         if self.problem:
-            raise SystemExit(f"The keys can't be read. {self.problem}")
+            raise SystemExit(
+                f"The keys can't be read. {self.problem}\nFix: python -m gateway keys add NAME makes the file"
+            )
 
     def find(self, authorization: str) -> Key:
         """The key that this header carries. Raises ApiError 401."""

@@ -99,8 +99,8 @@ class Events:
         block. `data_of(event)` returns an event's data; `self.note(data)` sets `text_seen` and `usage` by it. The data
         [DONE], which is no JSON, sets `done`; a text that contains these letters doesn't.
         """
-        # TODO: feed: join, cut behind the last empty line, and look into each event that is whole
-        raise NotImplementedError("metrics: feed: join, cut behind the last empty line, and look into each event that is whole")
+        # TODO: feed: join, cut behind the last empty line, look into the whole events
+        raise NotImplementedError("metrics: feed: join, cut behind the last empty line, look into the whole events")
 
     def note(self, data: bytes) -> None:
         """Note what the data of one event carries. What can't be understood is the client's business."""

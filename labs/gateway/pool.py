@@ -1,7 +1,7 @@
 """The engines: which are healthy, which serve a model, which has the most room; and the queue for their seats.
 
-An engine is taken out by a failed health check, or by requests that fail in a row (a circuit breaker). After
-`breaker_s` one request tries it: its success takes the engine back in.
+An engine is taken out by health checks that fail in a row, or by requests that do (a circuit breaker): after
+`breaker_s` one request tries it, and its success takes the engine back in.
 
 A request that can't be served soon is refused at once, because a queue that only grows helps nobody: every answer then
 comes too late. Paid keys stand before free ones: to a paid request, the free ones in the queue don't exist.
@@ -38,6 +38,7 @@ class Engine:
         self.fixed_models, self.models = bool(asked.models), frozenset(asked.models)
         self.seats, self.reserved = (asked.seats // settings.workers, asked.reserved // settings.workers)
         self.running, self.healthy = 0, False
+        self._missed = 0  # health checks in a row
         self._failures, self._try_at_s = (0, 0.0)  # requests that failed in a row; the next try, by time.monotonic()
         self._settings, self._metrics = settings, metrics
         for gauge, value in ((metrics.seats, self.seats), (metrics.running, 0), (metrics.up, 0)):
@@ -62,8 +63,9 @@ class Engine:
         self._show()
 
     def checked(self, healthy: bool) -> None:
-        """A health check has ended."""
-        self.healthy = healthy
+        """A health check has ended. A busy engine may miss one, so it takes several to call it dead."""
+        self._missed = 0 if healthy else self._missed + 1
+        self.healthy = healthy or (self.healthy and self._missed < self._settings.breaker_failures)
         if not healthy:
             self._metrics.failures.labels(self.name, "health").inc()
         self._show()

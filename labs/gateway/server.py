@@ -4,6 +4,7 @@ The middleware is plain ASGI: Starlette's BaseHTTPMiddleware would hide that a c
 """
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,8 @@ from gateway.errors import ApiError
 from gateway.settings import Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+TOO_LONG = ApiError(431, "The headers are too large.", "headers_too_large", retry=False)
+LINGER_S = 2.0  # for a refused client to end its sending, so that it gets to reading
 LOCAL_HOST = re.compile(rb"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 SECURITY = {
     b"x-content-type-options": b"nosniff",
@@ -64,16 +68,20 @@ class Edge:
             nonlocal sent
             if message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
+                if log["status"] == 413:  # while it sends, a client doesn't read; closed at once, it never would
+                    await send({**message, "more_body": True})
+                    await read_rest(receive)
+                    message = {"type": "http.response.body"}
             elif message["type"] == "http.response.start":
                 log["status"] = message["status"]
                 own = {**SECURITY, **dict(message.get("headers", ())), b"x-request-id": request_id}
-                if message["status"] in (400, 408, 413):  # the rest of the body is not read
+                if message["status"] in (408, 413):  # the body has no end
                     own[b"connection"] = b"close"
                 message["headers"] = list(own.items())
             await send(message)
 
         try:
-            self._check_host(headers.get(b"host", b""))
+            self._check_head(scope["headers"], headers.get(b"host", b""))
             length = headers.get(b"content-length", b"")
             self._check_size(int(length) if length.isdigit() else 0)
             await self.app(scope, limited, watched)
@@ -95,10 +103,19 @@ class Edge:
             text = f"The body is larger than {self.settings.most_body_bytes} bytes."
             raise ApiError(413, text, "body_too_large", retry=False)
 
-    def _check_host(self, host: bytes) -> None:
+    def _check_head(self, headers: list[tuple[bytes, bytes]], host: bytes) -> None:
         """Without keys, a page whose name points to 127.0.0.1 (DNS rebinding) must not get through."""
+        if sum(len(name) + len(value) + 4 for name, value in headers) > self.settings.most_header_bytes:
+            raise TOO_LONG
         if self.settings.keys_file is None and not LOCAL_HOST.fullmatch(host):
             raise ApiError(400, "The Host header must be 127.0.0.1 or localhost.", "bad_host", retry=False)
+
+
+async def read_rest(receive: Receive) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 class Connection(HttpToolsProtocol):
@@ -106,7 +123,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, settings: Settings, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.settings, self._header_bytes = settings, 0
+        self.settings, self._header_bytes, self._refused = settings, 0, False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -119,10 +136,12 @@ class Connection(HttpToolsProtocol):
         self.scope["state"]["abort"] = self.transport.abort
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._header_bytes += len(data)
         super().data_received(data)
         if self._timer and self._header_bytes > self.settings.most_header_bytes:
-            self._refuse(ApiError(431, "The headers are too large.", "headers_too_large"))
+            self._refuse(TOO_LONG)
 
     def on_headers_complete(self) -> None:
         self._header_bytes = 0
@@ -147,7 +166,8 @@ class Connection(HttpToolsProtocol):
         body = error.body()
         head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        self.transport.close()
+        self._refused = True
+        self.loop.call_later(LINGER_S, self.transport.close)
 
 
 class Workers(Multiprocess):
@@ -169,7 +189,10 @@ def application() -> ASGIApp:
     """The gateway as each process makes it."""
     settings = Settings()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    return Edge(make_app(settings), settings)
+    app = Edge(make_app(settings), settings)
+    gc.collect()
+    gc.freeze()  # what lives until the end need not be looked at by each collection, which would hold up the streams
+    return app
 
 
 def run(settings: Settings) -> None:
@@ -190,11 +213,10 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.drain_s,
         timeout_worker_healthcheck=30,
     )
-    where = f"http://{settings.host}:{settings.port}"
-    print(f"Gateway on {where}, engines: {', '.join(settings.engines) or 'none'}", flush=True)
-    if settings.workers == 1:
-        uvicorn.Server(config).run()
-    else:
-        with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+    print(f"Gateway on http://{settings.host}:{settings.port}, engines: {', '.join(settings.engines)}", flush=True)
+    with suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+        if settings.workers == 1:
+            uvicorn.Server(config).run()
+        else:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers' counters
             Workers(config, [config.bind_socket()]).run()

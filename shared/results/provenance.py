@@ -34,7 +34,8 @@ OF_LAB = {
     ),
     "3.3.5": (
         "course/gateway/fault_proxy", "course/gateway/five_failures", "course/gateway/grade_run",
-        "course/gateway/naive_gateway", "course/gateway/overload", "course/gateway/running",
+        "course/gateway/injections", "course/gateway/naive_gateway", "course/gateway/overload",
+        "course/gateway/running", "course/gateway/seven_faults/*",
     ),
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
+EVENT_END = re.compile(rb"\n\n(\r\n)?")  # of an event, and of the HTTP chunk that it fills
 NOT_IDLE_S = 600  # a connection that hangs is closed at the latest then
 
 
@@ -60,6 +61,7 @@ class FaultProxy:
 
     engine_url: str
     posts: int = 0  # requests that have come, whatever was done with them
+    abandoned: int = 0  # of these: the gateway closed the connection before a byte of the answer had come
     port: int = 0
     _planned: deque[Fault] = field(default_factory=deque)
     _server: asyncio.Server | None = None
@@ -110,6 +112,11 @@ class FaultProxy:
     def refuse(self) -> None:
         """Listen no more: new connections are refused, and the open ones are reset."""
         self._run(self._refuse())
+
+    def cut(self) -> None:
+        """Reset every open connection, and accept new ones."""
+        self.refuse()
+        self.accept()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -162,25 +169,32 @@ class FaultProxy:
         parts = urlsplit(self.engine_url)
         from_engine, to_engine = await asyncio.open_connection(parts.hostname, parts.port)
         left = asyncio.create_task(reader.read())
+        copied: list[int] = []
+        copying = asyncio.create_task(self._copy(from_engine, writer, fault, copied))
         try:
             head = re.sub(rb"\r\nconnection: [^\r]*", b"", head, flags=re.I)
             to_engine.write(head[:-2] + b"Connection: close\r\n\r\n" + body)
-            copying = asyncio.create_task(self._copy(from_engine, writer, fault))
             await asyncio.wait({left, copying}, return_when=asyncio.FIRST_COMPLETED)
-            copying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await copying
+            self.abandoned += head.startswith(b"POST") and not copied
         finally:
-            left.cancel()
             to_engine.transport.abort()
+            for task in (left, copying):
+                task.cancel()
+            await asyncio.gather(left, copying, return_exceptions=True)
 
-    async def _copy(self, source: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault | None) -> None:
-        events = 0
+    async def _copy(
+        self, source: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault | None, copied: list[int]
+    ) -> None:
+        """Copy the answer, and put the length of each block into `copied`. A fault follows exactly its event."""
+        left = fault.after_events if fault else 0
         while block := await source.read(65536):
-            events += block.count(b"data: ")
-            client.write(block)
+            copied.append(len(block))
+            ends = [match.end() for match in EVENT_END.finditer(block)] if fault else []
+            broken = fault is not None and len(ends) >= left
+            client.write(block[: ends[left - 1]] if broken else block)
             await client.drain()
-            if fault and events >= fault.after_events:
+            left -= len(ends)
+            if fault and broken:
                 await self._break(fault.name, client)
                 return
         client.close()

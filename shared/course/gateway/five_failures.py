@@ -7,10 +7,13 @@ the experiment, whether its values show the failure, and a sentence about them. 
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import httpx
 
 from shared.course.gateway.fault_proxy import FaultProxy
 from shared.course.gateway.running import Gateway
@@ -48,6 +51,25 @@ async def begun(url: str, asked: Mapping[str, object], pieces: int = 1) -> "tupl
     while not task.done() and not (sent and len(sent[0].pieces) >= pieces):
         await asyncio.sleep(0.002)
     return task, sent[0] if sent else Response()
+
+
+async def send(url: str, content: object, headers: Mapping[str, str] | None, patience_s: float) -> Raw:
+    """POST this body and record what came: status, some headers, at most 4,000 characters, and how it ended."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    came: Raw = {"status": None, "retry_after": None, "text": "", "end": "whole"}
+    began_s, got = time.monotonic(), b""
+    try:
+        async with asyncio.timeout(patience_s), httpx.AsyncClient(trust_env=False, timeout=None) as client:
+            how = {"content-type": "application/json", **(headers or {})}
+            async with client.stream("POST", url, content=data, headers=how) as answer:
+                came |= {"status": answer.status_code, "retry_after": answer.headers.get("retry-after")}
+                async for block in answer.aiter_raw():
+                    got += block
+    except TimeoutError:
+        came["end"] = f"nothing for {patience_s:g} s"
+    except httpx.HTTPError as e:
+        came["end"] = type(e).__name__
+    return {**came, "text": got.decode(errors="replace")[-4000:], "ms": round(1e3 * (time.monotonic() - began_s), 1)}
 
 
 async def blocked(gateway: Gateway, engine: Engine, proxy: FaultProxy) -> Raw:

@@ -3,14 +3,16 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 
 from shared.course.gateway import naive_gateway
 from shared.course.gateway.five_failures import FAILURES, Raw, Values
-from shared.metrics.spread import Spread, number
+from shared.course.gateway.grade_run import CHECKS, Check, error_of
+from shared.course.gateway.overload import AT_LEAST_PERCENT, counted, good_tokens, promise, share_percent
+from shared.course.labs import OpenLab
+from shared.metrics.spread import Spread, interval, number
 from shared.report.plots import INK, Plot, layout
 from shared.report.table import Table
 
@@ -105,13 +107,92 @@ def beside(entries: Mapping[str, Any]) -> Table:
     return Table("Five failures, measured on both gateways", ("failure", "gateway", "what happened", ""), rows)
 
 
+def grade(lab: OpenLab) -> Table:
+    """Each check of the grade run: what was sent, and what came from the student's gateway and from the naive one."""
+    found = {name: lab.raw(f"grade/{name}") for name in ("gateway", "naive")}
+    rows = [
+        (check.sent, *(f"{'✔' if check.passed(raw[key]) else '✘'} {came(check, raw[key])}" for raw in found.values()))
+        for key, check in CHECKS.items()
+    ]
+    header = [f"{title}: {sum(row[place][0] == '✔' for row in rows)} of {len(rows)} passed"
+              for place, title in ((1, "your gateway"), (2, "naïve gateway"))]  # fmt: skip
+    return Table("Grade run", ("sent", *header), rows)
+
+
+def came(check: Check, raw: Raw) -> str:
+    """What came, in a few words."""
+    if check.came:
+        return check.came(raw)
+    parts = [f"status {raw['status']}" if raw["status"] else "no status"]
+    if raw.get("retry_after"):
+        parts.append(f"Retry-After {raw['retry_after']}")
+    if error := error_of(raw["text"]):
+        parts.append(f"error “{error.get('code')}”")
+    if raw["status"] == 200:
+        parts.append("[DONE]" if "[DONE]" in raw["text"] else "no [DONE]")
+    if raw["end"] != "whole":
+        parts.append(raw["end"])
+    return ", ".join(parts) + f", {raw['ms']:,.0f} ms"
+
+
+def added(lab: OpenLab) -> Table:
+    """TTFT and ITL of one user, directly and through the gateway, over the rounds."""
+    rows = []
+    for figure, title in (("ttft_ms", "TTFT"), ("itl_ms", "ITL")):
+        direct, through = (medians(lab.results(), f"added/{way}/", figure) for way in ("direct", "gateway"))
+        both = [interval(direct), interval(through)]
+        assert both[0] is not None, "nothing was measured directly"
+        assert both[1] is not None, "nothing was measured through the gateway"
+        apart = both[0].high < both[1].low or both[1].high < both[0].low
+        difference = f"{both[1].median - both[0].median:+.1f} ms"
+        rows.append((title, str(both[0]), str(both[1]), difference, "" if apart else "the intervals overlap"))
+    header = ("", "direct, ms", "through your gateway, ms", "difference of the medians", "")
+    return Table("What the gateway adds for one user", header, rows)
+
+
+def medians(entries: Mapping[str, Any], prefix: str, figure: str) -> list[float]:
+    """The median of one figure in each round."""
+    found = [entry["values"][figure] for key, entry in entries.items() if key.startswith(prefix)]
+    return [one["median"] for one in found if one]
+
+
+RUNS = {"alone": "paying key alone", "first": "first settings", "yours": "your settings"}
+
+
+def overload(lab: OpenLab, names: Sequence[str]) -> Table:
+    """What both keys got in each run."""
+    slo, rows = promise(lab.raw("overload/alone")), []
+    for name in names:
+        raw = lab.raw(f"overload/{name}")
+        for key, values in counted(raw).items():
+            first = Spread.of(row["ttft_ms"] for row in raw[key] if row["error"] is None)
+            sent, got = values["requests"], values["answered"]
+            gave_up = sent - got - values["refused"]
+            cells = (str(sent), str(got), str(values["refused"]), str(gave_up), str(first or "–"))
+            rows.append((RUNS[name], key, *cells, str(good_tokens(raw[key], slo))))
+    header = ("", "key", "sent", "answered", "refused", "gave up", "TTFT, ms", "tokens within the SLO")
+    title = f"The SLO: first token within {slo.ttft_ms:,.0f} ms, then one every {slo.tpot_ms:,.0f} ms"
+    return Table(title, header, rows)
+
+
+def kept(lab: OpenLab, names: Sequence[str]) -> Plot:
+    """The tokens within the SLO that the paying key keeps in each run, in percent of those that it gets alone."""
+    alone = lab.raw("overload/alone")
+    shares = {RUNS[name]: share_percent(alone, lab.raw(f"overload/{name}")) for name in names}
+    title = "The paying key's tokens within the SLO"
+    figure = go.Figure(layout=layout(title, "", "% of what it gets alone"))
+    marker = {
+        "color": ["#8c959f", "#D55E00", "#0072B2"][: len(shares)],
+        "pattern": {"shape": ["", "/", "x"][: len(shares)]},
+    }
+    figure.add_bar(
+        x=list(shares), y=list(shares.values()), text=[f"{one:.0f} %" for one in shares.values()], marker=marker
+    )
+    line = {"color": INK, "dash": "dot", "width": 1.5}
+    figure.add_hline(y=AT_LEAST_PERCENT, line=line, annotation_text=f"{AT_LEAST_PERCENT} %")
+    figure.update_yaxes(rangemode="tozero")
+    return Plot(title, ("", "% of what it gets alone"), [(name, f"{one:.0f}") for name, one in shares.items()], figure)
+
+
 def verdict(good: bool) -> str:
     return "✔ passed" if good else "✘ failed"
-
-
-def gaps(stamps: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(stamps)]
-
-
-def spread(values: Sequence[float]) -> str:
-    return str(Spread.of(values) or "–")
