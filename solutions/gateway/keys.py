@@ -114,7 +114,9 @@ class Keys:
         self.problem = ""  # why the newest version of the file is not used
         self._read_again()
         if self.problem:
-            raise SystemExit(f"The keys can't be read. {self.problem}")
+            raise SystemExit(
+                f"The keys can't be read. {self.problem}\nFix: python -m gateway keys add NAME makes the file"
+            )
 
     def find(self, authorization: str) -> Key:
         """The key that this header carries. Raises ApiError 401."""
