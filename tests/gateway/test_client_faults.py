@@ -1,6 +1,5 @@
-"""Clients that send nonsense, too much or too slowly, that read slowly or leave, and far too many of them."""
+"""Clients that send nonsense, too much or too slowly, that read slowly, and that leave; and a gateway that is ended."""
 
-import asyncio
 import contextlib
 import json
 import random
@@ -12,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from tests.helpers.gateway import HELLO, MANY, SHORT, Gateway, running, write_keys
+from tests.helpers.gateway import HELLO, SHORT, Gateway, running
 from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine
 
@@ -249,18 +247,36 @@ def test_a_client_that_leaves_in_the_middle_ends_the_engines_work(fountain: Foun
         assert eventually(lambda: gateway.count("num_requests_running") == 0)
 
 
+def test_clients_that_leave_before_their_answer_free_the_seat_and_the_queue(one: TruthEngine, tmp_path: Path) -> None:
+    with running(tmp_path, {"one": one.url}, seats=1) as gateway:
+        for stream in (True, False):  # the first one holds the seat, two wait
+            clients = [connect(gateway) for _ in range(3)]
+            for number, client in enumerate(clients):
+                client.sendall(request(stream=stream, truth={"ttft_s": 60}))
+                assert eventually(lambda n=number: gateway.count("num_requests_waiting") == n)  # type: ignore[misc]
+                assert eventually(lambda: gateway.count("num_requests_running") == 1)
+            for client in reversed(clients):
+                client.close()
+            assert eventually(lambda: gateway.count("num_requests_running") == 0)
+            assert gateway.count("num_requests_waiting") == 0
+            assert eventually(lambda: one.records()[-1]["closed_ns"] is not None), "the engine's request has ended, too"
+        assert gateway.count("clients_left_total", moment="queued") == 4
+        assert gateway.count("clients_left_total", moment="before the first byte") == 2
+        assert gateway.chat().status_code == 200
+
+
 # SIGTERM
 
 
-def test_sigterm_ends_endless_streams_after_their_time_and_accepts_nothing_new(
-    one: TruthEngine, tmp_path: Path
-) -> None:
-    with running(tmp_path, {"one": one.url}, seats=20, drain_s=1) as gateway:
+def test_sigterm_with_twenty_streams_lets_the_short_ones_end(one: TruthEngine, tmp_path: Path) -> None:
+    """The endless ones are ended after `drain_s`, what waits for a seat too, and nothing new is accepted."""
+    with running(tmp_path, {"one": one.url}, seats=20, drain_s=2) as gateway:
         clients = [connect(gateway) for _ in range(21)]
-        for client in clients:  # the last one waits for a seat
+        for client in clients[:10]:
+            client.sendall(request(stream=True, max_tokens=16, truth={"gap_s": 0.05}))
+        for client in clients[10:]:  # the last one waits for a seat
             client.sendall(request(stream=True, max_tokens=5000, truth={"gap_s": 0.02}))
         assert eventually(lambda: gateway.count("num_requests_running") == 20, 20)
-        assert eventually(lambda: gateway.count("num_requests_waiting") == 1)
         gateway.terminate()
 
         def refused() -> bool:
@@ -274,86 +290,10 @@ def test_sigterm_ends_endless_streams_after_their_time_and_accepts_nothing_new(
         answers = [rest(client) for client in clients]
         for client in clients:
             client.close()
-        assert not any(b"data: [DONE]" in answer for answer in answers), "no half is taken for a whole"
+        assert [b"data: [DONE]" in answer for answer in answers] == [True] * 10 + [False] * 11
         assert sum(b"#" in answer for answer in answers) >= 20
         assert eventually(lambda: gateway.process.exit_code() is not None, 20)
         assert gateway.process.exit_code() in (0, 128 + signal.SIGTERM)
         assert eventually(lambda: all(record["closed_ns"] for record in one.records())), (
             "every seat of the engine is free"
         )
-
-
-# Too many of them
-
-
-@pytest.fixture(scope="module")
-def busy(two: TruthEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Two seats and a short queue, for a paid and a free key."""
-    folder = tmp_path_factory.mktemp("busy")
-    write_keys(folder / "keys.toml", {"paid": {"priority": "paid"}, "free": {}})
-    settings = {**MANY, "keys_file": str(folder / "keys.toml"), "most_queued": 4}
-    with running(folder, {"two": two.url}, seats=2, **settings) as gateway:
-        yield gateway
-
-
-async def ask(client: httpx.AsyncClient, name: str, order: list[str], **truth: object) -> httpx.Response:
-    headers = {"authorization": f"Bearer sk-{name}", "x-request-id": f"{name}-{len(order)}"}
-    answer = await client.post(CHAT, json={**HELLO, "stream": True, "truth": truth}, headers=headers)
-    order.append(f"{name} {answer.status_code}")
-    return answer
-
-
-def test_at_ten_times_the_load_the_refusals_come_first_and_name_a_time(busy: Gateway) -> None:
-    """2 seats and 4 places in the queue get 60 requests at once."""
-    order: list[str] = []
-
-    async def everyone() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=busy.url, trust_env=False, timeout=60, limits=limits) as client:
-            return await asyncio.gather(*(ask(client, "free", order, ttft_s=1.5, gap_s=0) for _ in range(60)))
-
-    answers = asyncio.run(everyone())
-    assert order == ["free 429"] * 54 + ["free 200"] * 6, "no refusal waited for an answer"
-    for answer in answers:
-        if answer.status_code == 429:
-            assert answer.json()["error"]["code"] == "queue_full"
-            assert int(answer.headers["retry-after"]) >= 1
-    assert busy.count("requests_refused_total", reason="queue full") == 54
-
-
-def test_paid_requests_are_served_before_free_ones_that_came_earlier(busy: Gateway, two: TruthEngine) -> None:
-    before = len(two.records())
-    order: list[str] = []
-
-    async def everyone() -> None:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=busy.url, trust_env=False, timeout=60, limits=limits) as client:
-            plan = {"ttft_s": 0.4, "gap_s": 0}
-            free = [asyncio.create_task(ask(client, "free", order, **plan)) for _ in range(6)]
-            while busy.count("num_requests_waiting") < 4:
-                await asyncio.sleep(0.01)
-            paid = [asyncio.create_task(ask(client, "paid", order, **plan)) for _ in range(3)]
-            await asyncio.gather(*free, *paid)
-
-    asyncio.run(everyone())
-    assert [line for line in order if "paid" in line] == ["paid 200"] * 3
-    served = ["paid" if "x-request-id: paid" in record["head"] else "free" for record in two.records()[before:]]
-    assert served[:5] == ["free"] * 2 + ["paid"] * 3, "the two that ran already, and then"
-
-
-def test_a_paying_key_loses_nothing_while_a_free_one_asks_for_ten_times_what_there_is(busy: Gateway) -> None:
-    order: list[str] = []
-
-    async def everyone() -> None:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=busy.url, trust_env=False, timeout=60, limits=limits) as client:
-            plan, tasks = {"ttft_s": 0.1, "gap_s": 0}, []
-            for _ in range(10):  # each time there is room for two requests, and 21 come
-                tasks += [asyncio.create_task(ask(client, "free", order, **plan)) for _ in range(20)]
-                tasks.append(asyncio.create_task(ask(client, "paid", order, **plan)))
-                await asyncio.sleep(0.1)
-            await asyncio.gather(*tasks)
-
-    asyncio.run(everyone())
-    assert [line for line in order if "paid" in line] == ["paid 200"] * 10
-    assert set(order) == {"paid 200", "free 200", "free 429"}

@@ -204,6 +204,19 @@ def test_what_is_not_http_is_an_engine_that_failed(tmp_path: Path) -> None:
             assert gateway.count("engine_failures_total", engine="refusing") >= 3
 
 
+def test_another_engine_answers_where_the_first_died(two: TruthEngine, tmp_path: Path) -> None:
+    with (
+        TruthEngine.start(tmp_path / "log") as dying,
+        running(tmp_path, {"one": dying.url, "two": two.url}, health_every_s=60) as gateway,
+    ):
+        assert gateway.chat().status_code == 200
+        dying.stop()
+        for stream in (True, False, True, False):
+            assert gateway.chat(stream=stream).status_code == 200
+        assert gateway.count("requests_retried_total", engine="one") == 3, "then its breaker is open"
+        assert gateway.count("engine_up", engine="one") == 0
+
+
 def test_no_engine_gets_the_clients_key_and_each_gets_the_request_id(single: Gateway, one: TruthEngine) -> None:
     headers = {"authorization": "Bearer sk-mine", "x-request-id": "mine-4711", "cookie": "a=b"}
     answer = single.client.post("/v1/chat/completions", json=HELLO, headers=headers)

@@ -14,7 +14,7 @@ from shared.course.starter import with_function
 from tests.gateway import test_byte_identity as identity
 from tests.gateway import test_client_faults as clients
 from tests.gateway import test_engine_faults as engines
-from tests.gateway import test_openai_client as openai_client
+from tests.gateway import test_openai_surface as surface
 from tests.helpers import gateway as helper
 from tests.helpers.gateway import MANY, SHORT, running, write_keys
 from tests.helpers.truth import TruthEngine
@@ -153,7 +153,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Scene], None]]] = {
         def take(self):
             return 0.0
         """,
-        lambda s: s.guarded(openai_client.test_a_rate_limit_is_waited_for_as_long_as_it_states),
+        lambda s: s.guarded(surface.test_a_rate_limit_is_waited_for_as_long_as_it_states),
     ),
     "any key opens the door": (
         "keys.py", "find_key", """
@@ -161,7 +161,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Scene], None]]] = {
             return next(iter(keys), None)
         """,
         lambda s: s.guarded(
-            openai_client.test_the_gateways_own_refusals_are_the_clients_exceptions_and_are_not_tried_again),
+            surface.test_the_gateways_own_refusals_are_the_clients_exceptions_and_are_not_tried_again),
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""OpenAI's own client, unchanged but for its address: streams, whole answers, headers, retries and its exceptions."""
+"""OpenAI's surface: its own client, unchanged but for its address, and requests made up from the gateway's schema."""
 
 import asyncio
 import time
@@ -7,6 +7,9 @@ from typing import Any
 
 import openai
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 
 from tests.helpers.gateway import MANY, Gateway, running, write_keys
 from tests.helpers.truth import TruthEngine
@@ -170,3 +173,38 @@ def test_time_limits_and_broken_streams_are_the_clients_exceptions(single: Gatew
         with pytest.raises(openai.APIError):
             list(stream)
     assert len(one.records()) == before + 5, "nobody asked again for a stream that had begun"
+
+
+# Requests made up from the schema: valid ones are served, others are refused in OpenAI's form
+
+GETS = ("/v1/models", "/health", "/ready", "/metrics")
+POSTS = ("/v1/chat/completions", "/v1/completions")
+STATUSES = {"GET": {200}, "POST": {200, 400, 404, 415}}  # with one engine that never fails
+
+
+@pytest.fixture(scope="module")
+def offered(single: Gateway) -> Any:
+    return schemathesis.openapi.from_url(single.url + "/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [(path, GenerationMode.POSITIVE) for path in GETS + POSTS] + [(path, GenerationMode.NEGATIVE) for path in POSTS],
+)
+def test_no_request_makes_the_gateway_fail(offered: Any, single: Gateway, path: str, mode: GenerationMode) -> None:
+    operation = offered[path]["GET" if path in GETS else "POST"]
+    seen = set()
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        if mode == GenerationMode.POSITIVE and isinstance(case.body, dict) and len(case.body) % 2:
+            case.body["model"] = "truth"  # else nothing would get as far as an engine
+        answer = case.call_and_validate(timeout=20)
+        seen.add(answer.status_code)
+        assert answer.headers["x-request-id"]
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+    ask()
+    assert seen <= STATUSES[operation.method.upper()]
