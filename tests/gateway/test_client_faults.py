@@ -270,12 +270,12 @@ def test_clients_that_leave_before_their_answer_free_the_seat_and_the_queue(one:
 
 def test_sigterm_with_twenty_streams_lets_the_short_ones_end(one: TruthEngine, tmp_path: Path) -> None:
     """The endless ones are ended after `drain_s`, what waits for a seat too, and nothing new is accepted."""
-    with running(tmp_path, {"one": one.url}, seats=20, drain_s=2) as gateway:
+    with running(tmp_path, {"one": one.url}, seats=20, drain_s=4) as gateway:
         clients = [connect(gateway) for _ in range(21)]
         for client in clients[:10]:
-            client.sendall(request(stream=True, max_tokens=16, truth={"gap_s": 0.05}))
+            client.sendall(request(stream=True, max_tokens=50, truth={"gap_s": 0.05}))
         for client in clients[10:]:  # the last one waits for a seat
-            client.sendall(request(stream=True, max_tokens=5000, truth={"gap_s": 0.02}))
+            client.sendall(request(stream=True, max_tokens=5000, truth={"gap_s": 0.05}))
         assert eventually(lambda: gateway.count("num_requests_running") == 20, 20)
         gateway.terminate()
 
