@@ -188,10 +188,10 @@ function draw(chart) {
     if (share && (largest > 0 || chart.top))
       parts.push(make("text", { x: right + 6, y: y(share * top) + 4 }, onAxis(chart.unit, share * top)));
   }
-  const every = span <= 90 ? 15 : 60;  // seconds between two labels
+  const every = span <= 90 ? 15 : span <= 180 ? 30 : 60;  // seconds between two labels
   for (let ago = 0; ago <= span; ago += every) {
     const place = right * (1 - ago / span), anchor = ago === 0 ? "end" : place < 24 ? "start" : "middle";
-    parts.push(make("text", { x: place, y: HEIGHT - 3, "text-anchor": anchor }, ago === 0 ? "now" : every === 15 ? `−${ago} s` : `−${ago / 60} min`));
+    parts.push(make("text", { x: place, y: HEIGHT - 3, "text-anchor": anchor }, ago === 0 ? "now" : ago % 60 ? `−${ago} s` : `−${ago / 60} min`));
   }
   for (const [name, line] of chart.lines) {
     const curves = paths(line.values, x, y);

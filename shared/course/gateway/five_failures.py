@@ -232,7 +232,7 @@ def says_miscounted(v: Values) -> str:
 
 def says_retried(v: Values) -> str:
     end = "[DONE]" if v["done"] else "an error event" if v["error_event"] else "no end"
-    return f"the client got {v['beginnings']} beginnings of an answer, and then {end}"
+    return f"beginnings of an answer that the client got: {v['beginnings']}; then {end}"
 
 
 FAILURES: Mapping[str, Failure] = {

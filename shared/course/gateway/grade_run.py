@@ -28,7 +28,7 @@ from shared.launch.running import Engine
 from shared.processes import descendants
 
 LIMIT_S = 3  # how long the gateway waits for a first byte, for the next one, and for headers
-PATIENCE_S = 3 * LIMIT_S  # a client that has no answer by then gives up
+PATIENCE_S = 2 * LIMIT_S  # a client that has no answer by then gives up
 CONFIG = f"""
 first_byte_s = {LIMIT_S}
 idle_s = {LIMIT_S}

@@ -145,7 +145,8 @@ def added(lab: OpenLab) -> Table:
         assert both[1] is not None, "nothing was measured through the gateway"
         apart = both[0].high < both[1].low or both[1].high < both[0].low
         difference = f"{both[1].median - both[0].median:+.1f} ms"
-        rows.append((title, str(both[0]), str(both[1]), difference, "" if apart else "the intervals overlap"))
+        note = "too few rounds for an interval" if both[0].level is None else "" if apart else "the intervals overlap"
+        rows.append((title, str(both[0]), str(both[1]), difference, note))
     header = ("", "direct, ms", "through your gateway, ms", "difference of the medians", "")
     return Table("What the gateway adds for one user", header, rows)
 

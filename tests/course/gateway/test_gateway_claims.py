@@ -182,7 +182,7 @@ def test_a_speed_is_not_judged_at_the_quick_size(monkeypatch: pytest.MonkeyPatch
 
 def test_the_slo_follows_from_the_paying_key_alone() -> None:
     slo = overload.promise({overload.PAYING: rows(3, 100) + rows(1, 900)})
-    assert (slo.ttft_ms, slo.tpot_ms) == (400.0, 80.0)
-    assert overload.good_tokens(rows(2, 399) + rows(2, 401) + rows(1, 1, "HTTP 429"), slo) == 16
+    assert (slo.ttft_ms, slo.tpot_ms) == (500.0, 80.0)
+    assert overload.good_tokens(rows(2, 499) + rows(2, 501) + rows(1, 1, "HTTP 429"), slo) == 16
     assert overload.is_refusal(rows(1, 0, "HTTP 429: x")[0])
     assert claims.NAIVE_FAILS_AT_LEAST == 11
