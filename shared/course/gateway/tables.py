@@ -186,12 +186,11 @@ def kept(lab: OpenLab, names: Sequence[str]) -> Plot:
         "color": ["#8c959f", "#D55E00", "#0072B2"][: len(shares)],
         "pattern": {"shape": ["", "/", "x"][: len(shares)]},
     }
-    figure.add_bar(
-        x=list(shares), y=list(shares.values()), text=[f"{one:.0f} %" for one in shares.values()], marker=marker
-    )
+    percents = [f"{one:.0f} %" for one in shares.values()]
+    figure.add_bar(x=list(shares), y=list(shares.values()), text=percents, textposition="outside", marker=marker)
     line = {"color": INK, "dash": "dot", "width": 1.5}
     figure.add_hline(y=AT_LEAST_PERCENT, line=line, annotation_text=f"{AT_LEAST_PERCENT} %")
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(range=[0, 1.15 * max(100.0, *shares.values())])
     return Plot(title, ("", "% of what it gets alone"), [(name, f"{one:.0f}") for name, one in shares.items()], figure)
 
 
