@@ -21,6 +21,7 @@ from shared.course.gateway.seven_faults.stack import (
     ONE,
     OVERLOAD,
     READER,
+    USERS,
     Figures,
     Stack,
     healthy,
@@ -302,7 +303,7 @@ def test_the_healthy_run_shows_none(llamacpp: Seen) -> None:
     found = llamacpp["healthy"][0]
     assert found["gateway_waiting"] < 0.5
     assert found["engine_waiting"] < 0.5
-    assert found["engine_running"] == injections.USERS
+    assert found["engine_running"] == USERS
     assert found["idle_seats"] < 0.5
     assert found["hit_share"] > 0.5
     assert found["failed"] == 0 == found["refused"]
@@ -322,7 +323,7 @@ def test_a_fix_of_its_own_mends_the_load(fault: str, llamacpp: Seen) -> None:
 def test_wrong_answers_to_real_evidence_get_hints_that_fit(llamacpp: Seen) -> None:
     before = llamacpp["healthy"][0]
     for fault in set(FAULTS) - {KV}:
-        for other in set(FAULTS) - {fault}:
+        for other in set(FAULTS) - {fault, CLIENT}:  # a busy machine delays the client, too
             text = hint("llamacpp", fault, other, before, llamacpp[fault][0])
             assert "have changed, too" not in text, (fault, other)
 
