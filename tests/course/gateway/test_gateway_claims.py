@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from shared import results
-from shared.course import milestones
-from shared.course.gateway import claims, grade_run, overload
+from shared.course import checks, milestones, registry
+from shared.course.gateway import claims, five_failures, grade_run, overload
 from shared.course.gateway.five_failures import FAILURES
 from shared.load import Run
 from shared.metrics import summarise
@@ -186,3 +186,26 @@ def test_the_slo_follows_from_the_paying_key_alone() -> None:
     assert overload.good_tokens(rows(2, 499) + rows(2, 501) + rows(1, 1, "HTTP 429"), slo) == 16
     assert overload.is_refusal(rows(1, 0, "HTTP 429: x")[0])
     assert claims.NAIVE_FAILS_AT_LEAST == 11
+
+
+def test_numbers_in_the_notebooks_text_are_those_of_the_code() -> None:
+    cells = checks.notebook(registry.find_lab(LAB))["cells"]
+    text = {cell["id"]: cell["source"] for cell in cells}
+    minutes = [exercise.minutes for exercise in registry.find_lab(LAB).exercises]
+    assert f"{sum(minutes[:5])} minutes for the five core exercises" in text["title"]
+    assert f"The two extra exercises ({sum(minutes[5:])} minutes)" in text["title"]
+    assert f"an answer of {five_failures.LONG} tokens" in text["blocked"]
+    assert f"the last of the {five_failures.LONG} chunks" in text["predict-buffered"]
+    assert f"asks for {five_failures.ABANDONED} tokens" in text["predict-leaked"]
+    assert (five_failures.LEFT_AFTER, "the first five events" in text["predict-leaked"]) == (5, True)
+    assert (five_failures.LENGTHS, "1, 2, 4 and 8 tokens, 15 in all" in text["predict-miscounted"]) == (
+        (1, 2, 4, 8),
+        True,
+    )
+    assert text["grading"].count(f"{len(grade_run.CHECKS)} checks") == 2
+    assert f"({grade_run.LIMIT_S} seconds)" in text["grading"]
+    assert f"at {100 * overload.PAYING_SHARE:.0f} % of" in text["overloading"]
+    assert (overload.GIVE_UP_S, "after six seconds" in text["overloading"]) == (6, True)
+    assert (overload.TTFT_TIMES, overload.TPOT_TIMES) == (5, 4)
+    assert "five times its median TTFT and four times its median TPOT" in text["overloading"]
+    assert f"{overload.AT_LEAST_PERCENT} % or more" in text["overloading"]
