@@ -42,9 +42,11 @@ def make_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # No limit on connections (aiohttp's default is 100): the seats are the limit. No compression: the bytes are
-        # passed on as they come. No proxy: engines are near.
+        # passed on as they come. No proxy: engines are near. No connection is kept: llama.cpp's server closes one, now
+        # and then, in the moment in which the next request is sent over it, and a generation costs far more than a
+        # new connection.
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             headers={"accept-encoding": "identity"},
             auto_decompress=False,
             trust_env=False,

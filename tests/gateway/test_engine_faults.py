@@ -80,6 +80,14 @@ def test_where_every_engine_fails_the_client_gets_a_plain_error(
     assert (asked_of(one), asked_of(two)) == (before[0] + 1, before[1] + 1), "each engine was asked once"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_that_drops_a_kept_connection_fails_no_request(single: Gateway, stream: bool) -> None:
+    """llama.cpp's server does, now and then, in the moment in which a client sends the next request over it."""
+    for _ in range(3):
+        answer = single.chat(stream=stream, truth={"fault": "silent_again", "ttft_s": 0.01})
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("fault", ["reset", "cut", "hang", "no_done"])
 def test_no_other_engine_is_asked_after_the_first_byte(
     pair: Gateway, one: TruthEngine, two: TruthEngine, fault: str

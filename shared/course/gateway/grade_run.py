@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -120,12 +121,19 @@ def plain(content: object, **fields: str) -> Probe:
     return probe
 
 
+async def whole(reader: asyncio.StreamReader) -> bytes:
+    """An answer with its body, whose length the headers state; without one, what has come with the headers."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.I)
+    return head + (await reader.readexactly(int(length[1])) if length else b"")
+
+
 def piecewise(head: bytes, piece: bytes, pieces: int) -> Probe:
     """A request whose bytes come in pieces. After each, the client looks whether it has an answer already."""
 
     async def probe(on: Target) -> Raw:
         reader, writer = await asyncio.open_connection("127.0.0.1", on.gateway.port)
-        answer, began_s = asyncio.create_task(reader.read(4000)), time.monotonic()
+        answer, began_s = asyncio.create_task(whole(reader)), time.monotonic()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 for part in (head, *[piece] * pieces):
