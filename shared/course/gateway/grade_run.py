@@ -122,7 +122,7 @@ def plain(content: object, **fields: str) -> Probe:
 
 
 async def whole(reader: asyncio.StreamReader) -> bytes:
-    """An answer with its body, whose length the headers state; without one, what has come with the headers."""
+    """An answer with the body whose length the headers state."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.I)
     return head + (await reader.readexactly(int(length[1])) if length else b"")
