@@ -26,6 +26,13 @@ EVENT_END = re.compile(rb"\n\n(\r\n)?")  # of an event, and of the HTTP chunk th
 NOT_IDLE_S = 600  # a connection that hangs is closed at the latest then
 
 
+async def message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """The head of an HTTP message, and the body whose length it states."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    return head, await reader.readexactly(int(length[1])) if length else b""
+
+
 def http(status: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
     """An HTTP answer. `length` is what its Content-Length states, if that is not the truth."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
@@ -145,9 +152,7 @@ class FaultProxy:
             writer.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = LENGTH.search(head)
-        body = await reader.readexactly(int(length[1])) if length else b""
+        head, body = await message(reader)
         fault = None
         if head.startswith(b"POST"):
             self.posts += 1

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.course.gateway import five_failures
-from shared.course.gateway.fault_proxy import FaultProxy
+from shared.course.gateway.fault_proxy import FaultProxy, message
 from shared.course.gateway.five_failures import FAILURES, PATH, Raw, body, send
 from shared.course.gateway.running import Gateway
 from shared.course.labs import OpenLab
@@ -121,19 +120,12 @@ def plain(content: object, **fields: str) -> Probe:
     return probe
 
 
-async def whole(reader: asyncio.StreamReader) -> bytes:
-    """An answer with the body whose length the headers state."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head, re.I)
-    return head + (await reader.readexactly(int(length[1])) if length else b"")
-
-
 def piecewise(head: bytes, piece: bytes, pieces: int) -> Probe:
     """A request whose bytes come in pieces. After each, the client looks whether it has an answer already."""
 
     async def probe(on: Target) -> Raw:
         reader, writer = await asyncio.open_connection("127.0.0.1", on.gateway.port)
-        answer, began_s = asyncio.create_task(whole(reader)), time.monotonic()
+        answer, began_s = asyncio.create_task(message(reader)), time.monotonic()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 for part in (head, *[piece] * pieces):
@@ -142,12 +134,12 @@ def piecewise(head: bytes, piece: bytes, pieces: int) -> Probe:
                     if answer.done():
                         break
                 await asyncio.wait((answer,))
-        text = "" if not answer.done() or answer.exception() else answer.result().decode(errors="replace")
+        took_ms = round(1e3 * (time.monotonic() - began_s), 1)
+        came, text = (b"", b"") if not answer.done() or answer.exception() else answer.result()
         answer.cancel()
         writer.close()
-        code, _, rest = text.removeprefix("HTTP/1.1 ").partition(" ")
-        found = {"status": int(code) if code.isdigit() else None, "text": rest.rpartition("\r\n\r\n")[2]}
-        return {**found, "end": "whole" if code else "no answer", "ms": round(1e3 * (time.monotonic() - began_s), 1)}
+        code = int(came.split(b" ")[1]) if came else None
+        return {"status": code, "text": text.decode(), "end": "whole" if came else "no answer", "ms": took_ms}
 
     return probe
 
