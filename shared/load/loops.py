@@ -132,7 +132,8 @@ async def _schedule(load: Load, send: Send, line: tqdm) -> list[Sent]:
 
     async def one(moment_s: float) -> Sent | None:
         due_ns = begin_ns + int(moment_s * 1e9)
-        await asyncio.sleep((due_ns - time.perf_counter_ns()) / 1e9)
+        while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # uvloop rounds to milliseconds and may wake up early
+            await asyncio.sleep(left_ns / 1e9)
         if not load.engine.alive:
             return None
         sent = await send(load.max_tokens, due_ns)

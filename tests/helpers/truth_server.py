@@ -313,6 +313,7 @@ def main() -> None:
     if len(sys.argv) > 1:  # one core for it alone
         os.sched_setaffinity(0, {int(sys.argv[1])})
     gc.disable()  # a collection would delay a send; nothing here is a cycle
+    DOOR.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as engines do; it also frees the port at once
     DOOR.bind(("127.0.0.1", 0))
     DOOR.listen(512)
     DOOR.setblocking(False)
