@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from webui.engines import Engines
 from webui.errors import WebError
@@ -53,7 +52,7 @@ class Answer:
                         first = first or last
                         self.text += event.get("text", "")
                         self.thinking += event.get("thinking", "")
-                        self.stats = {"ttft_ms": (first - began) * 1e3}
+                        self.stats = {"ttft_ms": (first - began) * 1e3, "pieces": self.stats.get("pieces", 0) + 1}
                         self.tell()
                     if time.monotonic() - saved > self.settings.save_s:
                         saved = time.monotonic()

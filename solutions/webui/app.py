@@ -115,14 +115,15 @@ def make_app(settings: Settings) -> Guard:
         found: Answers = app.state.answers
         return found
 
-    def shown(chat: int, before: int | None = None, limit: int = 60) -> Any:
-        """The lanes of a chat, each with the last messages of its path."""
+    def shown(chat: int, before: int | None = None, at: int | None = None, limit: int = 60) -> Any:
+        """The lanes of a chat, each with the last messages of its path, those before a message, or those around one."""
         lanes = history.lanes(chat)
         for lane in lanes:
             leaf = history.message(before)["parent"] if before is not None else lane["leaf"]
-            found = history.path(leaf, limit + 1)
-            lane["messages"], lane["more"] = found[-limit:], len(found) > limit
-            lane["usual"] = len(lanes) == 1
+            found = history.path(leaf, limit + 1 if at is None else exchange.ALL)
+            end = next((place for place, one in enumerate(found) if one["id"] == at), len(found)) + limit // 2
+            lane["messages"], lane["more"] = found[:end][-limit:], len(found[:end]) > limit
+            lane["later"] = end < len(found)
         return {"lanes": lanes}
 
     @app.get("/")
@@ -138,8 +139,8 @@ def make_app(settings: Settings) -> Guard:
         return shown(history.new_chats(asked.targets, asked.system, asked.parameters.model_dump(exclude_none=True)))
 
     @app.get("/api/chats/{chat}")
-    def one_chat(chat: int, before: int | None = None, limit: int = 60) -> Any:
-        return shown(chat, before, max(1, min(limit, 1000)))
+    def one_chat(chat: int, before: int | None = None, at: int | None = None) -> Any:
+        return shown(chat, before, at)
 
     @app.patch("/api/chats/{chat}")
     def change_chat(chat: int, asked: ChangedChat) -> Any:

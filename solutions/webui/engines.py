@@ -1,8 +1,8 @@
 """One streamed answer of Ollama, or of an OpenAI-compatible server, as the same kinds of events.
 
-    {"text": "Hel"}          a piece of the answer (a piece is not a token)
-    {"thinking": "..."}      a piece of what a reasoning model thinks first
-    {"counters": {...}}      the last event: the engine's own counters
+{"text": "Hel"}          a piece of the answer (a piece is not a token)
+{"thinking": "..."}      a piece of what a reasoning model thinks first
+{"counters": {...}}      the last event: the engine's own counters
 """
 
 import json

@@ -17,11 +17,16 @@ class WebError(Exception):
         return JSONResponse({"what": self.what, "fix": self.fix}, self.status)
 
 
-NO_MEMORY = re.compile(r"(system|gpu|more) memory|out of memory|\boom\b|cudaMalloc|failed to allocate|unable to alloc", re.I)
+NO_MEMORY = re.compile(
+    r"(system|gpu|more) memory|out of memory|\boom\b|cudaMalloc|failed to allocate|unable to alloc", re.I
+)
 FIXES = [
     (NO_MEMORY, "Unload other models under Models, choose a smaller model, or lower the context length."),
     (re.compile(r"not found|no such model|does not exist", re.I), "Pull it under Models, or choose another model."),
-    (re.compile(r"does not support", re.I), "Choose a model that can do this. Models > Show lists what a model can do."),
+    (
+        re.compile(r"does not support", re.I),
+        "Choose a model that can do this. Models > Show lists what a model can do.",
+    ),
     (re.compile(r"context|too long|exceed", re.I), "Raise the context length, or start a new chat."),
 ]
 

@@ -72,7 +72,7 @@ def day(seconds: float) -> str:
 
 
 def load(history: History, data: dict[str, Any], settings: Settings) -> int:
-    """Add the chats of an exported file. Returns how many. Raises WebError, and adds nothing, if one of them is wrong."""
+    """Add the chats of an exported file, all or none. Returns how many. Raises WebError or ValidationError."""
     file = File.model_validate(data)
     count = sum(len(chat.messages) for chat in file.chats)
     if count > settings.most_import_messages:
@@ -81,7 +81,14 @@ def load(history: History, data: dict[str, Any], settings: Settings) -> int:
     now = time.time()
     with history.change() as db:
         for chat in file.chats:
-            values = (chat.title, chat.target, chat.system, chat.parameters.model_dump_json(exclude_none=True), now, now)
+            values = (
+                chat.title,
+                chat.target,
+                chat.system,
+                chat.parameters.model_dump_json(exclude_none=True),
+                now,
+                now,
+            )
             columns = "title, target, system, parameters, created, changed"
             new = db.execute(f"INSERT INTO chats ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid
             leaf = None

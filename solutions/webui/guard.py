@@ -40,7 +40,9 @@ def refusal(headers: Headers, hosts: Iterable[str]) -> WebError | None:
     # BEGIN SOLUTION: refuse a foreign Host, a foreign Origin, and what the browser calls cross-site
     host, origin = headers.get("host", ""), headers.get("origin")
     if host not in hosts:
-        return WebError(403, f"This server is not {host[:100] or 'without a Host header'}.", "Open it by its own address.")
+        return WebError(
+            403, f"This server is not {host[:100] or 'without a Host header'}.", "Open it by its own address."
+        )
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
         return WebError(403, f"A page of {origin[:100]} may not use this server.", "Use this server's own page.")
     # A link from elsewhere may open our page (`navigate`), but nothing else.

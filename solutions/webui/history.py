@@ -75,7 +75,9 @@ class History:
 
     def chats(self) -> list[Row]:
         """All chats, the newest first; of a pair only the left one."""
-        return self.rows("SELECT * FROM chats WHERE pair IS NULL OR pair = id ORDER BY changed DESC, id DESC LIMIT 5000")
+        return self.rows(
+            "SELECT * FROM chats WHERE pair IS NULL OR pair = id ORDER BY changed DESC, id DESC LIMIT 5000"
+        )
 
     def lanes(self, chat: int) -> list[Row]:
         """The chat, or both chats of its pair."""
@@ -100,7 +102,9 @@ class History:
         """Set columns of a chat: title, target, system, parameters, leaf."""
         fields = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in fields.items()}
         with self.change() as db:
-            db.execute(f"UPDATE chats SET {', '.join(f'{k} = ?' for k in fields)} WHERE id = ?", (*fields.values(), chat))
+            db.execute(
+                f"UPDATE chats SET {', '.join(f'{k} = ?' for k in fields)} WHERE id = ?", (*fields.values(), chat)
+            )
 
     def delete_chat(self, chat: int) -> None:
         """Delete the chat, or both chats of its pair."""
@@ -118,7 +122,7 @@ class History:
         return found[0]
 
     def add(self, chat: int, parent: int | None, role: str, text: str, target: str = "", state: str = "done") -> int:
-        """Add a message below `parent` and make it the chat's leaf. Raises WebError if the parent is of another chat."""
+        """Add a message below `parent` and make it the chat's leaf. Raises WebError for another chat's parent."""
         if parent is not None and self.message(parent)["chat"] != chat:
             raise WebError(400, "This message belongs to another chat.", "Reload the page.")
         with self.change() as db:
@@ -132,7 +136,9 @@ class History:
                 db.execute("UPDATE chats SET title = ? WHERE id = ? AND title = 'New chat'", (title, chat))
         return int(new or 0)
 
-    def save(self, message: int, text: str, thinking: str, state: str, note: str = "", stats: Row | None = None) -> None:
+    def save(
+        self, message: int, text: str, thinking: str, state: str, note: str = "", stats: Row | None = None
+    ) -> None:
         """Save an answer. Its words can be searched once it has ended."""
         with self.change() as db:
             values = (text, thinking, state, note, json.dumps(stats or {}), message)

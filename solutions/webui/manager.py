@@ -27,7 +27,9 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 def checked_name(name: str) -> str:
     """A model's name. Raises WebError for anything else, such as a path."""
     if not NAME.fullmatch(name):
-        raise WebError(400, f"{name[:100]!r} is not a model's name.", "A name looks like smollm2:135m or hf.co/me/model:Q4_0.")
+        raise WebError(
+            400, f"{name[:100]!r} is not a model's name.", "A name looks like smollm2:135m or hf.co/me/model:Q4_0."
+        )
     return name
 
 
@@ -41,7 +43,9 @@ class Manager:
         self.uploads = settings.data / "uploads"
         shutil.rmtree(self.uploads, ignore_errors=True)  # halves of an earlier run
 
-    async def call(self, method: str, path: str, body: Any = None, timeout_s: float = 30, engine: str = "Ollama") -> Any:
+    async def call(
+        self, method: str, path: str, body: Any = None, timeout_s: float = 30, engine: str = "Ollama"
+    ) -> Any:
         """One request and its JSON (None for an empty answer). Raises WebError."""
         base = self.settings.ollama if engine == "Ollama" else self.settings.gateway
         key = self.settings.gateway_key.get_secret_value() if engine == "Gateway" else ""
@@ -170,7 +174,9 @@ class Manager:
             body["files"] = {"model.gguf": f"sha256:{digest}"}
         else:
             body["from"] = checked_name(asked.get("source") or "")
-        body |= {name: asked[name] for name in ("system", "template", "parameters") if asked.get(name)}
+        parameters = {name: value for name, value in asked["parameters"].items() if name != "keep_alive"}
+        body |= {name: asked[name] for name in ("system", "template") if asked.get(name)}
+        body |= {"parameters": parameters} if parameters else {}
         await self.call("POST", "/api/create", body, timeout_s=3600)
 
     async def unload(self, name: str) -> None:
