@@ -40,7 +40,7 @@ class Engines:
         if keep_alive := parameters.get("keep_alive"):
             body["keep_alive"] = -1 if keep_alive == "-1" else keep_alive
         async for line in self.lines("Ollama", f"{self.settings.ollama}/api/chat", body):
-            event = json.loads(line)
+            event = parsed("Ollama", line)
             if "error" in event:
                 raise refused("Ollama", 500, str(event["error"]))
             message = event.get("message", {})
@@ -66,7 +66,7 @@ class Engines:
             if data == b"[DONE]":
                 yield {"counters": counters}
                 return
-            event = json.loads(data)
+            event = parsed("Gateway", data)
             if "error" in event:
                 raise refused("Gateway", 500, str(event["error"].get("message", event["error"])))
             for choice in event.get("choices", []):
@@ -104,8 +104,6 @@ class Engines:
                     response.close()  # not release: an unread answer must not be read to its end
         except (aiohttp.ClientError, OSError) as e:
             raise unreachable(engine, url.partition("/v1/")[0].partition("/api/")[0], e) from None
-        except ValueError as e:
-            raise WebError(502, f"{engine} sent what is not JSON ({e}).", f"Is {url} really {engine}?") from None
         # END SOLUTION
 
     async def context_length(self, target: str) -> int | None:
@@ -121,6 +119,17 @@ class Engines:
             return None
         names = {model, f"{model}:latest"}
         return next((one.get("context_length") for one in loaded if one.get("name") in names), None)
+
+
+def parsed(engine: str, line: bytes) -> Event:
+    """A line's JSON object. Raises WebError."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise WebError(502, f"{engine} sent what is not JSON: {line[:60]!r}.", f"Is this the address of {engine}?")
+    return found
 
 
 def ollama_counters(last: Event) -> Event:

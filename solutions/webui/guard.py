@@ -63,15 +63,27 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def guarded_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                known = {name for name, _ in message["headers"]}
-                more = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in known]
-                message["headers"] = [*message["headers"], *more]
-            await send(message)
-
         most, seen = self.larger.get(scope["path"], self.most_bytes), 0
         too_much = WebError(413, f"That is more than {most:,} bytes.", "Send less, or raise the limit (settings.py).")
+        replaced = False
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal replaced
+            if replaced:
+                return
+            if message["type"] == "http.response.start":
+                if seen > most:  # FastAPI calls a body that could not be read a wrong one
+                    replaced = True
+                    await too_much.response()(scope, receive, with_headers)
+                    return
+                await with_headers(message)
+            else:
+                await send(message)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+            await send(message)
 
         async def guarded_receive() -> Message:
             nonlocal seen
