@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from shared.hardware import host
 from shared.launch import launch
@@ -35,7 +35,7 @@ def ui(scripted_engine: Scripted, tmp_path_factory: pytest.TempPathFactory) -> I
 def ollama(model: ModelChoice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """The real Ollama with one seat, and a store of its own: these tests delete models."""
     flags = {"OLLAMA_NUM_PARALLEL": 1, "OLLAMA_MODELS": str(tmp_path_factory.mktemp("ollama"))}
-    engine = launch("ollama", model, flags, precision="Q8_0", quiet=True)
+    engine = launch("ollama", model, flags, precision="Q8_0", cores=1, quiet=True)
     yield engine
     engine.end()
 
@@ -49,6 +49,7 @@ def real(ollama: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)  # the tests' machine may be busy
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=host.browser(), args=["--no-sandbox"])
         yield browser
