@@ -116,7 +116,7 @@ class History:
         return self.rows(PATH, leaf, limit) if leaf else []
 
     def message(self, message: int) -> Row:
-        found = self.rows("SELECT * FROM messages WHERE id = ?", message)
+        found = self.rows(PATH, message, 1)
         if not found:
             raise WebError(404, "This message does not exist any more.", "Reload the page.")
         return found[0]

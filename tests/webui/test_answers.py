@@ -166,7 +166,7 @@ def test_regenerated_answers_and_edited_questions_are_versions(ui: WebUI, script
     ui.whole(first)
     scripted.text("Second.")
     second = ui.api("POST", f"/api/chats/{chat}/regenerate", {"message": first})["answer"]
-    ui.whole(second)
+    assert ui.whole(second)["versions"] == [first, second]
     [lane] = ui.api("GET", f"/api/chats/{chat}")["lanes"]
     assert roles(lane) == [("user", "Question"), ("assistant", "Second.")]
     assert lane["messages"][-1]["versions"] == [first, second]

@@ -224,20 +224,27 @@ def test_a_wrong_model_name_is_explained_in_the_dialog(page: Page) -> None:
     expect(page.locator("#models .problem")).to_contain_text("is not a model's name")
 
 
-def test_two_lanes_are_asked_the_same_and_show_their_own_figures(page: Page, ollama: Engine) -> None:
+@pytest.fixture
+def second(ollama: Engine) -> Iterator[str]:
+    """The same model under a second name."""
     httpx.post(f"{ollama.url}/api/copy", json={"source": ollama.served_name, "destination": "second:test"}, trust_env=False)
+    yield "second:test"
+    httpx.request("DELETE", f"{ollama.url}/api/delete", json={"model": "second:test"}, trust_env=False)
+
+
+def test_two_lanes_are_asked_the_same_and_show_their_own_figures(page: Page, ollama: Engine, second: str) -> None:
     page.reload()
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".lane")).to_have_count(2)
-    page.get_by_label("Model", exact=True).nth(1).select_option("ollama:second:test")
+    page.get_by_label("Model", exact=True).nth(0).select_option(f"ollama:{ollama.served_name}")
+    page.get_by_label("Model", exact=True).nth(1).select_option(f"ollama:{second}")
     ask_and_wait(page, "What is a cat?")
-    expect(page.locator(".message.assistant .name")).to_have_text([ollama.served_name, "second:test"])
+    expect(page.locator(".message.assistant .name")).to_have_text([ollama.served_name, second])
     expect(page.locator(".message.assistant .figures").nth(0)).to_contain_text("tok/s")
     expect(page.locator(".message.assistant .figures").nth(1)).to_contain_text("tok/s")
     page.reload()
     expect(page.locator(".lane")).to_have_count(2)
     expect(page.locator("#chats a[aria-current]")).to_contain_text("compare")
-    httpx.request("DELETE", f"{ollama.url}/api/delete", json={"model": "second:test"}, trust_env=False)
 
 
 def test_history_is_searched_renamed_exported_imported_and_deleted(page: Page, tmp_path: Path) -> None:

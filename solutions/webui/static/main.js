@@ -228,7 +228,10 @@ function wire() {
     },
   };
   for (const [id, onclick] of Object.entries(clicks)) byId(id).addEventListener("click", onclick);
-  document.addEventListener("click", (event) => event.target.closest("#open-menu") || showMenu(false));
+  document.addEventListener("click", ({ target }) => {
+    if (!target.closest("#open-menu")) showMenu(false);
+    if (!target.closest("#sidebar, #open-sidebar, dialog")) showSidebar(false);
+  });
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]") || event.defaultPrevented) return;
     const name = event.key.length === 1 ? event.key.toUpperCase() : event.key;
