@@ -148,12 +148,14 @@ class Answers:
         return message
 
     async def events(self, message: int) -> AsyncIterator[Row]:
-        """The events of an answer. One that has ended is its message alone."""
+        """The events of an answer. One that has ended, perhaps before its page could listen, is sent as one piece."""
         if answer := self.running.get(message):
             async for event in answer.events():
                 yield event
         else:
-            yield {"message": await asyncio.to_thread(self.history.message, message)}
+            ended = await asyncio.to_thread(self.history.message, message)
+            yield {name: ended[name] for name in ("text", "thinking", "stats")}
+            yield {"message": ended}
 
     def stop(self, message: int) -> bool:
         """Stop an answer; whether it was running."""

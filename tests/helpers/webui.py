@@ -65,8 +65,7 @@ class WebUI:
         """Listen until the answer's end. Returns its message; the pieces together must be its text."""
         events = list(self.listen(answer))
         message: dict[str, Any] = events[-1]["message"]
-        if len(events) > 1:
-            assert "".join(event["text"] for event in events[:-1]) == message["text"]
+        assert "".join(event["text"] for event in events[:-1]) == message["text"]
         return message
 
     def kill(self) -> None:

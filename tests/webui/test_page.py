@@ -256,7 +256,7 @@ def test_history_is_searched_renamed_exported_imported_and_deleted(page: Page, t
     page.get_by_role("button", name="New chat").click()
     page.keyboard.press("Control+k")
     page.keyboard.type("quag")
-    expect(page.locator("#chats mark")).to_have_text("quagga")
+    expect(page.locator("#chats mark").first).to_have_text("quagga")
     page.locator("#chats a").first.click()
     expect(page.locator("h1#title")).to_have_text("Striped animals")
     files = {}

@@ -211,7 +211,7 @@ export class Lane {
       }
       pace.add(event.text);
       if (event.thinking) addThought(article, event.thinking);
-      if (event.text && performance.now() - last > FIGURES_MS) {
+      if (event.stats.pieces && performance.now() - last > FIGURES_MS) {
         last = performance.now();
         const rate = event.stats.pieces / ((last - began) / 1000);
         shown.textContent = `first token ${milliseconds(event.stats.ttft_ms)} · ${milliseconds(last - began)} · about ${number(rate)} pieces/s`;
