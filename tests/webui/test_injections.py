@@ -60,14 +60,14 @@ def test_the_corpus_is_large_and_would_run_in_a_page_that_trusts_it(chromium: Br
 
 
 def test_the_watch_and_the_policy_notice_what_would_run(page: Page) -> None:
-    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {src: 'https://evil.example/x.js'}))")
-    expect(page.locator("body")).to_be_visible()
+    """So the other tests can fail: an image from elsewhere, and HTML from a string, are refused and noted."""
+    assert "TrustedHTML" in page.evaluate("(() => { try { document.body.innerHTML = 'x' } catch (e) { return e.message } })()")
+    page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://evil.example/x.png', id: 'bad'}))")
+    page.wait_for_timeout(500)
     hits = page.evaluate("hits.splice(0)")
-    assert any("script-src" in hit for hit in hits)
-    page.evaluate("document.querySelector('body > script').remove()")
-    refused = page.evaluate("(() => { try { document.body.innerHTML = 'x' } catch (e) { return e.message } })()")
-    assert "TrustedHTML" in refused
-    page.evaluate("hits.length = 0")
+    assert any(hit.startswith("require-trusted-types-for") for hit in hits)
+    assert any(hit.startswith("img-src") for hit in hits)
+    page.evaluate("document.querySelector('#bad').remove()")
 
 
 def test_nothing_in_a_history_runs(page: Page, ui: WebUI) -> None:
