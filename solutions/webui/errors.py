@@ -38,7 +38,7 @@ def refused(engine: str, status: int, text: str) -> WebError:
     if status == 429:
         return WebError(502, f"{engine} has too many requests: {text[:300]}", "Wait a moment, then press Regenerate.")
     fix = next((fix for pattern, fix in FIXES if pattern.search(text)), f"Look into the log of {engine}.")
-    what = f"{engine} answered with an error ({status}): {text[:300].strip() or 'no text'}"
+    what = f"{engine} answered with an error ({status}): {text[:300].strip().rstrip('.') or 'no text'}."
     return WebError(404 if status == 404 else 502, what, fix)
 
 

@@ -19,7 +19,9 @@ from playwright.sync_api import Page, sync_playwright
 from shared.hardware import host
 from tests.helpers.webui import LAST, Scripted, WebUI, running, said
 
-BEFORE = "\n\n".join(f"## Part {n}\n\nSome **bold** text, `code` and a list:\n\n- one\n- two\n\n" + "word " * 60 for n in range(7))
+BEFORE = "\n\n".join(
+    f"## Part {n}\n\nSome **bold** text, `code` and a list:\n\n- one\n- two\n\n" + "word " * 60 for n in range(7)
+)
 STAMP = """
 window.lags = [];
 let seen = 0;
@@ -86,7 +88,10 @@ def measured(page: Page, name: str, ended: Any) -> None:
     share = (busy() - before) / (time.monotonic() - began)
     lags = sorted(page.evaluate("lags"))
     p50, p99 = (lags[int(len(lags) * q)] for q in (0.5, 0.99))
-    print(f"{name}: {len(lags)} pieces, lag p50 {p50:.0f} ms, p99 {p99:.0f} ms, main thread {100 * share:.0f} % busy", flush=True)
+    print(
+        f"{name}: {len(lags)} pieces, lag p50 {p50:.0f} ms, p99 {p99:.0f} ms, main thread {100 * share:.0f} % busy",
+        flush=True,
+    )
 
 
 def ours(page: Page, ui: WebUI) -> None:

@@ -27,7 +27,9 @@ class Registry:
     async def serve(self) -> None:
         app = web.Application()
         app.router.add_get("/v2/library/{model}/manifests/{tag}", self.manifest)
-        app.router.add_get("/v2/library/{model}/blobs/sha256:{digest}", self.blob)  # HEAD, too
+        app.router.add_get("/v2/library/{model}/blobs/sha256:{digest}", self.elsewhere, allow_head=False)
+        app.router.add_head("/v2/library/{model}/blobs/sha256:{digest}", self.blob)
+        app.router.add_get("/data/{digest}", self.blob)
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()
@@ -38,6 +40,10 @@ class Registry:
         name = request.match_info
         file = self.store / "manifests" / "registry.ollama.ai" / "library" / name["model"] / name["tag"]
         return web.Response(body=file.read_bytes()) if file.exists() else web.Response(status=404)
+
+    async def elsewhere(self, request: web.Request) -> web.StreamResponse:
+        """Ollama insists on a redirect to another host, as a real registry sends to its content network."""
+        raise web.HTTPTemporaryRedirect(f"http://localhost:{self.port}/data/{request.match_info['digest']}")
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         file = self.store / "blobs" / f"sha256-{request.match_info['digest']}"

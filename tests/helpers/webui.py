@@ -105,13 +105,18 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
     return found
 
 
-
-
 def said(text: str) -> bytes:
     return json.dumps({"message": {"content": text}}, ensure_ascii=False).encode() + b"\n"
 
 
-LAST = {"done": True, "done_reason": "stop", "prompt_eval_count": 7, "eval_count": 3, "eval_duration": 10**8}
+LAST = {
+    "message": {"content": ""},
+    "done": True,
+    "done_reason": "stop",
+    "prompt_eval_count": 7,
+    "eval_count": 3,
+    "eval_duration": 10**8,
+}
 
 
 class Scripted:

@@ -87,7 +87,7 @@ MARKDOWN = [
     f"[ref]: javascript:{RUN}\n\n[ref]",
     f"```html\n<script>{RUN}</script>\n```",
     f"```<img src=x onerror={RUN}>\ncode\n```",
-    f"```js\" onload=\"{RUN}\ncode\n```",
+    f'```js" onload="{RUN}\ncode\n```',
     f"```python\n# </code></pre><script>{RUN}</script>\nx = '<img src=x onerror={RUN}>'\n```",
     f"`<img src=x onerror={RUN}>`",
     f"| <script>{RUN}</script> | b |\n|---|---|\n| <img src=x onerror={RUN}> | [c](javascript:{RUN}) |",

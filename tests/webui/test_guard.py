@@ -65,7 +65,16 @@ def test_every_answer_carries_the_policy(ui: WebUI, path: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
 
 
-PATHS = ["..%2f..%2fapp.py", "../app.py", "%2e%2e/app.py", "..\\app.py", "....//app.py", "vendor/../../app.py", "%00", "//etc/passwd"]
+PATHS = [
+    "..%2f..%2fapp.py",
+    "../app.py",
+    "%2e%2e/app.py",
+    "..\\app.py",
+    "....//app.py",
+    "vendor/../../app.py",
+    "%00",
+    "//etc/passwd",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -77,7 +86,23 @@ def test_no_path_leads_out_of_the_static_files(ui: WebUI, path: str) -> None:
     assert b"make_app" not in answer
 
 
-NAMES = ["../../etc/passwd", "/etc/passwd", "a/../b", "..", ".", "", "a b", "a\nb", "a" * 500, "a:b:c:d", "http://x/y", "x\x00y", "é", "a//b", "-"]
+NAMES = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a/../b",
+    "..",
+    ".",
+    "",
+    "a b",
+    "a\nb",
+    "a" * 500,
+    "a:b:c:d",
+    "http://x/y",
+    "x\x00y",
+    "é",
+    "a//b",
+    "-",
+]
 
 
 @pytest.mark.parametrize("what", ["pull", "show", "delete", "unload", "copy", "create"])

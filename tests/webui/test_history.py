@@ -33,7 +33,9 @@ def test_words_of_questions_and_answers_are_found(ui: WebUI, scripted: Scripted)
     assert ui.api("GET", "/api/search?q=zeppelin")["found"] == []
 
 
-@pytest.mark.parametrize("words", ['"', "a AND", "NEAR(", "*", "col:x", "^x", "-", "(", "'; DROP TABLE messages; --", "%", "\\"])
+@pytest.mark.parametrize(
+    "words", ['"', "a AND", "NEAR(", "*", "col:x", "^x", "-", "(", "'; DROP TABLE messages; --", "%", "\\"]
+)
 def test_operators_of_the_search_engine_are_only_characters(ui: WebUI, words: str) -> None:
     assert ui.client.get("/api/search", params={"q": words}).status_code == 200
 
@@ -61,7 +63,10 @@ def test_markdown_is_for_reading(ui: WebUI, scripted: Scripted) -> None:
 
 WRONG: dict[str, Any] = {
     "no format": {"chats": []},
-    "another role": {"format": "inference-labs-webui/1", "chats": [{"title": "x", "messages": [{"role": "system", "text": "x"}]}]},
+    "another role": {
+        "format": "inference-labs-webui/1",
+        "chats": [{"title": "x", "messages": [{"role": "system", "text": "x"}]}],
+    },
     "a long text": file_of("x" * (2**20 + 1)),
     "a wrong parameter": file_of("x", parameters={"temperature": 99}),
     "a list": [],
@@ -120,7 +125,9 @@ def test_ten_thousand_messages_are_opened_and_searched(ui: WebUI) -> None:
 
 def test_system_prompts_are_saved_replaced_and_forgotten(ui: WebUI) -> None:
     ui.api("PUT", "/api/prompts", {"name": "Pirate", "text": "Arr."})
-    assert ui.api("PUT", "/api/prompts", {"name": "Pirate", "text": "Arr!"})["prompts"] == [{"name": "Pirate", "text": "Arr!"}]
+    assert ui.api("PUT", "/api/prompts", {"name": "Pirate", "text": "Arr!"})["prompts"] == [
+        {"name": "Pirate", "text": "Arr!"}
+    ]
     assert ui.api("PUT", "/api/prompts", {"name": "Pirate", "text": ""})["prompts"] == []
 
 

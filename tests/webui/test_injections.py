@@ -27,20 +27,23 @@ DANGER = """
 """
 
 
+WANTED: dict[Page, list[str]] = {}  # what a page wanted from other servers, whether or not it was allowed
+
+
 @pytest.fixture
 def page(chromium: Browser, ui: WebUI) -> Iterator[Page]:
     """A page whose requests to other servers, and whose breaches of the policy, are noted."""
     context = chromium.new_context(base_url=ui.url)
     page = context.new_page()
     page.add_init_script(WATCH)
-    elsewhere: list[str] = []
-    page.on("request", lambda request: None if request.url.startswith(ui.url) else elsewhere.append(request.url))
-    page.on("dialog", lambda dialog: elsewhere.append(dialog.message))
+    wanted = WANTED[page] = []
+    page.on("request", lambda request: None if request.url.startswith(ui.url) else wanted.append(request.url))
+    page.on("dialog", lambda dialog: wanted.append(dialog.message))
     page.goto("/")
     yield page
     assert page.evaluate("hits") == []  # the policy never had to stop anything: the renderer made nothing of the kind
     assert page.evaluate(DANGER) == []
-    assert elsewhere == []
+    assert wanted == []
     context.close()
 
 
@@ -61,13 +64,17 @@ def test_the_corpus_is_large_and_would_run_in_a_page_that_trusts_it(chromium: Br
 
 def test_the_watch_and_the_policy_notice_what_would_run(page: Page) -> None:
     """So the other tests can fail: an image from elsewhere, and HTML from a string, are refused and noted."""
-    assert "TrustedHTML" in page.evaluate("(() => { try { document.body.innerHTML = 'x' } catch (e) { return e.message } })()")
+    assert "TrustedHTML" in page.evaluate(
+        "(() => { try { document.body.innerHTML = 'x' } catch (e) { return e.message } })()"
+    )
     page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://evil.example/x.png', id: 'bad'}))")
     page.wait_for_timeout(500)
     hits = page.evaluate("hits.splice(0)")
     assert any(hit.startswith("require-trusted-types-for") for hit in hits)
     assert any(hit.startswith("img-src") for hit in hits)
     page.evaluate("document.querySelector('#bad').remove()")
+    assert WANTED[page] == ["https://evil.example/x.png"]
+    WANTED[page].clear()
 
 
 def test_nothing_in_a_history_runs(page: Page, ui: WebUI) -> None:
@@ -83,7 +90,9 @@ def test_nothing_in_a_history_runs(page: Page, ui: WebUI) -> None:
     page.get_by_role("button", name="Settings", exact=True).click()
     for link in page.locator(".message.assistant a").all():
         assert link.get_attribute("rel") == "noopener noreferrer nofollow"
-    assert page.locator(".message.assistant a").evaluate_all("all => all.some((a) => a.href.includes('evil.example/?secret'))")
+    assert page.locator(".message.assistant a").evaluate_all(
+        "all => all.some((a) => a.href.includes('evil.example/?secret'))"
+    )
     page.get_by_label("Search all messages").fill("script")
     expect(page.locator("#chats mark").first).to_be_visible()
 
@@ -99,7 +108,10 @@ def test_nothing_in_a_streamed_answer_runs(page: Page, ui: WebUI, scripted: Scri
 
 @pytest.mark.parametrize("text", [HTML[0], HTML[6], HTML[13]], ids=str)
 def test_nothing_in_names_notes_and_errors_runs(page: Page, ui: WebUI, scripted: Scripted, text: str) -> None:
-    scripted.blocks = [said("x").replace(b"content", b"thinking"), b'{"error": "%s"}\n' % text.replace('"', "'").encode()]
+    scripted.blocks = [
+        said("x").replace(b"content", b"thinking"),
+        b'{"error": "%s"}\n' % text.replace('"', "'").encode(),
+    ]
     page.get_by_label("Your message").fill(text)
     page.get_by_label("Your message").press("Enter")
     expect(page.locator(".note.failed")).to_contain_text("Fix:")

@@ -118,7 +118,10 @@ def test_compare(page: Page, request: pytest.FixtureRequest) -> None:
 
 
 def test_an_error(page: Page, request: pytest.FixtureRequest, scripted: Scripted) -> None:
-    scripted.status, scripted.blocks = 500, [b'{"error": "model requires more system memory (9.1 GiB) than is available"}']
+    scripted.status, scripted.blocks = (
+        500,
+        [b'{"error": "model requires more system memory (9.1 GiB) than is available"}'],
+    )
     page.get_by_label("Your message").fill("More")
     page.get_by_label("Your message").press("Enter")
     expect(page.locator(".note.failed")).to_contain_text("Fix: Unload other models", timeout=30_000)

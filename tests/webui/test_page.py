@@ -84,7 +84,7 @@ def streaming(page: Page) -> str:
 
 def test_an_answer_streams_and_shows_ollamas_counters(page: Page, real: WebUI, ollama: Engine) -> None:
     ask_and_wait(page, "What is a token?")
-    figures = page.locator(".message.assistant .figures").inner_text()
+    figures = page.locator(".message.assistant .figures").inner_text().replace("\u00a0", " ")
     chat = int(page.url.rsplit("/", 1)[1])
     [lane] = real.api("GET", f"/api/chats/{chat}")["lanes"]
     message = lane["messages"][-1]
@@ -227,7 +227,9 @@ def test_a_wrong_model_name_is_explained_in_the_dialog(page: Page) -> None:
 @pytest.fixture
 def second(ollama: Engine) -> Iterator[str]:
     """The same model under a second name."""
-    httpx.post(f"{ollama.url}/api/copy", json={"source": ollama.served_name, "destination": "second:test"}, trust_env=False)
+    httpx.post(
+        f"{ollama.url}/api/copy", json={"source": ollama.served_name, "destination": "second:test"}, trust_env=False
+    )
     yield "second:test"
     httpx.request("DELETE", f"{ollama.url}/api/delete", json={"model": "second:test"}, trust_env=False)
 

@@ -73,4 +73,4 @@ def test_a_model_that_the_registry_lacks_is_an_error_with_a_fix(real: WebUI, reg
 
     assert "Fix:" in wait_for(failed)
     real.api("POST", "/api/models/cancel-pull", {"name": name})
-    assert real.api("GET", "/api/models")["pulls"] == []
+    assert name not in str(real.api("GET", "/api/models")["pulls"])

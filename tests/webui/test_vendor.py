@@ -24,7 +24,11 @@ def test_every_module_of_others_has_its_hash_and_its_licence() -> None:
 
 
 def own_files() -> list[Path]:
-    return [file for file in (TREE / "webui").rglob("*") if file.suffix in (".py", ".js", ".css") and VENDOR not in file.parents]
+    return [
+        file
+        for file in (TREE / "webui").rglob("*")
+        if file.suffix in (".py", ".js", ".css") and VENDOR not in file.parents
+    ]
 
 
 def test_files_are_read_in_an_hour() -> None:

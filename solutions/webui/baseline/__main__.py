@@ -1,6 +1,6 @@
 """A page, and one route that passes Ollama's stream on.
 
-    WEBUI_OLLAMA=http://127.0.0.1:11434 WEBUI_PORT=3001 python -m webui.baseline
+WEBUI_OLLAMA=http://127.0.0.1:11434 WEBUI_PORT=3001 python -m webui.baseline
 """
 
 import os

@@ -241,7 +241,7 @@ function figures(stats) {
     const used = (stats.prompt_tokens ?? 0) + (stats.output_tokens ?? 0);
     parts.push(`context ${Math.round((100 * used) / stats.context_length)} % of ${number(stats.context_length)}`);
   }
-  return parts.join(" · ");
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · "); // a part is not broken over two lines
 }
 
 function thoughts(text) {

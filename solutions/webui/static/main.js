@@ -130,7 +130,11 @@ function changed(chat, told = false) {
   busy();
 }
 
-const ended = () => sidebar.refresh();
+function ended() {
+  sidebar.refresh();
+  models.refresh(); // an answer that failed may mean that its engine is gone
+}
+
 tabs.onmessage = (event) => changed(event.data, true);
 
 async function pick(lane, target) {
