@@ -144,7 +144,12 @@ class Answers:
         answer = self.running[message] = Answer(message, chat["id"], self.settings, self.history)
         answer.start(self.engines, chat["target"], messages, chat["parameters"])
         assert answer.task
-        answer.task.add_done_callback(lambda _: (self.running.pop(message, None), answer.tell()))
+
+        def ended(_: object) -> None:
+            del self.running[message]
+            answer.tell()
+
+        answer.task.add_done_callback(ended)
         return message
 
     async def events(self, message: int) -> AsyncIterator[Row]:

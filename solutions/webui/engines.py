@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -24,7 +24,7 @@ class Engines:
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
         self.settings, self.session = settings, session
 
-    def stream(self, target: str, messages: list[dict[str, str]], parameters: Event) -> AsyncIterator[Event]:
+    def stream(self, target: str, messages: list[dict[str, str]], parameters: Event) -> AsyncGenerator[Event, None]:
         """The events of one answer. Raises WebError. Closing the iterator closes the connection: the engine stops."""
         engine, _, model = target.partition(":")
         if engine == "ollama":
@@ -33,7 +33,9 @@ class Engines:
             return self.openai(model, messages, parameters)
         raise WebError(400, f"There is no engine {engine[:50]}.", "Choose a model of the list.")
 
-    async def ollama(self, model: str, messages: list[dict[str, str]], parameters: Event) -> AsyncIterator[Event]:
+    async def ollama(
+        self, model: str, messages: list[dict[str, str]], parameters: Event
+    ) -> AsyncGenerator[Event, None]:
         """POST /api/chat: one JSON object a line."""
         options = {name: value for name, value in parameters.items() if name != "keep_alive"}
         body: Event = {"model": model, "messages": messages, "stream": True, "options": options}
@@ -52,7 +54,9 @@ class Engines:
                 return
         raise unreachable("Ollama", self.settings.ollama, EOFError())
 
-    async def openai(self, model: str, messages: list[dict[str, str]], parameters: Event) -> AsyncIterator[Event]:
+    async def openai(
+        self, model: str, messages: list[dict[str, str]], parameters: Event
+    ) -> AsyncGenerator[Event, None]:
         """POST /v1/chat/completions: server-sent events."""
         options = {OPENAI_KNOWS[name]: value for name, value in parameters.items() if name in OPENAI_KNOWS}
         if options.get("max_tokens") == -1:  # Ollama's word for "no limit"
@@ -82,8 +86,7 @@ class Engines:
         raise unreachable("Gateway", self.settings.gateway, EOFError())
 
     async def lines(self, engine: str, url: str, body: Event) -> AsyncIterator[bytes]:
-        """The lines of a streamed answer. A block of bytes may hold half a line, or many."""
-        # BEGIN SOLUTION: read blocks, keep the unfinished line for the next block, and close the connection at the end
+        """The lines of a streamed answer, one by one."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self.settings.idle_s)
         key = self.settings.gateway_key.get_secret_value() if engine == "Gateway" else ""
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -94,17 +97,15 @@ class Engines:
                         raise refused(engine, response.status, error_text(await response.text(errors="replace")))
                     rest = b""
                     async for block in response.content.iter_any():
-                        *whole, rest = (rest + block).split(b"\n")
+                        whole, rest = whole_lines(rest + block)
                         for line in whole:
-                            if line.strip():
-                                yield line
-                    if rest.strip():
-                        yield rest
+                            yield line
+                    for line in whole_lines(rest + b"\n")[0]:
+                        yield line
                 finally:
                     response.close()  # not release: an unread answer must not be read to its end
         except (aiohttp.ClientError, OSError) as e:
             raise unreachable(engine, url.partition("/v1/")[0].partition("/api/")[0], e) from None
-        # END SOLUTION
 
     async def context_length(self, target: str) -> int | None:
         """How many tokens the loaded model holds, as Ollama reports it; None if the engine doesn't."""
@@ -119,6 +120,17 @@ class Engines:
             return None
         names = {model, f"{model}:latest"}
         return next((one.get("context_length") for one in loaded if one.get("name") in names), None)
+
+
+def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """The lines that are whole, without empty ones, and what is left: the beginning of a line that is not whole yet.
+
+    The network cuts a stream anywhere, also in the middle of a UTF-8 character. So lines are cut as bytes.
+    """
+    # BEGIN SOLUTION: what follows the last newline is not whole
+    *whole, rest = data.split(b"\n")
+    return [line for line in whole if line.strip()], rest
+    # END SOLUTION
 
 
 def parsed(engine: str, line: bytes) -> Event:

@@ -158,7 +158,7 @@ class History:
         return int(self.rows(below, message)[0]["leaf"])
 
     def search(self, words: str, limit: int = 50) -> list[Row]:
-        """Messages with all these words (the last may be unfinished), best first. \\x01 and \\x02 enclose what was found."""
+        """Messages with all these words (the last may be unfinished), best first. \\x01 and \\x02 enclose a hit."""
         # BEGIN SOLUTION: quote each word, so that no character of the user's is one of FTS5's operators
         found = re.findall(r"\w+", words)
         if not found:

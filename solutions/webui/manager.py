@@ -145,7 +145,8 @@ class Manager:
                     raise WebError(413, "The file is larger than allowed.", "Raise WEBUI_MOST_UPLOAD_BYTES.")
                 if shutil.disk_usage(self.uploads).free < 2 * 2**30:
                     raise WebError(507, "Less than 2 GiB of the disk are free.", "Free some, or use a smaller file.")
-                await asyncio.to_thread(lambda block=block: (file.write(block), sha256.update(block)))
+                await asyncio.to_thread(file.write, block)
+                await asyncio.to_thread(sha256.update, block)
             if size < 24:
                 raise WebError(400, "The file is too short to be a GGUF file.", "Choose a whole .gguf file.")
             file.flush()

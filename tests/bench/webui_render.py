@@ -1,6 +1,6 @@
 """How far the page is behind a fast engine: `python -m tests.bench.webui_render [tokens per second] [seconds]`.
 
-A scripted engine sends words with the moment of their sending in them, into a chat that already has about 30,000 tokens.
+A scripted engine sends words with the moment of their sending in them, into a chat that has about 30,000 words already.
 The page notes for each piece how long after that moment it was drawn, and Chromium counts how long the main thread was
 busy. Beside it runs the naive page: `innerHTML +=` for each piece, over the same stream.
 """

@@ -71,7 +71,7 @@ MARKDOWN = [
     f"[click](javascript&colon;{RUN})",
     f"[click](vbscript:{RUN})",
     f"[click](data:text/html,<script>{RUN}</script>)",
-    f"[click](data:text/html;base64,PHNjcmlwdD5oaXQoKTwvc2NyaXB0Pg==)",
+    "[click](data:text/html;base64,PHNjcmlwdD5oaXQoKTwvc2NyaXB0Pg==)",
     "[click](blob:https://evil.example/1)",
     "[click](file:///etc/passwd)",
     "[click](/api/export)",

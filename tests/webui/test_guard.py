@@ -126,10 +126,8 @@ def test_only_a_gguf_file_is_taken_and_only_up_to_the_limit(scripted: Scripted, 
 
 
 def test_it_serves_this_machine_only(tmp_path: Path, scripted: Scripted) -> None:
-    with pytest.raises(RuntimeError, match="ssh -L"):
-        # A server that refuses to start says so in its log.
-        with running(tmp_path, scripted.url, host="0.0.0.0"):
-            pass
+    with pytest.raises(RuntimeError, match="ssh -L"), running(tmp_path, scripted.url, host="0.0.0.0"):
+        pass  # a server that refuses to start says so in its log
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"targets": []}', b'{"targets": ["a"], "more": 1}', b"\xff"])

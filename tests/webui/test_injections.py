@@ -13,13 +13,14 @@ pytestmark = pytest.mark.browser
 WATCH = """
 window.hits = [];
 window.hit = () => hits.push('ran');
-document.addEventListener('securitypolicyviolation', (event) => hits.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener('securitypolicyviolation',
+    (event) => hits.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 # What no answer may contain: elements and attributes that run, load or catch something.
 DANGER = """
-() => [...document.querySelectorAll('.messages *, #chats *, #title, #problems *, #models *, #parameters *')].filter((one) =>
-    ['SCRIPT', 'IFRAME', 'OBJECT', 'EMBED', 'IMG', 'VIDEO', 'AUDIO', 'STYLE', 'LINK', 'META', 'BASE', 'MATH', 'TEMPLATE']
-        .includes(one.tagName.toUpperCase())
+() => [...document.querySelectorAll('.messages *, #chats *, #title, #problems *, #models *, #parameters *')]
+    .filter((one) => ['SCRIPT', 'IFRAME', 'OBJECT', 'EMBED', 'IMG', 'VIDEO', 'AUDIO', 'STYLE', 'LINK', 'META', 'BASE',
+        'MATH', 'TEMPLATE'].includes(one.tagName.toUpperCase())
     || [...one.attributes].some(({name, value}) => name.startsWith('on') || name === 'style' && one.closest('.body')
         || ['href', 'src', 'action', 'xlink:href', 'srcdoc'].includes(name)
             && !/^(https?:|mailto:|#\\/chats\\/)/.test(value)))

@@ -66,7 +66,7 @@ def look(page: Page, request: pytest.FixtureRequest, name: str) -> None:
 
 
 def serious(page: Page) -> list[str]:
-    """axe's serious and critical findings. The policy forbids scripts that are not ours, so axe comes in by Chromium."""
+    """axe's serious and critical findings. The policy forbids foreign scripts, so Chromium's protocol brings axe in."""
     session = page.context.new_cdp_session(page)
     session.send("Runtime.evaluate", {"expression": AXE.read_text()})
     expression = "axe.run().then(found => JSON.stringify(found.violations))"
