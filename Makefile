@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint progress grade labs labs-check solutions bench bench-client compare doctor \
+.PHONY: help setup model engines lab report test check drill lint progress grade webui labs labs-check solutions bench bench-client compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -61,6 +61,9 @@ drill: engines ## long tests: kernels, engines and writers are killed again and 
 
 lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
+
+webui: setup ## open the chat page of lab 3.3.6 in front of the labs' Ollama (WEBUI_OLLAMA=URL: in front of another)
+	@$(PY) -m environment.start_webui $(ARGS)
 
 progress: setup ## show your progress: the milestones of all six labs
 	@$(PY) -m shared.course.milestones
