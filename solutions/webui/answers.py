@@ -11,7 +11,7 @@ A reload ends a page's connection, not the answer: the new page listens to it ag
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from webui.engines import Engines
 from webui.errors import WebError
@@ -98,7 +98,7 @@ class Answer:
         """Stop the engine unless a page comes (back) soon."""
         self.leaving = asyncio.get_running_loop().call_later(self.settings.leave_s, self.stop, LEFT)
 
-    async def events(self) -> AsyncIterator[Row]:
+    async def events(self) -> AsyncGenerator[Row, None]:
         """All that there is so far, then what comes. A page that reads slowly gets fewer, longer pieces."""
         self.listeners += 1
         if self.leaving:
@@ -152,11 +152,12 @@ class Answers:
         answer.task.add_done_callback(ended)
         return message
 
-    async def events(self, message: int) -> AsyncIterator[Row]:
+    async def events(self, message: int) -> AsyncGenerator[Row, None]:
         """The events of an answer. One that has ended, perhaps before its page could listen, is sent as one piece."""
         if answer := self.running.get(message):
-            async for event in answer.events():
-                yield event
+            async with contextlib.aclosing(answer.events()) as events:
+                async for event in events:
+                    yield event
         else:
             ended = await asyncio.to_thread(self.history.message, message)
             yield {name: ended[name] for name in ("text", "thinking", "stats")}

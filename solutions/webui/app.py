@@ -1,8 +1,8 @@
 """The routes: the page, chats and their answers. The routes of models are in `model_routes.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Prompt(Body):
 class Lines(Response):
     """A stream of JSON lines. It ends at once when the browser has gone, also while there is nothing to send."""
 
-    def __init__(self, events: AsyncIterator[Any]) -> None:
+    def __init__(self, events: AsyncGenerator[Any, None]) -> None:
         super().__init__(media_type="application/x-ndjson", headers={"cache-control": "no-store"})
         self.events = events
 
@@ -78,8 +78,9 @@ class Lines(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
         async def write() -> None:
-            async for event in self.events:
-                await send({"type": "http.response.body", "body": orjson.dumps(event) + b"\n", "more_body": True})
+            async with contextlib.aclosing(self.events):  # so that its `finally` runs now: a page less listens
+                async for event in self.events:
+                    await send({"type": "http.response.body", "body": orjson.dumps(event) + b"\n", "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
         async def gone() -> None:
@@ -97,7 +98,7 @@ def make_app(settings: Settings) -> Guard:
     """The server with these settings."""
     history = History(settings.data / "history.sqlite")
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # No limit on connections, and no proxy between this machine and itself.
         connector = aiohttp.TCPConnector(limit=0)

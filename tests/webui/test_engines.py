@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.launch.running import Engine
+from tests.helpers import gateway
 from tests.helpers.truth import TruthEngine
 from tests.helpers.webui import Scripted, WebUI, running
 
@@ -60,3 +62,22 @@ def test_an_engine_that_is_not_set_is_refused(ui: WebUI) -> None:
     message = ui.whole(ui.ask(ui.new_chat("gateway:x"), "Hello"))
     assert message["state"] == "failed"
     assert "There is no engine gateway" in message["note"]
+
+
+@pytest.mark.engine
+def test_ollama_is_compared_with_the_gateway_in_front_of_it(ollama: Engine, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("gateway", "ui")]
+    for folder in folders:
+        folder.mkdir()
+    model, parameters = ollama.served_name, {"num_predict": 8, "temperature": 0, "seed": 1}
+    with (
+        gateway.running(folders[0], {"ollama": ollama.url}) as front,
+        running(folders[1], ollama.url, gateway=front.url) as ui,
+    ):
+        targets = [f"ollama:{model}", f"gateway:{model}"]
+        assert set(targets) <= set(ui.api("GET", "/api/models")["targets"])
+        lanes = ui.api("POST", "/api/chats", {"targets": targets, "parameters": parameters})["lanes"]
+        direct, through = (ui.whole(answer) for answer in [ui.ask(lane["id"], "What is a cat?") for lane in lanes])
+    assert direct["text"] == through["text"]
+    for figure in ("prompt_tokens", "output_tokens"):
+        assert direct["stats"][figure] == through["stats"][figure]

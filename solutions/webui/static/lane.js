@@ -1,7 +1,8 @@
 // One conversation on the screen: its messages, and the answer that is being written. Compare shows two lanes.
 
 import { api } from "./api.js";
-import { el, iconButton, milliseconds, number, showProblem } from "./dom.js";
+import { el, iconButton, number, showProblem } from "./dom.js";
+import { figures, progress } from "./figures.js";
 import { listen, unwatch } from "./live.js";
 import { markdownWriter, renderMarkdown } from "./markdown.js";
 import { pacer } from "./pacer.js";
@@ -213,8 +214,7 @@ export class Lane {
       if (event.thinking) addThought(article, event.thinking);
       if (event.stats.pieces && performance.now() - last > FIGURES_MS) {
         last = performance.now();
-        const rate = event.stats.pieces / ((last - began) / 1000);
-        shown.textContent = `first token ${milliseconds(event.stats.ttft_ms)} · ${milliseconds(last - began)} · about ${number(rate)} pieces/s`;
+        shown.textContent = progress(event.stats, last - began);
       }
       return undefined;
     }, this.hooks.ended);
@@ -227,21 +227,6 @@ export class Lane {
     this.fill.value = used / stats.context_length;
     this.fill.title = `${number(used)} of ${number(stats.context_length)} tokens of context are used`;
   }
-}
-
-/** The engine's own counters in words. */
-function figures(stats) {
-  const parts = [];
-  if (stats.ttft_ms !== undefined) parts.push(`first token ${milliseconds(stats.ttft_ms)}`);
-  if (stats.load_ms > 1000) parts.push(`of that, loading ${milliseconds(stats.load_ms)}`);
-  if (stats.tok_s) parts.push(`${stats.tok_s.toFixed(1)} tok/s${stats.timed_here ? " (timed here)" : ""}`);
-  if (stats.prompt_tokens) parts.push(`prompt ${number(stats.prompt_tokens)} tokens`);
-  if (stats.output_tokens) parts.push(`answer ${number(stats.output_tokens)} tokens`);
-  if (stats.context_length) {
-    const used = (stats.prompt_tokens ?? 0) + (stats.output_tokens ?? 0);
-    parts.push(`context ${Math.round((100 * used) / stats.context_length)} % of ${number(stats.context_length)}`);
-  }
-  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · "); // a part is not broken over two lines
 }
 
 function thoughts(text) {

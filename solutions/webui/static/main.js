@@ -5,6 +5,7 @@ import { ask, byId, clearProblem, drawIcons, el, showProblem } from "./dom.js";
 import { Lane } from "./lane.js";
 import { Models } from "./models.js";
 import { defaults, drawParameters } from "./parameters.js";
+import { announce, grow, showMenu, showSidebar, switchTheme, useTheme } from "./shell.js";
 import { Sidebar, download } from "./sidebar.js";
 
 const STATUS_EVERY_MS = 3000; // while an engine does not answer
@@ -103,7 +104,7 @@ async function send() {
     localStorage.setItem("webui.targets", JSON.stringify(chosen));
     if (shown === null) show((await api("POST", "/api/chats", { targets: chosen, ...defaults() })).lanes);
     prompt.value = "";
-    grow();
+    grow(prompt);
     const sent = await Promise.all(lanes.map((lane) => lane.send(text)));
     if (!sent.some(Boolean)) prompt.value = text; // nothing was sent: what was typed is not lost
     if (document.title === "New chat") setTitle(text.slice(0, 80));
@@ -125,7 +126,9 @@ function busy() {
 /** The history changed: here, or (`told`) in another tab. */
 function changed(chat, told = false) {
   if (!told) tabs.postMessage(chat);
-  else if (lanes.some((lane) => lane.chat?.id === chat) && !lanes.some((lane) => lane.answer)) open(shown);
+  else if (lanes.some((lane) => lane.chat?.id === chat) && !lanes.some((lane) => lane.answer) && !document.querySelector(".edit")) {
+    open(shown);
+  }
   sidebar.refresh();
   busy();
 }
@@ -167,42 +170,16 @@ function setTitle(text) {
   byId("title").textContent = document.title = text;
 }
 
-function announce(text) {
-  const announcer = byId("announcer");
-  announcer.append(el("p", {}, text));
-  while (announcer.childElementCount > 20) announcer.firstElementChild.remove();
-}
-
-function showSidebar(on) {
-  document.body.classList.toggle("sidebar", on);
-  byId("open-sidebar").setAttribute("aria-expanded", on);
-}
-
 function showKeys() {
   const rows = Object.entries(KEYS).flatMap(([key, [what]]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]);
   ask("Keyboard shortcuts", "Enter sends, Shift+Enter begins a new line.", "Close");
   byId("question").querySelector("p").after(el("dl", { class: "keys" }, ...rows));
 }
 
-function showMenu(on) {
-  byId("menu").hidden = !on;
-  byId("open-menu").setAttribute("aria-expanded", on);
-}
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem("webui.theme", theme);
-}
-
-function grow() { // the field is as high as its text
-  prompt.style.height = "auto";
-  prompt.style.height = `${Math.min(prompt.scrollHeight, innerHeight / 3)}px`;
-}
-
 function wire() {
   drawIcons(document);
   byId("composer").onsubmit = (event) => (event.preventDefault(), send());
-  prompt.oninput = grow;
+  prompt.oninput = () => grow(prompt);
   prompt.onkeydown = (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -218,10 +195,7 @@ function wire() {
     },
     "export-md": () => download(`/api/export?chat=${shown}&form=md`), "export-json": () => download(`/api/export?chat=${shown}`),
     "export-all": () => download("/api/export"),
-    theme: () => {
-      const dark = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-      setTheme(dark === "dark" ? "light" : "dark");
-    },
+    theme: switchTheme,
     rename: async () => {
       const title = await ask("Rename this chat", "", "Rename", { field: byId("title").textContent });
       if (title) await api("PATCH", `/api/chats/${shown}`, { title }).then(() => setTitle(title), showProblem).then(() => changed(shown));
@@ -254,8 +228,7 @@ function start() {
   return newChat(1);
 }
 
-const theme = localStorage.getItem("webui.theme");
-if (theme) document.documentElement.dataset.theme = theme;
+useTheme();
 wire();
 start();
 models.refresh();
