@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint progress grade webui labs labs-check solutions bench bench-client compare doctor \
+.PHONY: help setup model engines lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -65,6 +65,10 @@ lint: setup
 webui: setup ## open the chat page of lab 3.3.6 in front of the labs' Ollama (WEBUI_OLLAMA=URL: in front of another)
 	@$(PY) -m environment.start_webui $(ARGS)
 
+gateway: setup ## put the gateway in front of the running engines (ENGINE=llamacpp: start one, too; URL=...; TREE=labs)
+	@$(PY) -m environment.start_gateway $(if $(ENGINE),--engine "$(ENGINE)") $(if $(URL),--url "$(URL)") \
+	    $(if $(TREE),--tree "$(TREE)")
+
 progress: setup ## show your progress: the milestones of all six labs
 	@$(PY) -m shared.course.milestones
 
@@ -82,6 +86,9 @@ solutions: engines labs ## (for instructors) write labs/, run the solutions at f
 
 bench-client: setup ## measure the error and the cost of the labs' client, aiohttp, httpx and the openai SDK (4 minutes)
 	@$(PY) -m tests.bench.client $(ARGS)
+
+bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM's router (6 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.gateway $(ARGS)
 
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
@@ -106,4 +113,4 @@ down: setup ## end all engines that the labs started
 
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines models build-tools tools logs run || true
+	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines models build-tools bench tools logs run || true

@@ -60,6 +60,11 @@ LOCKS = (
         (f"{HERE}/engines/sglang/requirements.in", f"{HERE}/engines/sglang/overrides.txt"),
         ("--overrides", f"{HERE}/engines/sglang/overrides.txt"),
     ),
+    Lock(
+        f"{HERE}/gateway/requirements.lock",
+        (f"{HERE}/gateway/requirements.in",),
+        ("--constraints", f"{HERE}/requirements.lock"),
+    ),
     *(Lock(f"{PEERS}/{name}.lock", (f"{PEERS}/{name}.in",)) for name in ("litellm", "vllm_router")),
 )
 

@@ -130,7 +130,11 @@ def labs_of(solutions: Path) -> Iterator[tuple[Path, bytes]]:
     """Every file of labs/ as (path there, content): the notebooks, and the starter code in folders beside them."""
     for file in sorted(solutions.rglob("*")):
         path = file.relative_to(solutions)
-        if not file.is_file() or path.parts[0] == "pictures" or any(p.startswith((".", "__")) for p in path.parts):
+        if (
+            not file.is_file()
+            or path.parts[0] == "pictures"
+            or any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        ):
             continue
         if file.suffix == ".ipynb":
             yield path, student_notebook(file)

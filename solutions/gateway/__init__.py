@@ -2,12 +2,12 @@
 
 A request passes through the files in this order:
 
-    server.py       uvicorn, with limits on headers and slow senders; drains on SIGTERM
-    middleware.py   request id, body limit, security headers, one JSON log line
-    app.py          the routes of the OpenAI surface; who is asking (keys.py)
-    admission.py    rate and concurrency of a key, then the queue for an engine's seat
-    pool.py         which engine: the least loaded one that is healthy and serves the model
-    relay.py        sends the request on, passes the bytes back as they come, and frees the seat
+    server.py    uvicorn and its workers; limits on headers, bodies and slow senders; request id, one JSON line of log
+    app.py       the routes of the OpenAI surface, and what operators need
+    keys.py      which key asks, and its rate and concurrency
+    pool.py      a seat at the least loaded healthy engine that serves the model, after waiting for it
+    relay.py     sends the request on, passes the bytes back as they come, and frees the seat
+    metrics.py   what is counted, and what a stream carries
 
-settings.py holds every number, metrics.py every counter, errors.py the form of an error.
+settings.py holds every number, errors.py the form of an error, __main__.py the commands.
 """

@@ -6,15 +6,12 @@ The `openai` client retries 408, 409, 429 and 5xx, waits as long as `Retry-After
 """
 
 import math
-from collections.abc import Mapping
 
 import orjson
+from starlette.responses import Response
 
-TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    405: "invalid_request_error", 408: "timeout_error", 413: "invalid_request_error", 415: "invalid_request_error",
-    422: "invalid_request_error", 429: "rate_limit_error", 431: "invalid_request_error",
-}  # fmt: skip
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
+         429: "rate_limit_error"}  # fmt: skip
 
 
 class ApiError(Exception):
@@ -28,12 +25,12 @@ class ApiError(Exception):
         self.retry_after_s, self.retry = retry_after_s, retry
 
     def body(self) -> bytes:
-        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        kind = "server_error" if self.status >= 500 else TYPES.get(self.status, "invalid_request_error")
         return orjson.dumps(
             {"error": {"message": self.message, "type": kind, "param": None, "code": self.code or kind}}
         )
 
-    def headers(self) -> Mapping[str, str]:
+    def headers(self) -> dict[str, str]:
         found = {"content-type": "application/json"}
         if self.retry_after_s is not None:
             found["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -41,6 +38,9 @@ class ApiError(Exception):
             found["x-should-retry"] = "false"
         return found
 
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers())
+
     def event(self) -> bytes:
-        """As the last event of a stream that has begun already: no [DONE] follows."""
-        return b"event: error\ndata: " + self.body() + b"\n\n"
+        """The last event of a stream that has begun already. No [DONE] follows, so no client takes it for whole."""
+        return b"\n\nevent: error\ndata: " + self.body() + b"\n\n"

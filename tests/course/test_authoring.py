@@ -84,6 +84,7 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
     folder = tmp_path / "solutions" / "gateway"
     (folder / "static").mkdir(parents=True)
     (folder / "app.py").write_text(SOURCE)
+    (folder / "__main__.py").write_text("import app\n")
     (folder / "static" / "chat.js").write_text(
         "function f() {\n  // BEGIN SOLUTION: read it\n  return 1;\n  // END SOLUTION\n}"
     )
@@ -97,6 +98,7 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
         'function f() {\n  // TODO: read it\n  throw new Error("chat: read it");\n}'
     )
     assert (made / "logo.png").read_bytes() == b"\x89PNG\xff"
+    assert (made / "__main__.py").read_text() == "import app\n"
     assert not (made / "__pycache__").exists()
 
 

@@ -8,13 +8,15 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.helpers.gateway import Gateway
+from tests.helpers.gateway import HELLO, Gateway
+from tests.helpers.truth import TruthEngine
 
 # Text that a careless reader of streams takes for something else, or cuts in two.
 PIECES = (
@@ -106,48 +108,58 @@ def pieces(source: random.Random, whole: bytes) -> list[str]:
     return [block.decode("latin-1") for block in blocks if block]
 
 
-async def differing(gateway: Gateway, streams: int, seed: int) -> tuple[list[str], int]:
-    """The streams that a client got differently from what it should get, and the tokens of all."""
-    source, few, wrong, total = random.Random(seed), asyncio.Semaphore(24), [], 0
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(gateway.url, connector=connector, trust_env=False) as session:
+@dataclass(frozen=True)
+class Exchange:
+    """What a client asks for, and the bytes that it should get."""
 
-        async def one(number: int) -> None:
-            nonlocal total
-            stream, with_usage = drawn(source), source.choice((True, False))
-            total += stream.completion_tokens
-            truth = {
-                "raw": pieces(source, stream.whole),
-                "ttft_s": 0,
-                "gap_s": source.choice((0, 0, 0.0005)),
-                "framing": source.choice(("chunked", "chunked", "close", "exact")),
-            }
-            body = {"model": "truth", "messages": [], "prompt": "x", "stream": True, "truth": truth}
-            if with_usage or source.choice((True, False)):
-                body["stream_options"] = {"include_usage": with_usage}
-            path = source.choice(("/v1/chat/completions", "/v1/completions"))
-            async with few, session.post(path, json=body) as answer:
-                got = await answer.read()
-            should = stream.whole if with_usage else stream.without_usage
+    path: str
+    body: dict[str, Any]
+    should: bytes
+    completion_tokens: int
+
+
+def exchange(source: random.Random) -> Exchange:
+    stream, with_usage = drawn(source), source.choice((True, False))
+    truth = {
+        "raw": pieces(source, stream.whole),
+        "ttft_s": 0,
+        "gap_s": source.choice((0, 0.0005, 0.002)),
+        "framing": source.choice(("chunked", "chunked", "close", "exact")),
+    }
+    body = {"model": "truth", "messages": [], "prompt": "x", "stream": True, "truth": truth}
+    if with_usage or source.choice((True, False)):
+        body["stream_options"] = {"include_usage": with_usage}
+    path = source.choice(("/v1/chat/completions", "/v1/completions"))
+    return Exchange(path, body, stream.whole if with_usage else stream.without_usage, stream.completion_tokens)
+
+
+async def differing(gateway: Gateway, exchanges: list[Exchange]) -> list[str]:
+    """The streams that a client got differently from what it should get."""
+    few, wrong = asyncio.Semaphore(24), []
+    async with aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0), trust_env=False) as session:
+
+        async def one(number: int, asked: Exchange) -> None:
+            async with few, session.post(asked.path, json=asked.body) as answer:
+                got, should = await answer.read(), asked.should
             if (answer.status, got) != (200, should):
                 same = next((i for i, (a, b) in enumerate(zip(got, should, strict=False)) if a != b), len(should))
                 part = slice(max(0, same - 80), same + 80)
-                wrong.append(
-                    f"stream {number}, status {answer.status}, byte {same}: {got[part]!r}, not {should[part]!r}"
-                )
+                wrong.append(f"{number}, status {answer.status}, byte {same}: {got[part]!r}, not {should[part]!r}")
 
-        for begin in range(0, streams, 500):
-            await asyncio.gather(*(one(number) for number in range(begin, min(begin + 500, streams))))
-    return wrong, total
+        await asyncio.gather(*(one(number, asked) for number, asked in enumerate(exchanges)))
+    return wrong
 
 
 @pytest.mark.parametrize(
     "streams", [500, pytest.param(10_000, marks=pytest.mark.drill)], ids=["500 streams", "10000 streams"]
 )
 def test_streams_are_the_engines_bytes_and_their_tokens_are_counted(single: Gateway, streams: int) -> None:
-    before = single.count("generation_tokens_total")
-    wrong, tokens = asyncio.run(differing(single, streams, seed=streams))
-    assert len(wrong) == 0, f"{len(wrong)} streams differ, such as {wrong[0]}"
+    source, before, tokens = random.Random(streams), single.count("generation_tokens_total"), 0
+    for begin in range(0, streams, 500):
+        exchanges = [exchange(source) for _ in range(begin, min(begin + 500, streams))]
+        wrong = asyncio.run(differing(single, exchanges))
+        assert len(wrong) == 0, f"of {len(exchanges)} streams {len(wrong)} differ, such as {wrong[0]}"
+        tokens += sum(asked.completion_tokens for asked in exchanges)
     assert single.count("generation_tokens_total") - before == tokens
 
 
@@ -158,12 +170,14 @@ def test_a_cut_at_every_byte_of_a_stream_changes_nothing(single: Gateway) -> Non
     whole = head + counted + done
 
     async def all_cuts() -> list[int]:
+        few = asyncio.Semaphore(16)  # so that the gateway reads the first block before the second comes
         async with aiohttp.ClientSession(single.url, trust_env=False) as session:
 
             async def same(cut: int) -> bool:
                 raw = [whole[:cut].decode("latin-1"), whole[cut:].decode("latin-1")]
-                body = {"model": "truth", "messages": [], "stream": True, "truth": {"raw": raw, "ttft_s": 0}}
-                async with session.post("/v1/chat/completions", json=body) as answer:
+                truth = {"raw": raw, "ttft_s": 0, "gap_s": 0.04}
+                body = {"model": "truth", "messages": [], "stream": True, "truth": truth}
+                async with few, session.post("/v1/chat/completions", json=body) as answer:
                     return await answer.read() == head + done
 
             found = await asyncio.gather(*(same(cut) for cut in range(1, len(whole))))
@@ -172,3 +186,18 @@ def test_a_cut_at_every_byte_of_a_stream_changes_nothing(single: Gateway) -> Non
     before = single.count("generation_tokens_total")
     assert asyncio.run(all_cuts()) == []
     assert single.count("generation_tokens_total") - before == 3 * (len(whole) - 1)
+
+
+def test_each_event_is_passed_on_before_the_engine_sends_the_next(single: Gateway, one: TruthEngine) -> None:
+    stamps: list[int] = []
+    with single.client.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={**HELLO, "max_tokens": 4, "stream": True, "truth": {"gap_s": 0.4, "first": "none"}},
+    ) as answer:
+        for block in answer.iter_raw():
+            stamps += [time.perf_counter_ns()] * block.count(b'"content": ')
+    sent = [ns for ns, tokens in one.records()[-1]["sends"] if tokens]
+    assert len(stamps) == len(sent) == 4
+    for came_ns, next_ns in zip(stamps, sent[1:], strict=False):
+        assert came_ns < next_ns

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def test_an_engines_refusal_of_a_request_is_passed_on_and_nobody_else_is_asked(
     assert (asked_of(one), asked_of(two), pair.count("engine_failures_total")) == (before[0] + 1, *before[1:])
 
 
+def test_an_engine_can_not_send_the_gateway_elsewhere(single: Gateway, two: TruthEngine) -> None:
+    before = asked_of(two)
+    elsewhere = f"1\r\nLocation: {two.url}/v1/chat/completions"
+    answer = single.chat(stream=True, truth={"fault": "307", "retry_after": elsewhere})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert asked_of(two) == before
+
+
 def test_what_is_not_http_is_an_engine_that_failed(tmp_path: Path) -> None:
     """And an engine that nobody has started is asked again and again without harm."""
     with socket.create_server(("127.0.0.1", 0)) as odd:
@@ -195,6 +204,19 @@ def test_what_is_not_http_is_an_engine_that_failed(tmp_path: Path) -> None:
             assert gateway.count("engine_failures_total", engine="refusing") >= 3
 
 
+def test_another_engine_answers_where_the_first_died(two: TruthEngine, tmp_path: Path) -> None:
+    with (
+        TruthEngine.start(tmp_path / "log") as dying,
+        running(tmp_path, {"one": dying.url, "two": two.url}, health_every_s=60) as gateway,
+    ):
+        assert gateway.chat().status_code == 200
+        dying.stop()
+        for stream in (True, False, True, False):
+            assert gateway.chat(stream=stream).status_code == 200
+        assert gateway.count("requests_retried_total", engine="one") == 3, "then its breaker is open"
+        assert gateway.count("engine_up", engine="one") == 0
+
+
 def test_no_engine_gets_the_clients_key_and_each_gets_the_request_id(single: Gateway, one: TruthEngine) -> None:
     headers = {"authorization": "Bearer sk-mine", "x-request-id": "mine-4711", "cookie": "a=b"}
     answer = single.client.post("/v1/chat/completions", json=HELLO, headers=headers)
@@ -203,7 +225,25 @@ def test_no_engine_gets_the_clients_key_and_each_gets_the_request_id(single: Gat
     assert "x-request-id: mine-4711" in head
     assert "sk-mine" not in head
     assert "cookie" not in head
+    assert "gzip" not in head, "a compressed answer could not be passed on byte for byte"
     assert [line["request_id"] for line in single.logged() if line.get("request_id") == "mine-4711"] == ["mine-4711"]
+
+
+def test_a_slow_engine_holds_nobody_up(single: Gateway) -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        httpx.post(single.url + "/v1/chat/completions", json={**HELLO, "truth": {"ttft_s": 0.8}}, trust_env=False)
+        order.append("slow")
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert eventually(lambda: single.count("num_requests_running") == 1)
+    for _ in range(3):
+        assert single.chat().status_code == 200
+    order.append("quick")
+    thread.join()
+    assert order == ["quick", "slow"]
 
 
 def test_the_total_limit_ends_a_stream_and_forbids_another_try(

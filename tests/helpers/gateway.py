@@ -4,6 +4,7 @@ GATEWAY_TREE names the tree: solutions (the default), labs, or the folder that c
 """
 
 import contextlib
+import hmac
 import json
 import os
 import signal
@@ -22,8 +23,8 @@ from shared.processes import descendants, free_port
 TREE = paths.REPO / os.environ.get("GATEWAY_TREE", "solutions")  # an absolute path replaces the repository
 HELLO = {"model": "truth", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 # Limits so short that a test can wait for them, with a breaker that never opens; and limits that no test reaches.
-SHORT: dict[str, object] = {"first_byte_s": 1, "idle_s": 1, "header_s": 1, "breaker_failures": 10**6}
-MANY: dict[str, object] = {"limits": {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 1000}}
+SHORT: dict[str, Any] = {"first_byte_s": 1, "idle_s": 1, "breaker_failures": 10**6}
+MANY: dict[str, Any] = {"limits": {"requests_per_minute": 10**6, "burst": 10**6, "concurrent": 1000}}
 
 
 class Gateway:
@@ -47,10 +48,32 @@ class Gateway:
 
     def terminate(self) -> None:
         """Send SIGTERM to the gateway itself, not to its watchdog."""
-        os.kill(descendants(self.process.pid)[-1], signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        """The process that `python -m gateway` is: the gateway, or with several workers their parent."""
+        return descendants(self.process.pid)[0]
 
     def logged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+SECRET = "a secret of the tests"
+
+
+def write_keys(file: Path, keys: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write a keys file. NAME's key is `sk-NAME`; its entry may hold `priority` and `limits`."""
+    entries = {
+        name: {"hash": hmac.digest(SECRET.encode(), f"sk-{name}".encode(), "sha256").hex(), **entry}
+        for name, entry in keys.items()
+    }
+    file.write_text(json.dumps({"secret": SECRET, "keys": entries}))
+    return file
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer sk-{name}"}
 
 
 def toml(value: object) -> str:
@@ -64,7 +87,7 @@ def running(
     folder: Path,
     engines: Mapping[str, str | Mapping[str, object]],
     seats: int = 4,
-    tree: Path = TREE,
+    tree: Path | None = None,
     ready: bool = True,
     **settings: object,
 ) -> Iterator[Gateway]:
@@ -72,7 +95,7 @@ def running(
 
     `ready`: wait for an engine that answers, not only for the gateway.
     """
-    port = free_port()
+    port = settings.pop("port", None) or free_port()
     config = [f"{name} = {toml(value)}" for name, value in {"port": port, **settings}.items()]
     for name, engine in engines.items():
         fields = {"url": engine} if isinstance(engine, str) else engine
@@ -80,7 +103,7 @@ def running(
     (folder / "gateway.toml").write_text("\n".join(config))
     log = folder / "gateway.log"
     with log.open("wb") as out:
-        env = {"GATEWAY_CONFIG": str(folder / "gateway.toml"), "PYTHONPATH": str(tree)}
+        env = {"GATEWAY_CONFIG": str(folder / "gateway.toml"), "PYTHONPATH": str(tree or TREE)}
         process = Guarded([sys.executable, "-m", "gateway"], out, cwd=folder, env=env)
     try:
         gateway = Gateway(f"http://127.0.0.1:{port}", log, process)

@@ -28,6 +28,8 @@ from shared.errors import LabError
 from shared.report.compare import one_line
 from shared.results import ledger, provenance
 
+Defined = ast.FunctionDef | ast.AsyncFunctionDef
+
 MEMORY = 4 * 2**30
 CPU_S = 60
 
@@ -115,7 +117,7 @@ def attempts_faults(lab: Lab) -> Iterator[str]:
         yield f"{file.name} is damaged, or contains entries that no check writes"
 
 
-def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[str]]:
+def handed_in_code(lab: Lab, copy: Path) -> tuple[list[Defined], list[str]]:
     """(functions, problems): all functions that the notebooks and starter code define, and the unreadable notebooks."""
     sources: list[str] = []
     faults: list[str] = []
@@ -130,16 +132,16 @@ def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[st
     return [function for source in sources for function in functions_of(source)], faults
 
 
-def functions_of(source: str) -> list[ast.FunctionDef]:
+def functions_of(source: str) -> list[Defined]:
     """The functions that a text defines. Lines with a notebook's magics are dropped; broken code has no functions."""
     source = re.sub(r"(?m)^\s*[%!].*$", "", source)
     try:
-        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Defined)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
 
-def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[list[str], list[str]]:
+def exercise_faults(lab: Lab, functions: Sequence[Defined]) -> tuple[list[str], list[str]]:
     """(problems, notes) for the exercises that count as correct.
 
     It is a problem if the code handed in contains only the stub of the function, and a note if it has no such function.
@@ -160,7 +162,7 @@ def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[lis
     ] if absent else []
 
 
-def is_stub(function: ast.FunctionDef) -> bool:
+def is_stub(function: Defined) -> bool:
     """Whether the function only raises NotImplementedError."""
     body = [node for node in function.body if not isinstance(node, ast.Expr)]  # without its docstring
     try:
