@@ -62,8 +62,9 @@ drill: engines ## long tests: kernels, engines and writers are killed again and 
 lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
 
-webui: setup ## open the chat page of lab 3.3.6 in front of the labs' Ollama (WEBUI_OLLAMA=URL: in front of another)
-	@$(PY) -m environment.start_webui $(ARGS)
+webui: export WEBUI_OLLAMA := $(WEBUI_OLLAMA)
+webui: setup ## open lab 3.3.6's chat page in front of the labs' Ollama (WEBUI_OLLAMA=URL: another one; TREE=labs)
+	@$(PY) -m environment.start_webui $(if $(TREE),--tree "$(TREE)") $(ARGS)
 
 gateway: setup ## put the gateway in front of the running engines (ENGINE=llamacpp: start one, too; URL=...; TREE=labs)
 	@$(PY) -m environment.start_gateway $(if $(ENGINE),--engine "$(ENGINE)") $(if $(URL),--url "$(URL)") \
