@@ -63,12 +63,15 @@ def ask(page: Page, text: str) -> None:
 
 
 def ask_and_wait(page: Page, text: str) -> None:
+    before = page.locator(".message.assistant").count()
     ask(page, text)
-    expect(page.get_by_label("Stop the answer")).to_be_visible()
+    expect(page.locator(".message.assistant").nth(before)).to_be_attached()
     ended(page)
 
 
 def ended(page: Page) -> None:
+    """Wait until the last answer has its buttons: only an answer that has ended has them."""
+    expect(page.locator(".message.assistant").last.get_by_label("Copy this message")).to_be_visible(timeout=90_000)
     expect(page.get_by_label("Send")).to_be_visible(timeout=90_000)
 
 
@@ -271,6 +274,7 @@ def test_history_is_searched_renamed_exported_imported_and_deleted(page: Page, t
     assert "quagga" in files["Markdown"].read_text()
     page.get_by_label("Delete this chat").click()
     page.locator("#question").get_by_role("button", name="Delete").click()
+    expect(page.locator("h1#title")).to_have_text("New chat")  # only then does the focus stay where a test puts it
     page.get_by_label("Search all messages").fill("")
     expect(page.locator("#chats")).not_to_contain_text("Striped animals")
     page.locator("#import-file").set_input_files(files["JSON"])
