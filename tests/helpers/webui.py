@@ -84,12 +84,13 @@ def running(folder: Path, ollama: str, tree: Path = TREE, **settings: object) ->
     try:
         webui = WebUI(port, log, process)
         end = time.monotonic() + 30
-        while time.monotonic() < end:
+        while time.monotonic() < end and process.exit_code() is None:
             with contextlib.suppress(httpx.TransportError):
                 if webui.client.get("/").status_code == 200:
                     break
             time.sleep(0.05)
         else:
+            process.end()
             raise RuntimeError(f"the page's server did not get ready: {log.read_text()}")
         yield webui
     finally:
