@@ -159,8 +159,8 @@ class History:
 
     def search(self, words: str, limit: int = 50) -> list[Row]:
         """Messages with all these words (the last may be unfinished), best first. \\x01 and \\x02 enclose a hit."""
-        # TODO: quote each word, so that no character of the user's is one of FTS5's operators
-        raise NotImplementedError("history: quote each word, so that no character of the user's is one of FTS5's operators")
+        # TODO: quote each word, so that none of its characters is an operator of FTS5
+        raise NotImplementedError("history: quote each word, so that none of its characters is an operator of FTS5")
 
     def prompts(self) -> list[Row]:
         """The saved system prompts."""

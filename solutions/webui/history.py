@@ -159,7 +159,7 @@ class History:
 
     def search(self, words: str, limit: int = 50) -> list[Row]:
         """Messages with all these words (the last may be unfinished), best first. \\x01 and \\x02 enclose a hit."""
-        # BEGIN SOLUTION: quote each word, so that no character of the user's is one of FTS5's operators
+        # BEGIN SOLUTION: quote each word, so that none of its characters is an operator of FTS5
         found = re.findall(r"\w+", words)
         if not found:
             return []

@@ -83,7 +83,8 @@ def measured(page: Page, name: str, ended: Any) -> None:
 
     def busy() -> dict[str, float]:
         metrics = session.send("Performance.getMetrics")["metrics"]
-        return {one["name"].removesuffix("Duration").lower(): one["value"] for one in metrics if "Duration" in one["name"]}
+        named = {one["name"]: one["value"] for one in metrics}
+        return {name.removesuffix("Duration").lower(): value for name, value in named.items() if "Duration" in name}
 
     began, before = time.monotonic(), busy()
     ended()
@@ -91,7 +92,8 @@ def measured(page: Page, name: str, ended: Any) -> None:
     share = {part: round(100 * (value - before[part]) / seconds) for part, value in busy().items()}
     lags = sorted(page.evaluate("lags"))
     p50, p99 = (lags[int(len(lags) * q)] for q in (0.5, 0.99))
-    print(f"{name}: {len(lags)} pieces, lag p50 {p50:.0f} ms, p99 {p99:.0f} ms, main thread {share['task']} % busy ({share})")
+    lag = f"{len(lags)} pieces, lag p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+    print(f"{name}: {lag}, main thread {share['task']} % busy ({share})", flush=True)
 
 
 def ours(page: Page, ui: WebUI) -> None:

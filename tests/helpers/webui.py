@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class WebUI:
         """Send a question. Returns the id of the answer."""
         return int(self.api("POST", f"/api/chats/{chat}/messages", {"text": text, **more})["answer"])
 
-    def listen(self, answer: int) -> Iterator[dict[str, Any]]:
+    def listen(self, answer: int) -> Generator[dict[str, Any], None, None]:
         with self.client.stream("GET", f"/api/answers/{answer}/events") as response:
             for line in response.iter_lines():
                 yield json.loads(line)

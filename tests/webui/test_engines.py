@@ -13,7 +13,8 @@ from tests.helpers.webui import Scripted, WebUI, running
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TruthEngine]:
-    with TruthEngine.start(tmp_path_factory.mktemp("truth") / "log") as engine:
+    engine = TruthEngine.start(tmp_path_factory.mktemp("truth") / "log")
+    with engine:
         yield engine
 
 

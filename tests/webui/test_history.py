@@ -81,7 +81,7 @@ def test_a_wrong_file_adds_nothing(ui: WebUI, name: str) -> None:
 
 
 def test_imports_and_messages_have_limits(scripted: Scripted, tmp_path: Path) -> None:
-    limits = {"most_import_bytes": 200_000, "most_import_messages": 100, "most_text_bytes": 10_000}
+    limits: dict[str, Any] = {"most_import_bytes": 200_000, "most_import_messages": 100, "most_text_bytes": 10_000}
     with running(tmp_path, scripted.url, **limits) as ui:
         assert ui.problem("POST", "/api/import", file_of(*["x"] * 101))["status"] == 413
         assert ui.problem("POST", "/api/import", file_of("x" * 200_000))["status"] == 413
