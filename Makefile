@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint gateway progress grade labs labs-check solutions bench bench-client bench-gateway compare doctor \
+.PHONY: help setup model engines lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -61,6 +61,10 @@ drill: engines ## long tests: kernels, engines and writers are killed again and 
 
 lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
+
+webui: export WEBUI_OLLAMA := $(WEBUI_OLLAMA)
+webui: setup ## open lab 3.3.6's chat page in front of the labs' Ollama (WEBUI_OLLAMA=URL: another one; TREE=labs)
+	@$(PY) -m environment.start_webui $(if $(TREE),--tree "$(TREE)") $(ARGS)
 
 gateway: setup ## put the gateway in front of the running engines (ENGINE=llamacpp: start one, too; URL=...; TREE=labs)
 	@$(PY) -m environment.start_gateway $(if $(ENGINE),--engine "$(ENGINE)") $(if $(URL),--url "$(URL)") \

@@ -1,0 +1,181 @@
+"""The chat page of either tree, started as its user starts it, and engines for it that do what a test asks.
+
+WEBUI_TREE names the tree: solutions (the default), labs, or the folder that contains a student's package `webui`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aiohttp import web
+
+from shared import paths
+from shared.launch.process import Guarded
+from shared.processes import descendants, free_port
+
+TREE = paths.REPO / os.environ.get("WEBUI_TREE", "solutions")  # an absolute path replaces the repository
+
+
+class WebUI:
+    """A running server of the page."""
+
+    def __init__(self, port: int, log: Path, process: Guarded) -> None:
+        self.port, self.log, self.process = port, log, process
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """One request that must succeed, and its JSON."""
+        response = self.client.request(method, path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def problem(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request that must fail: its status, what happened and the fix."""
+        response = self.client.request(method, path, json=body)
+        assert response.status_code >= 400, response.text
+        found = response.json()
+        assert found["what"]
+        assert found["fix"]
+        return {"status": response.status_code, **found}
+
+    def new_chat(self, *targets: str, **more: Any) -> int:
+        lanes = self.api("POST", "/api/chats", {"targets": targets or ["ollama:scripted"], **more})["lanes"]
+        return int(lanes[0]["id"])
+
+    def ask(self, chat: int, text: str, **more: Any) -> int:
+        """Send a question. Returns the id of the answer."""
+        return int(self.api("POST", f"/api/chats/{chat}/messages", {"text": text, **more})["answer"])
+
+    def listen(self, answer: int) -> Generator[dict[str, Any], None, None]:
+        with self.client.stream("GET", f"/api/answers/{answer}/events") as response:
+            for line in response.iter_lines():
+                yield json.loads(line)
+
+    def whole(self, answer: int) -> dict[str, Any]:
+        """Listen until the answer's end. Returns its message; the pieces together must be its text."""
+        events = list(self.listen(answer))
+        message: dict[str, Any] = events[-1]["message"]
+        assert "".join(event["text"] for event in events[:-1]) == message["text"]
+        return message
+
+    def kill(self) -> None:
+        """SIGKILL the server itself, as a crash would."""
+        os.kill(descendants(self.process.pid)[0], signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running(folder: Path, ollama: str, tree: Path = TREE, **settings: object) -> Iterator[WebUI]:
+    """The page's server in front of this Ollama; it ends with the block. `settings` are those of settings.py."""
+    port, log = free_port(), folder / "webui.log"
+    given = {"port": port, "ollama": ollama, "data": folder / "data", **settings}
+    env = {"PYTHONPATH": str(tree), **{f"WEBUI_{name.upper()}": str(value) for name, value in given.items()}}
+    with log.open("ab") as out:
+        process = Guarded([sys.executable, "-m", "webui"], out, cwd=folder, env=env)
+    try:
+        webui = WebUI(port, log, process)
+        end = time.monotonic() + 30
+        while time.monotonic() < end and process.exit_code() is None:
+            with contextlib.suppress(httpx.TransportError):
+                if webui.client.get("/").status_code == 200:
+                    break
+            time.sleep(0.05)
+        else:
+            process.end()
+            raise RuntimeError(f"the page's server did not get ready: {log.read_text()}")
+        yield webui
+    finally:
+        process.end()
+
+
+def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """Call until the result is true, and return it."""
+    end = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def said(text: str) -> bytes:
+    return json.dumps({"message": {"content": text}}, ensure_ascii=False).encode() + b"\n"
+
+
+LAST = {
+    "message": {"content": ""},
+    "done": True,
+    "done_reason": "stop",
+    "prompt_eval_count": 7,
+    "eval_count": 3,
+    "eval_duration": 10**8,
+}
+
+
+class Scripted:
+    """What speaks Ollama's /api/chat as a test prescribes. It notices when a client hangs up."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.requests: list[dict[str, Any]] = []
+        self.open = 0
+        self.blocks: list[bytes] = [said("Hello."), json.dumps(LAST).encode() + b"\n"]
+        self.gap_s = 0.0
+        self.status = 200
+        self.hang = False  # after the blocks: send nothing, and keep the connection
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
+        self.thread.start()
+        assert self.ready.wait(10)
+
+    def text(self, text: str, piece: int = 4) -> None:
+        """Answer with this text, in pieces of so many characters."""
+        self.blocks = [said(text[at : at + piece]) for at in range(0, len(text), piece)]
+        self.blocks.append(json.dumps(LAST).encode() + b"\n")
+
+    def reset(self) -> None:
+        self.requests.clear()
+        self.gap_s, self.status, self.hang = 0.0, 200, False
+        self.text("Hello.")
+
+    async def serve(self) -> None:
+        app = web.Application()
+        app.router.add_post("/api/chat", self.chat)
+        app.router.add_get("/api/tags", self.tags)
+        app.router.add_get("/api/ps", self.ps)
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        self.ready.set()
+        await asyncio.Event().wait()
+
+    async def tags(self, _: web.Request) -> web.Response:
+        return web.json_response({"models": [{"name": "scripted", "size": 10**8, "details": {}}]})
+
+    async def ps(self, _: web.Request) -> web.Response:
+        loaded = {"name": "scripted", "size": 10**8, "size_vram": 0, "context_length": 4096}
+        return web.json_response({"models": [{**loaded, "expires_at": "2126-01-01T00:00:00Z"}]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(await request.json())
+        response = web.StreamResponse(status=self.status, headers={"content-type": "application/x-ndjson"})
+        self.open += 1
+        try:
+            await response.prepare(request)
+            for block in list(self.blocks):
+                await response.write(block)
+                await asyncio.sleep(self.gap_s)
+            if self.hang:
+                await asyncio.sleep(3600)
+            return response
+        finally:
+            self.open -= 1
