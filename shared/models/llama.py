@@ -107,11 +107,19 @@ class Llama:
         return KVCache(zeros, torch.zeros_like(zeros), torch.zeros(sequences, dtype=torch.long))
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def forward(self, ids: Tensor, cache: KVCache, counts: Tensor | None = None, every: bool = False) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        counts: Tensor | None = None,
+        every: bool = False,
+        taps: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """Append `ids` [B, T] to the cached sequences. Only the first `counts[b]` tokens of row b are real.
 
-        Returns logits [B, vocabulary] for each sequence's last real token, or [B, T, vocabulary] if `every`.
-        Raises ValueError if the cache has no room.
+        Returns logits [B, vocabulary] for each sequence's last real token, or [B, T, vocabulary] if `every`. For each
+        layer that is a key of `taps`, its input [B, T, hidden] is stored there; the key `layers` gets the output of
+        the last layer. Raises ValueError if the cache has no room.
         """
         batch, steps = ids.shape
         counts = torch.full((batch,), steps) if counts is None else counts
@@ -129,6 +137,8 @@ class Llama:
 
         x = self.embedding[ids]
         for i in range(self.layers):
+            if taps is not None and i in taps:
+                taps[i] = x
             h = F.rms_norm(x, (self.hidden,), self.attn_norm[i], self.eps)
             h = F.linear(h, self.qkv[i], self.qkv_bias[i]).view(batch, steps, -1, self.head_dim)
             q, k, v = h.split([self.heads, self.kv_heads, self.kv_heads], 2)
@@ -149,6 +159,8 @@ class Llama:
             gate, up = F.linear(h, self.gate_up[i]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[i])
         cache.lengths += counts
+        if taps is not None and self.layers in taps:
+            taps[self.layers] = x
         if not every:
             x = x[torch.arange(batch), counts - 1]
         return F.linear(F.rms_norm(x, (self.hidden,), self.norm, self.eps), self.output)
