@@ -84,7 +84,8 @@ def run(load: Load) -> Run:
             users=closed.users if closed else most_at_once(traces),
             engine=engine.provenance(),
             client_cpu_share=round(cpu_s / took_s, 4),
-            counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
+            # A counter that an engine shows only after its first event began at 0.
+            counted={name: after[name] - before.get(name, 0.0) for name in after} if before else {},
             client_lag_ms=spread_of_lag(lag),
             # A container's processes are not below its watchdog, so they would count as others.
             others_cpu_share=None if engine.container else round(others_share, 4),
