@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.helpers.webui import Scripted, WebUI, said
-from tests.webui.injections import ALL, HTML
+from shared.course.webui.in_chromium.injections import ALL, HTML
 
 pytestmark = pytest.mark.browser
 WATCH = """
