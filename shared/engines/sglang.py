@@ -6,9 +6,13 @@ from using a core.
 
 from collections.abc import Mapping
 
+from shared import paths
 from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.hardware.processor import BYTES_PER_VALUE, torch_dtype
 from shared.models.choice import ModelChoice
+
+# The folder of the package `sgl_kernel`. SGLang reads it from here, so that a change needs no new installation.
+STAND_IN = paths.REPO / "environment" / "engines" / "sglang"
 
 
 def command(plan: LaunchPlan) -> list[str]:
@@ -32,6 +36,7 @@ def command(plan: LaunchPlan) -> list[str]:
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
     return {
+        "PYTHONPATH": str(STAND_IN),
         "SGLANG_USE_CPU_ENGINE": "1",
         "OMP_NUM_THREADS": str(plan.cores),
         "HF_HUB_OFFLINE": "1",
