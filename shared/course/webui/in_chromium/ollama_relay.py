@@ -25,6 +25,8 @@ ANSWERS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completion
 ENDS = (b'"done":true', b'"done": true', b"[DONE]")
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "content-encoding"}
 NDJSON = "application/x-ndjson"
+SIMULATED = {"name": "simulated", "size": 10**8, "size_vram": 0, "details": {}, "context_length": 4096,
+             "expires_at": "2126-01-01T00:00:00Z"}  # fmt: skip
 LAST = {
     "model": "simulated", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop",
     "prompt_eval_count": 7, "eval_count": 3, "eval_duration": 10**8,
@@ -63,11 +65,19 @@ async def pieces(text: str, size: int = 4, gap_s: float = 0.0) -> AsyncIterator[
     yield line(LAST)
 
 
+def many_words() -> AsyncIterator[bytes]:
+    return pieces("One word, and then another one. " * 200, 4, 0.02)
+
+
 @dataclass
 class OllamaRelay:
-    """The relay, which runs in a thread of its own from `start` to `stop`. `ollama` is the engine's address."""
+    """The relay, which runs in a thread of its own from `start` to `stop`.
 
-    ollama: str
+    `ollama` is the engine's address. Without one there is only a model called "simulated", which answers by the script;
+    by default with many words, slowly.
+    """
+
+    ollama: str = ""
     script: Script | None = None  # what POST /api/chat answers instead of the engine
     status: int = 200  # of a simulated answer
     asked: list[Asked] = field(default_factory=list)
@@ -136,16 +146,17 @@ class OllamaRelay:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.method != "POST" or request.path not in ANSWERS:
-            return await self.pass_on(request, None)
+            return await self._pass_on(request, None)
         asked = Asked(request.path, await request.json(), time.monotonic())
         self.asked.append(asked)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            if self.script and request.path == "/api/chat":
-                return await self._play(request, asked, self.script)
-            return await self.pass_on(request, asked)
+            script = self.script or (None if self.ollama else many_words)
+            if script and request.path == "/api/chat":
+                return await self._play(request, asked, script)
+            return await self._pass_on(request, asked)
         except (asyncio.CancelledError, ConnectionResetError):
             asked.left = not asked.done
             raise
@@ -160,11 +171,17 @@ class OllamaRelay:
             await self._write(response, block, asked)
         return response
 
-    async def pass_on(self, request: web.Request, asked: Asked | None) -> web.StreamResponse:
+    async def _pass_on(self, request: web.Request, asked: Asked | None) -> web.StreamResponse:
         """The engine's own answer. If the client leaves, the engine is left, too."""
+        if not self.ollama:
+            return web.json_response({"models": [SIMULATED]})
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         data = await request.read() if asked else request.content if request.can_read_body else None
-        answer = await self._session.request(request.method, self.ollama + request.path_qs, data=data, headers=headers)
+        url = self.ollama + request.path_qs
+        try:
+            answer = await self._session.request(request.method, url, data=data, headers=headers)
+        except aiohttp.ClientError as e:
+            return web.json_response({"error": f"Ollama does not answer at {self.ollama}: {e}"}, status=502)
         try:
             headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
             if encoding := answer.headers.get("content-encoding"):
