@@ -41,7 +41,7 @@ let seen = -1;
 const note = () => {
   let place = [...document.querySelectorAll(%s)].at(-1);
   while (place?.childNodes.length === 1 && place.firstElementChild) place = place.firstElementChild;
-  const newest = [...(place?.childNodes ?? [])].slice(-4).map((one) => one.textContent).join(' ').slice(-20000);
+  const newest = [...(place?.childNodes ?? [])].slice(-60).map((one) => one.textContent).join(' ').slice(-20000);
   const now = performance.timeOrigin + performance.now();
   for (const [, sent, number] of newest.matchAll(/t(\\d{13})n(\\d+)\\b/g)) {
     if (Number(number) <= seen) continue;
