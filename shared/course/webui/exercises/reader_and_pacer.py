@@ -9,7 +9,8 @@ OBJECTS = [{"text": "Grüße"}, {"text": "世界 🙂"}, {"text": "a\nb"}, {"tex
 SIZES = (1000, 20, 7, 3, 2, 1)  # bytes of a block
 READ = """
 const bytes = (text) => new TextEncoder().encode(text);
-const late = (promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, 1000, "late"))]);
+const waited = () => new Promise((resolve) => setTimeout(resolve, 1000, "late"));
+const late = (promise) => Promise.race([promise.catch((error) => ({ failed: `${error}` })), waited()]);
 let cancelled = false;
 const stream = (blocks, end) => new Response(new ReadableStream({
   pull: (control) => blocks.length ? control.enqueue(blocks.shift()) : end(control),
@@ -81,7 +82,9 @@ def lines(f: Function) -> None:
     line, whole = found["line"], found["cut"]["1000"]
     if any(isinstance(one, str) for one in line["found"]):
         raise Wrong("It yields a text. Yield the object that JSON.parse makes of each line.")
-    if not line["found"] and "error" not in line:
+    if "error" in line:
+        raise Wrong(f"One block with one line came, and it failed: {line['error']}.")
+    if not line["found"]:
         raise Wrong(
             "One block with one line came, and nothing was yielded. (`yield` inside a callback yields nothing.)"
         )

@@ -1,6 +1,7 @@
 """The exercises `whole_lines`, which cuts a stream into lines, and `stop`, which makes the engine stop."""
 
 import asyncio
+import inspect
 import random
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ LAB = registry.find_lab("3.3.6")
 STREAM = '{"text": "Grüße"}\n\n{"text": "世界\u2028🙂"}\n \n{"text": "a\\nb\x0c"}\r\n{"te'.encode()
 WHOLE = [b'{"text": "Gr\xc3\xbc\xc3\x9fe"}', '{"text": "世界\u2028🙂"}'.encode(), b'{"text": "a\\nb\x0c"}']
 REST = b'{"te'
-SOON_S = 2.0  # a stop has an effect by then
+SOON_S = 4.0  # an answer has ended and is saved by then
 
 
 def whole_lines(f: Function) -> None:
@@ -84,37 +85,48 @@ class Stage:
         engines = SimpleNamespace(stream=lambda *_: self.events(), context_length=self.context_length)
         self.answer.start(engines, "ollama:x", [], {})
 
-    async def end(self) -> bool:
-        """Wait for the end of the answer; whether it came soon."""
-        ended, _ = await asyncio.wait([self.answer.task], timeout=SOON_S)
+    async def end(self) -> None:
+        """Wait for the end of the answer, whose task was cancelled or ends by itself."""
         if self.answer.leaving:
             self.answer.leaving.cancel()
-        self.answer.task.cancel()
-        return bool(ended)
+        await asyncio.wait([self.answer.task], timeout=SOON_S)
+
+    async def begun(self) -> bool:
+        """Whether the first piece has come."""
+        for _ in range(100):
+            if self.answer.text or self.answer.task.done():
+                break
+            await asyncio.sleep(0.01)
+        return bool(self.answer.text)
 
 
 def stop(f: Function) -> None:
+    if inspect.iscoroutinefunction(f):
+        raise Wrong("stop is called without await: it must not be `async`.")
     with starter.installed(LAB, STOP, f) as package:
         in_own_loop(stop_scene(package))
 
 
 async def stop_scene(package: Any) -> None:
     running = Stage(package)
-    running.answer.stop("before it began")  # a page may press stop before there is a task
+    try:
+        running.answer.stop("before it began")
+    except AttributeError:
+        raise Wrong("An answer may be stopped before it has a task: self.task is None then.") from None
     running.answer.note = ""
     running.start()
-    await asyncio.sleep(0.01)
-    if running.answer.text != "Once":
+    if not await running.begun():
         raise Wrong("An answer that has not begun was stopped, and does not begin any more.")
-    found = running.answer.stop("somebody pressed stop")
-    if asyncio.iscoroutine(found):
-        found.close()
-        raise Wrong("stop is called without await: it must not be `async`.")
-    if not await running.end():
+    running.answer.stop("somebody pressed stop")
+    await asyncio.sleep(0.01)
+    if not (running.answer.task.cancelling() or running.answer.task.done()):
+        running.answer.task.cancel()
+        await running.end()
         raise Wrong(
             "The engine goes on. The page shows that the answer has stopped, but the task still reads from the engine: "
             "cancel it."
         )
+    await running.end()
     if not running.left:
         raise Wrong("The connection to the engine was not closed.")
     if running.answer.state != "stopped" or running.saved[-1:] != ["stopped"]:
