@@ -9,9 +9,9 @@ Each part resumes: the text grows, the states of new rows are added, training co
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from environment.eagle3_head import write_text
@@ -40,9 +40,8 @@ def pack() -> TrainingText:
 
 def frequent_tokens(text: TrainingText, size: int) -> list[int]:
     """The draft vocabulary: the tokens that the answers used for training have most often, filled up by number."""
-    seen = Counter(int(token) for row in text.rows(held_out=False) for token in text.answer(row))
-    ordered = [token for token, _ in seen.most_common()]
-    return (ordered + [token for token in range(size + len(ordered)) if token not in seen])[:size]
+    counts = np.bincount(text.answers(text.rows(held_out=False)), minlength=size)
+    return [int(token) for token in np.argsort(-counts, stable=True)[:size]]
 
 
 def states_for(llama: Llama, text: TrainingText, work: Path, rows: list[int]) -> TargetStates:
