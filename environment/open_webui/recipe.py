@@ -1,6 +1,6 @@
 """Open WebUI, in an environment of its own because it pins its own fastapi: `make open-webui`. An optional step.
 
-`overrides.txt` leaves out what a chat doesn't need (torch, speech, local embeddings). Open WebUI's authors don't support
+`overrides.txt` leaves out what a chat doesn't need (torch, speech, local embeddings). Its authors don't support
 such an installation; the tests of the labs chat with it.
 """
 

@@ -2,7 +2,7 @@
 
     webui = open_webui.before(ollama.url)                # started once; later calls return the same one
     webui.connect(gateway.url)                           # an OpenAI-compatible server beside Ollama
-    webui.url, webui.models(), webui.token
+    webui.url, webui.models(), webui.chat_page           # the last for the checks in a browser
 
 It runs in its own environment (`make open-webui`) under the labs' watchdog, so it ends with the program that started
 it. Its database is in a temporary folder. It listens on 127.0.0.1 and looks for nothing on the internet.
@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from shared import paths
+from shared.course.webui.in_chromium.chat_page import ChatPage
 from shared.engines.http import get
 from shared.errors import LabError
 from shared.launch.process import Guarded
@@ -79,6 +80,15 @@ class OpenWebUI:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def chat_page(self) -> ChatPage:
+        """Its page as a browser finds it, with the administrator signed in."""
+        return ChatPage(
+            "open-webui", self.url, prompt="#chat-input", send="", answer="#response-content-container",
+            stop='button[aria-label="Stop"]', ready="#chat-input", storage={"token": self.token},
+            made_of={"open_webui": self.version},
+        )  # fmt: skip
+
     def __enter__(self) -> "OpenWebUI":
         return self
 
@@ -121,6 +131,8 @@ class OpenWebUI:
         """Make the administrator, or sign in as the one that the database has. The first account closes sign-up."""
         first = bool(self.call("GET", "/api/config").get("onboarding"))
         self.token = str(self.call("POST", f"/api/v1/auths/{'signup' if first else 'signin'}", ADMINISTRATOR)["token"])
+        # Else its page shows the news of this version before anything can be typed.
+        self.call("POST", "/api/v1/users/user/settings/update", {"ui": {"version": self.version}})
 
     def models(self) -> list[str]:
         """The names of all models, those of Ollama and those of other connections."""
@@ -135,18 +147,23 @@ class OpenWebUI:
         }  # fmt: skip
         self.call("POST", "/openai/config/update", body)
 
-    def set_capabilities(self, capabilities: Mapping[str, bool]) -> None:
-        """What its page takes for granted of every model, such as {"builtin_tools": False}."""
+    def switch_off(self, capabilities: Iterable[str], max_tokens: int = 0) -> None:
+        """The capabilities that its page must not use of any model, such as "builtin_tools"; all others are on.
+
+        `max_tokens` limits every answer; 0 does not.
+        """
         settings = self.call("GET", "/api/v1/configs/models")
-        metadata = {**(settings.get("DEFAULT_MODEL_METADATA") or {}), "capabilities": dict(capabilities)}
-        self.call("POST", "/api/v1/configs/models", {**settings, "DEFAULT_MODEL_METADATA": metadata})
+        settings["DEFAULT_MODEL_METADATA"] = {"capabilities": dict.fromkeys(capabilities, False)}
+        settings["DEFAULT_MODEL_PARAMS"] = {"max_tokens": max_tokens} if max_tokens else {}
+        self.call("POST", "/api/v1/configs/models", settings)
         self.models()  # its page reads the models that this refreshes
 
-    def set_tasks(self, tasks: Iterable[str]) -> None:
-        """Switch these of TASKS on, and the others off."""
+    def set_tasks(self, tasks: Iterable[str], max_tokens: int = 0) -> None:
+        """Switch these of TASKS on, and the others off. `max_tokens` limits what each may write; 0 does not."""
         settings = self.call("GET", "/api/v1/tasks/config")
-        switches = {f"ENABLE_{task}_GENERATION": task in tasks for task in TASKS}
-        self.call("POST", "/api/v1/tasks/config/update", {**settings, **switches})
+        settings |= {f"ENABLE_{task}_GENERATION": task in tasks for task in TASKS}
+        settings["TASK_MODEL_PARAMS"] = {"max_tokens": max_tokens} if max_tokens else {}
+        self.call("POST", "/api/v1/tasks/config/update", settings)
 
 
 def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, folder: Path | None = None) -> OpenWebUI:
