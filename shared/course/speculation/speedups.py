@@ -14,7 +14,8 @@
   less the accepted drafts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -227,3 +228,63 @@ def from_lab(lab: Any, prefix: str = "speed/") -> dict[Setting, Rounds]:
     """The loads of an open lab or of an Evidence."""
     entries = lab.of(prefix) if hasattr(lab, "of") else lab.results()
     return read(entries, lab.raw, prefix)
+
+
+EXPECTED_AT_LEAST = 5  # counts in each cell of a chi-square test; rarer categories are pooled
+P_LIMIT = 0.001  # below it two samples are said to differ
+
+
+@dataclass(frozen=True)
+class SameDistribution:
+    """Pearson's chi-square test of whether two samples come from one distribution."""
+
+    categories: int  # with the pooled one
+    chi_square: float
+    p: float  # the probability of a difference as large as this, or larger, between samples of one distribution
+
+    @property
+    def differs(self) -> bool:
+        return self.p < P_LIMIT
+
+
+def same_distribution(ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> SameDistribution | None:
+    """Compare two samples of categories. None if fewer than two categories are frequent enough.
+
+    A category counts for itself if at least EXPECTED_AT_LEAST of it are expected in the smaller sample. All rarer ones
+    are pooled.
+    """
+    from scipy import stats  # takes more than a second to import
+
+    counted = Counter(ours), Counter(theirs)
+    both = counted[0] + counted[1]
+    share = min(len(ours), len(theirs)) / max(1, len(ours) + len(theirs))
+    frequent = [one for one, count in both.items() if count * share >= EXPECTED_AT_LEAST]
+    columns = [[counts[one] for one in frequent] for counts in counted]
+    rest = [counts.total() - sum(column) for counts, column in zip(counted, columns, strict=True)]
+    if sum(rest) * share >= EXPECTED_AT_LEAST or not frequent:
+        columns = [[*column, left] for column, left in zip(columns, rest, strict=True)]
+    else:  # too few are left to stand for themselves
+        columns = [[*column[:-1], column[-1] + left] for column, left in zip(columns, rest, strict=True)]
+    if len(columns[0]) < 2:
+        return None
+    found = stats.chi2_contingency(columns, correction=False)
+    return SameDistribution(len(columns[0]), float(found.statistic), float(found.pvalue))
+
+
+def first_tokens(entries: Entries, raw: Raw, engine: str) -> dict[str, dict[str, SameDistribution | None]]:
+    """Each draft's first drafted tokens against those of plain decoding: draft → what was compared → the test.
+
+    The second token of an answer is the first that can be a draft. Empty if plain decoding isn't measured.
+    """
+    prefix = f"first-tokens/{engine}/"
+    pairs = {key.removeprefix(prefix): [tuple(one) for one in raw(key)] for key in entries if key.startswith(prefix)}
+    plain = pairs.pop("plain", None)
+    if plain is None:
+        return {}
+    return {
+        draft: {
+            "second token": same_distribution([one[:1] for one in found], [one[:1] for one in plain]),
+            "second and third token": same_distribution(found, plain),
+        }
+        for draft, found in pairs.items()
+    }
