@@ -108,8 +108,8 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
 class Scripted(OllamaRelay):
     """What speaks Ollama's /api/chat as a test prescribes. It notices when a client hangs up."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(port=port)
         self.script = self.play
         self.gap_s, self.hang = 0.0, False  # hang: after the blocks send nothing, and keep the connection
         self.text("Hello.")

@@ -147,6 +147,11 @@ class OpenWebUI:
         }  # fmt: skip
         self.call("POST", "/openai/config/update", body)
 
+    def disconnect(self) -> None:
+        """Switch every OpenAI-compatible connection off."""
+        self.call("POST", "/openai/config/update", {**self.call("GET", "/openai/config"), "ENABLE_OPENAI_API": False})
+        self.models()
+
     def switch_off(self, capabilities: Iterable[str], max_tokens: int = 0) -> None:
         """The capabilities that its page must not use of any model, such as "builtin_tools"; all others are on.
 

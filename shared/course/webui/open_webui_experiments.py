@@ -235,6 +235,7 @@ def connection(lab: OpenLab, relay: OllamaRelay, ollama: Engine, url: str, name:
             raise LabError(f"Open WebUI found no model at {url}.", "check that GET /v1/models lists one there")
         body = {"model": models[0], "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": FEW_TOKENS}
         trace = in_own_loop(stream(f"{webui.url}/api/chat/completions", body, api_key=webui.token))
+        webui.disconnect()  # its page would prefer the new models
         return {"models": models, "text": trace.text[:200], "error": trace.error}, {"text": trace.text}
 
     return _recorded(lab, "connection", measured, ollama, connected=name)
