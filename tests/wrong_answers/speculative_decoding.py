@@ -298,6 +298,15 @@ def one_by_one(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens:
     return tokens[len(prompt) :]
 
 
+def prompt_grows(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens = prompt
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1))
+        tokens += verify(target.append([tokens[-1], *drafts]), q, drafts)
+        target.roll_back(len(tokens) - 1)
+    return list(tokens[len(prompt) :])
+
+
 def one_step(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
     drafts, q = proposer.propose(list(prompt), min(k, max_tokens - 1))
     new: list[int] = verify(target.append([prompt[-1], *drafts]), q, drafts)
@@ -489,6 +498,7 @@ ANSWERS = {
         ("returned the prompt too", with_prompt),
         ("returned nothing", nothing_returned),
         ("The loop ended after", one_step),
+        ("makes no copy", prompt_grows),
     ],
     "look_up": [
         ("always match themselves", finds_itself),

@@ -24,7 +24,8 @@ class Watched:
         self.model, self.k = ToyModel(seed, VOCABULARY), k
         self.target = ToyTarget(self.model, len(prompt) + max_tokens)
         self.target.prefill(prompt[:-1])
-        self.room, self.prompt_tokens = self.target.room, len(prompt)
+        self.room = self.target.room
+        self.prompt, self.prompt_tokens = prompt, len(prompt)  # the list that the student's loop is given
         self.text = list(prompt)  # the prompt, and all that verify has returned
         self.new: list[int] = []  # what verify returned last
         self.drafts: list[int] | None = None  # proposed, and not verified yet
@@ -42,6 +43,8 @@ class Watched:
         given = [int(token) for token in tokens]
         if given != self.text:
             self._wrong_text(given)
+        if len(self.prompt) != self.prompt_tokens:
+            raise Wrong("The prompt has grown with the text: `tokens = prompt` makes no copy, list(prompt) does.")
         left = self.room - len(self.text)
         if k > left - 1:
             raise Wrong(
@@ -169,10 +172,10 @@ def speculating(f: Function) -> None:
     for max_tokens, k in ((14, 3), (9, 1), (1, 4), (12, 4)):
         prompt = [source.randrange(VOCABULARY) for _ in range(9)]
         run = Watched(source.randrange(1000), prompt, max_tokens, k)
-        got = f(run, run, run.verify, list(prompt), max_tokens, k)
+        got = f(run, run, run.verify, prompt, max_tokens, k)
         if got is None:
             raise Wrong("Yours returned nothing. Return the tokens of the answer.")
-        answer, wanted = [int(token) for token in got], run.text[len(prompt) :]
+        answer, wanted = [int(token) for token in got], run.text[run.prompt_tokens :]
         if len(wanted) < max_tokens:
             raise Wrong(f"The loop ended after {len(wanted)} tokens; {max_tokens} were asked for.")
         if answer == run.text:
