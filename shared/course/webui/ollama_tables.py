@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from shared.course.labs import OpenLab
+from shared.course.webui.in_chromium.any_page import NEXT_LIMIT_S
 from shared.course.webui.ollama_api import FIELDS, NS_PER_MS, fits
 from shared.load.client import Trace
 from shared.metrics.spread import Spread, number
@@ -85,10 +86,18 @@ def parallel(lab: OpenLab) -> Table:
     return Table(f"Four users at once ({len(rounds)} rounds)", header, rows)
 
 
-def last_ttft_share(lab: OpenLab) -> float:
-    """The longest TTFT with one seat as a multiple of the shortest, in the first round."""
-    ttft = lab.results()[f"parallel/{SEATS[0]}/round-1"]["values"]["ttft_ms"]
+def unluckiest(lab: OpenLab, seats: int) -> float:
+    """The longest TTFT of the first round with so many seats, as a multiple of the shortest."""
+    ttft = lab.results()[f"parallel/{seats}/round-1"]["values"]["ttft_ms"]
     return float(ttft["high"] / ttft["low"])
+
+
+def wait_behind(lab: OpenLab, page: str) -> float | str:
+    """How many seconds a second request waited for the only seat after a stop on this page, or a text without one."""
+    stop = lab.raw(f"browser/{page}")["stop"]
+    if "failed" in stop:
+        return "the check could not be done"
+    return stop["second_ms"] / 1e3 if stop["second_ms"] else f"more than {NEXT_LIMIT_S} s"
 
 
 def queue(title: str, traces: Sequence[Trace]) -> Plot:
