@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway compare doctor \
+.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -93,6 +93,9 @@ bench-client: setup ## measure the error and the cost of the labs' client, aioht
 
 bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM's router (6 minutes; ARGS=--quick)
 	@$(PY) -m tests.bench.gateway $(ARGS)
+
+bench-webui: open-webui ## measure our chat page beside a naive one and Open WebUI in Chromium (5 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.webui_render $(ARGS)
 
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
