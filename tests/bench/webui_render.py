@@ -123,7 +123,7 @@ async def loads(browser: "Browser", target: Target, figures: Figures, repeats: i
     for _ in range(repeats):
         async with fresh(browser, target.chat) as page:
             figures.setdefault("ready", []).append(await page.evaluate("performance.now()"))
-            await page.wait_for_load_state("networkidle")
+            await page.wait_for_timeout(1000)  # what is loaded later counts, too; Open WebUI's page never falls silent
             figures.setdefault("paint", []).append(await page.evaluate(PAINT))
             figures.setdefault("weight", []).append(await page.evaluate(WEIGHT) / 1e3)
 
@@ -140,9 +140,11 @@ async def stops(browser: "Browser", target: Target, relay: OllamaRelay, figures:
         async with opened(browser, target.chat) as tab:
             since = len(relay.asked)
             await tab.ask("Go on.")
-            await tab.answer_of(40)
-            clicked_s = await tab.stop()
+            if not await until(lambda at=since: len(relay.asked) > at, 20):  # type: ignore[misc]
+                raise LabError("The page's question did not reach the relay.")
             asked = relay.asked[since]
+            await tab.answer_of(40, limit_s=20)
+            clicked_s = await tab.stop()
             if clicked_s is None or not await until(lambda one=asked: one.ended_s, 20):  # type: ignore[misc]
                 raise LabError("The page's stop did not end the answer within 20 s.")
             figures.setdefault("stop", []).append(1e3 * (asked.ended_s - clicked_s))  # type: ignore[operator]

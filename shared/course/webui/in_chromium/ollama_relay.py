@@ -25,8 +25,10 @@ ANSWERS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completion
 ENDS = (b'"done":true', b'"done": true', b"[DONE]")
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "content-encoding"}
 NDJSON = "application/x-ndjson"
-SIMULATED = {"name": "simulated", "size": 10**8, "size_vram": 0, "details": {}, "context_length": 4096,
-             "expires_at": "2126-01-01T00:00:00Z"}  # fmt: skip
+SIMULATED = {
+    "name": "simulated", "model": "simulated", "size": 10**8, "size_vram": 0, "details": {}, "context_length": 4096,
+    "expires_at": "2126-01-01T00:00:00Z",
+}  # fmt: skip
 LAST = {
     "model": "simulated", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop",
     "prompt_eval_count": 7, "eval_count": 3, "eval_duration": 10**8,
