@@ -116,11 +116,13 @@ def judged(found: Mapping[Setting, Rounds], choice: Choice) -> list[Judged]:
     """Each traffic's choice beside the best option. Raises LabError for an unknown choice or a missing measurement."""
     rows = []
     for traffic in traffics():
-        name = choice.get(traffic.name, "")
-        if name not in OPTIONS:
+        if choice.get(traffic.name) not in OPTIONS:
             raise LabError(
-                f"The choice for “{traffic.name}” is {name!r}.", f"choose one of {', '.join(map(repr, OPTIONS))}"
+                f"The choice for “{traffic.name}” is {choice.get(traffic.name)!r}.",
+                f"choose one of {', '.join(map(repr, OPTIONS))}",
             )
+    for traffic in traffics():
+        name = choice[traffic.name]
         times = {one: ms for one in OPTIONS if (ms := decode_ms(found, one, traffic)) is not None}
         if len(times) < len(OPTIONS):
             missing = ", ".join(one for one in OPTIONS if one not in times)
