@@ -6,6 +6,7 @@ evidence is what reached the engine, in which order, and what was on the screen.
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 Raw = dict[str, Any]
 STORY = "Tell me a very long story about a river, with many chapters."
 STOP_AFTER = 40  # characters of the story on the screen
+LOOK_LIMIT_S = 60  # how long an answer is watched
 NEXT_LIMIT_S = 20  # how long the request after the stop may wait
 THE_END = "The end of the list."
+# Clicks on the links that lead to no other server: they might run a script.
+CLICK = """selector => [...document.querySelectorAll(selector)].filter((one) => !/^https?:/.test(one.href))
+    .forEach((one) => one.click())"""
 FIRST, NAME = "Who are you?", "quagga"  # what the page must send again with the second question
 
 
@@ -56,7 +61,6 @@ class Check:
     probe: Probe
     passed: Callable[[Raw], bool]
     came: Callable[[Raw], str]
-    ours: bool = False  # only for the lab's own page
     simulated: bool = False  # the answer was played by the relay
 
 
@@ -65,7 +69,8 @@ async def streams(on: Target) -> Raw:
     seen: list[tuple[int, int, bool]] = []
     async with opened(on.browser, on.chat) as tab:
         asked = await on.asked(tab, STORY)
-        while len(seen) < 400 and (not seen or (seen[-1][1] < 4 * STOP_AFTER and not seen[-1][2])):
+        end_s = time.monotonic() + LOOK_LIMIT_S
+        while time.monotonic() < end_s and (not seen or (seen[-1][1] < 4 * STOP_AFTER and not seen[-1][2])):
             done = asked.done  # before the look at the screen
             seen.append((round(1e3 * (time.monotonic() - asked.began_s)), len(await tab.answer()), done))
             await asyncio.sleep(0.05)
@@ -140,12 +145,12 @@ async def scripts(on: Target) -> Raw:
     on.relay.script = lambda: pieces("\n\n".join([*ALL, THE_END]), 40)
     async with opened(on.browser, on.chat) as tab:
         await tab.ask(ALL[0])
-        end = time.monotonic() + 60
+        end = time.monotonic() + LOOK_LIMIT_S
         while THE_END not in await tab.answer() and time.monotonic() < end:
             await asyncio.sleep(0.1)
         shown, foreign = THE_END in await tab.answer(), sorted(set(tab.foreign))[:20]
-        for link in (await tab.page.locator(f"{on.chat.answer} a").all())[:20]:
-            await link.dispatch_event("click", timeout=2000)
+        with contextlib.suppress(Exception):  # a link that leads away ends this
+            await tab.page.evaluate(CLICK, f"{on.chat.answer} a")
         await asyncio.sleep(0.5)
         hits = await tab.page.evaluate("window.hits")
         return {"vectors": len(ALL), "shown": shown, "ran": len(hits), "foreign": foreign}

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -100,11 +101,13 @@ async def opened(browser: "Browser", chat: ChatPage) -> AsyncIterator[Tab]:
     )
     await context.add_init_script(WATCH + (f"if (location.protocol === 'http:') {{ {entries} }}" if entries else ""))
 
+    origin = "{0.scheme}://{0.netloc}/".format(urlsplit(chat.url))
+
     async def refuse(route: Any) -> None:
         tab.foreign.append(route.request.url)
         await route.abort()
 
-    await context.route(lambda url: not url.startswith((f"{chat.url}/", "data:", "blob:")), refuse)
+    await context.route(lambda url: not url.startswith((origin, "data:", "blob:")), refuse)
     tab.page.on("dialog", lambda dialog: dialog.dismiss())
     try:
         await tab.load()
