@@ -29,6 +29,7 @@ from shared.errors import LabError
 from shared.launch.process import Guarded
 from shared.processes import free_port
 
+NAME = "open-webui"  # in the ledger: browser/open-webui, render/open-webui
 READY_WITHIN_S = 240  # about 10 s on two idle cores, more after the first start of a new installation
 ADMINISTRATOR = {"name": "Student", "email": "student@example.com", "password": "for-this-lab-only"}
 # Without these it would look for updates and models on the internet, or need a model of its own.
@@ -84,7 +85,7 @@ class OpenWebUI:
     def chat_page(self) -> ChatPage:
         """Its page as a browser finds it, with the administrator signed in."""
         return ChatPage(
-            "open-webui", self.url, prompt="#chat-input", send="", answer="#response-content-container",
+            NAME, self.url, prompt="#chat-input", send="", answer="#response-content-container",
             stop='button[aria-label="Stop"]', ready="#chat-input", storage={"token": self.token},
             made_of={"open_webui": self.version},
         )  # fmt: skip

@@ -4,6 +4,7 @@
     open_webui_experiments.tools(lab, relay, ollama, switched_off)
     open_webui_experiments.hidden(lab, relay, ollama)
     open_webui_experiments.added(lab, relay, ollama)
+    open_webui_experiments.checks(lab, relay, ollama)
     open_webui_experiments.settings(lab, relay, ollama, in_force)
 
 Each starts Open WebUI where it isn't running yet, and raises LabError with the command where it isn't installed.
@@ -17,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.course.labs import OpenLab
-from shared.course.webui import open_webui
+from shared.course.webui import browser_checks, open_webui, render_lag
 from shared.course.webui.in_chromium import chromium
+from shared.course.webui.in_chromium.any_page import Target
 from shared.course.webui.in_chromium.chat_page import opened, until
 from shared.course.webui.in_chromium.ollama_relay import Asked, OllamaRelay
 from shared.course.webui.open_webui import TASKS, OpenWebUI
@@ -239,6 +241,43 @@ def connection(lab: OpenLab, relay: OllamaRelay, ollama: Engine, url: str, name:
         return {"models": models, "text": trace.text[:200], "error": trace.error}, {"text": trace.text}
 
     return _recorded(lab, "connection", measured, ollama, connected=name)
+
+
+def checks(lab: OpenLab, relay: OllamaRelay, ollama: Engine) -> Values:
+    """The checks that any chat page must pass, recorded under `browser/open-webui`."""
+
+    def measured() -> tuple[Values, Raw]:
+        webui = _plain(relay)
+        found = chromium.run(lambda browser: browser_checks.every(Target(webui.chat_page, relay, ollama, browser)))
+        return browser_checks.values(found), found
+
+    page = {"open_webui": open_webui.version()}
+    found: Values = lab.measure(f"{browser_checks.PREFIX}{open_webui.NAME}", measured, engine=ollama, page=page)
+    return found
+
+
+def render(lab: OpenLab, relay: OllamaRelay) -> Values:
+    """How far its page is behind the simulated stream, recorded under `render/open-webui`."""
+    asked = render_lag.asked_here()
+
+    def measured() -> tuple[Values, Raw]:
+        webui = _plain(relay)
+        raw = chromium.run(lambda browser: render_lag.in_page(browser, webui.chat_page, relay, asked))
+        return render_lag.values(raw), raw
+
+    simulated = {"words": asked.words, "rate_per_s": asked.rate, "seconds": asked.seconds}
+    page = {"open_webui": open_webui.version()}
+    key = f"{render_lag.PREFIX}{open_webui.NAME}"
+    found: Values = lab.measure(key, measured, page=page, simulated_stream=simulated)
+    return found
+
+
+def _plain(relay: OllamaRelay) -> OpenWebUI:
+    """It sends nothing but what is typed, also to a model without tools."""
+    webui = open_webui.before(relay.url)
+    webui.switch_off(["builtin_tools", "vision"])
+    webui.set_tasks(())
+    return webui
 
 
 def _recorded(lab: OpenLab, name: str, measured: Callable[[], Any], ollama: Engine, **more: Any) -> Values:
