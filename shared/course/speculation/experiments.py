@@ -94,7 +94,10 @@ def draft(engine: str, kind: str, tokens: int, model: ModelChoice, synthetic_len
 
 
 def drafts_of(engine: str, model: ModelChoice, sizes: Sizes) -> list[Draft | None]:
-    """Plain decoding (None), and all drafts that the lab measures on this engine and machine."""
+    """Plain decoding (None), and all drafts that the lab measures on this engine and machine.
+
+    At the quick size SGLang is started only once, with its draft: its text and its acceptance are what the lab wants.
+    """
     full = sizes == SIZES["full"]
     asked = {
         "llamacpp": [*(("eagle3", k) for k in sizes.lengths), ("ngram", 8), ("model", 3)],
@@ -102,8 +105,8 @@ def drafts_of(engine: str, model: ModelChoice, sizes: Sizes) -> list[Draft | Non
         "sglang": [("eagle3", 3)],
     }[engine]
     cannot = {kind: ENGINES[engine].why_not(detect().runner, name) for kind, name in CAPABILITY.items()}
-    with_draft = [draft(engine, kind, k, model) for kind, k in asked if not cannot[kind]]
-    return [None, *with_draft]
+    with_draft: list[Draft | None] = [draft(engine, kind, k, model) for kind, k in asked if not cannot[kind]]
+    return with_draft if engine == "sglang" and not full else [None, *with_draft]
 
 
 CAPABILITY = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "draft model"}
@@ -167,10 +170,14 @@ def speed(
 def speed_rounds(
     lab: OpenLab, engine: Engine, start: int, sizes: Sizes, users: tuple[int, ...] = (1,), group: str = HELD_OUT
 ) -> None:
-    """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start."""
+    """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start.
+
+    One user gets them all. Several users get the first of them, because their answers are many already.
+    """
     each = sizes.rounds // sizes.restarts
-    for number in range((start - 1) * each + 1, start * each + 1):
-        for count in users:
+    first = (start - 1) * each + 1
+    for number in range(first, start * each + 1):
+        for count in users if number == first else users[:1]:
             speed(lab, engine, number, sizes, users=count, group=group)
 
 
