@@ -16,6 +16,7 @@ from environment.eagle3_head.write_text import MOST_TOKENS, ROOM, TEXT
 from shared.course.speculation.eagle3 import acceptance, head_files, head_gguf, training_text
 from shared.course.speculation.eagle3.head import Eagle3Head
 from shared.course.speculation.eagle3.training_text import TrainingText
+from shared.engines import draft_checks
 from shared.engines.http import counters
 from shared.launch import launch, stop_all
 from shared.load.prompts import chat, tokenizer
@@ -95,7 +96,7 @@ def test_the_draft_vocabulary_is_what_the_training_answers_use_most(text: Traini
 
 def test_the_head_fits_the_small_model(head: Eagle3Head, model: ModelChoice) -> None:
     config = head_files.read_config(HERE)
-    assert head_files.head_fault(config, head_files.read_config(model.weights("hf"))) == ""
+    assert draft_checks.head_fault(config, head_files.read_config(model.weights("hf"))) == ""
     assert config["eagle_aux_hidden_state_layer_ids"] == [2, 15, 27]
     assert head.shape.hidden == 576
     assert len(head.draft_tokens) == config["draft_vocab_size"] == int(head.t2d.sum())
