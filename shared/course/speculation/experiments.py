@@ -13,6 +13,7 @@ An answer has `Sizes.tokens` tokens, exactly. Only questions to which the model 
 asked. With the end-of-text token suppressed, a shorter answer would run into repetitions, and those are easy to draft.
 """
 
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -229,14 +230,16 @@ FIRST_TEMPERATURE = 1.0
 def first_tokens(lab: OpenLab, engine: Engine, sizes: Sizes) -> Values:
     """The second and third token of many short answers to one question, at temperature 1.
 
-    The first token comes from the prompt's own pass, before any draft. Each answer has its own seed. Values: how many
-    different pairs there were; the raw data are the pairs.
+    The first token comes from the prompt's own pass, before any draft. Each answer has its own seed, and each draft
+    other seeds: llama.cpp draws the same tokens for the same seed with and without drafts, and one sample compared with
+    itself proves nothing. Values: how many different pairs there were; the raw data are the pairs.
     """
     engine.check_temperature(FIRST_TEMPERATURE)
+    seeds = random.Random(name_of(engine.draft)).sample(range(2**31), sizes.samples)
 
     def ask() -> tuple[Values, list[list[int]]]:
         messages = chat(engine.model, FIRST_QUESTION)
-        pairs = [sampled_tokens(engine, messages, 4, seed)[1:3] for seed in range(sizes.samples)]
+        pairs = [sampled_tokens(engine, messages, 4, seed)[1:3] for seed in seeds]
         return {"answers": len(pairs), "different": len(Counter(map(tuple, pairs)))}, pairs
 
     found: Values = lab.measure(
