@@ -159,6 +159,7 @@ def test_llamacpp_with_and_without_drafts(started: Any, model: ModelChoice) -> N
     assert Setting("llamacpp", "eagle3", 2, users=2, temperature=1) in found
     pairs = {key: LAB.raw(key) for key in LAB.results() if key.startswith("first-tokens/")}
     assert len(pairs) == 3
+    assert len({str(found) for found in pairs.values()}) == 3  # independent samples: other seeds
     assert all(len(found) == SIZES.samples and {len(one) for one in found} == {2} for found in pairs.values())
 
 
