@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,8 @@ import httpx
 
 from shared import paths
 from shared.course.webui.in_chromium.chat_page import ChatPage
-from shared.engines.http import get
 from shared.errors import LabError
-from shared.launch.process import Guarded
+from shared.launch.process import Guarded, until_ready
 from shared.processes import free_port
 
 NAME = "open-webui"  # in the ledger: browser/open-webui, render/open-webui
@@ -201,18 +199,11 @@ def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, fol
     with log.open("ab") as out:
         process = Guarded(command, out, cwd=folder, env=env, inherited=inherited)
     webui = OpenWebUI(port, folder, log, process, given, version=version(), keep=keep)
-    began = time.monotonic()
-    while (get(port, "/health") or (0,))[0] != 200:
-        late = time.monotonic() - began > READY_WITHIN_S
-        if late or process.exit_code() is not None:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            webui.end()
-            what = f"was not ready after {READY_WITHIN_S} s" if late else "ended while it started"
-            raise LabError(
-                f"Open WebUI {what}. Its log ends with:\n{tail}", "correct what the log names, and try again"
-            )
-        time.sleep(0.1)
-    webui.startup_s = time.monotonic() - began
+    try:
+        webui.startup_s = until_ready(process, "Open WebUI", port, "/health", log, READY_WITHIN_S)
+    except LabError:
+        webui.end()
+        raise
     webui.sign_in()
     return webui
 
