@@ -14,16 +14,16 @@ import json
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.course.labs import OpenLab
 from shared.course.webui import browser_checks, open_webui, render_lag
 from shared.course.webui.in_chromium import chromium
-from shared.course.webui.in_chromium.any_page import Target
 from shared.course.webui.in_chromium.chat_page import opened, until
 from shared.course.webui.in_chromium.ollama_relay import Asked, OllamaRelay
 from shared.course.webui.open_webui import TASKS, OpenWebUI
+from shared.course.webui.render_lag import Stream
 from shared.engines.http import post_json
 from shared.errors import LabError
 from shared.launch.running import Engine
@@ -245,31 +245,18 @@ def connection(lab: OpenLab, relay: OllamaRelay, ollama: Engine, url: str, name:
 
 def checks(lab: OpenLab, relay: OllamaRelay, ollama: Engine) -> Values:
     """The checks that any chat page must pass, recorded under `browser/open-webui`."""
-
-    def measured() -> tuple[Values, Raw]:
-        webui = _plain(relay)
-        found = chromium.run(lambda browser: browser_checks.every(Target(webui.chat_page, relay, ollama, browser)))
-        return browser_checks.values(found), found
-
-    page = {"open_webui": open_webui.version()}
-    found: Values = lab.measure(f"{browser_checks.PREFIX}{open_webui.NAME}", measured, engine=ollama, page=page)
-    return found
+    made_of = {"open_webui": open_webui.version()}
+    return browser_checks.recorded(lab, open_webui.NAME, made_of, lambda: _plain(relay).chat_page, relay, ollama)
 
 
 def render(lab: OpenLab, relay: OllamaRelay) -> Values:
     """How far its page is behind the simulated stream, recorded under `render/open-webui`."""
-    asked = render_lag.asked_here()
 
-    def measured() -> tuple[Values, Raw]:
-        webui = _plain(relay)
-        raw = chromium.run(lambda browser: render_lag.in_page(browser, webui.chat_page, relay, asked))
-        return render_lag.values(raw), raw
+    def probe(stream: Stream) -> "Callable[[Browser], Awaitable[Raw]]":
+        chat = _plain(relay).chat_page
+        return lambda browser: render_lag.in_page(browser, chat, relay, stream)
 
-    simulated = {"words": asked.words, "rate_per_s": asked.rate, "seconds": asked.seconds}
-    page = {"open_webui": open_webui.version()}
-    key = f"{render_lag.PREFIX}{open_webui.NAME}"
-    found: Values = lab.measure(key, measured, page=page, simulated_stream=simulated)
-    return found
+    return render_lag.recorded(lab, open_webui.NAME, {"open_webui": open_webui.version()}, probe)
 
 
 def _plain(relay: OllamaRelay) -> OpenWebUI:
