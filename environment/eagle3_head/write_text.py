@@ -30,7 +30,7 @@ from shared.launch import launch
 from shared.launch.running import Engine
 from shared.load.prompts import chat, tokenizer
 
-TEXT = Path(__file__).resolve().parent / "text.npz"
+TEXT = training_text.FILE
 MOST_TOKENS = 256  # of one answer
 ROOM = 768  # tokens of a prompt and its answer
 REPORT_S = 20
@@ -89,6 +89,15 @@ async def answer(session: aiohttp.ClientSession, engine: Engine, ids: list[int],
     return tokens
 
 
+def line(number: int, prompt: Prompt, ids: list[int], tokens: list[int]) -> str:
+    """One answer as a line of the file that `read` reads."""
+    stored = {
+        "number": number, "group": prompt.group, "held_out": prompt.held_out,
+        "temperature": prompt.temperature, "prompt": ids, "answer": tokens,
+    }  # fmt: skip
+    return json.dumps(stored) + "\n"
+
+
 async def write(engine: Engine, todo: Iterator[tuple[int, Prompt]], users: int, tokens: int, out: TextIO) -> None:
     """Ask with so many users until the answers have so many tokens."""
     own, began, written, reported = tokenizer(engine.model.folder / "hf"), time.monotonic(), 0, 0.0
@@ -112,11 +121,7 @@ async def write(engine: Engine, todo: Iterator[tuple[int, Prompt]], users: int, 
                     if not engine.alive:
                         raise
                     await asyncio.sleep(1)
-            stored = {
-                "number": number, "group": prompt.group, "held_out": prompt.held_out,
-                "temperature": prompt.temperature, "prompt": ids, "answer": said,
-            }  # fmt: skip
-            out.write(json.dumps(stored) + "\n")
+            out.write(line(number, prompt, ids, said))
             out.flush()
             written += len(said)
             if (passed := time.monotonic() - began) - reported > REPORT_S:

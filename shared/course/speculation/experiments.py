@@ -22,12 +22,12 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from shared import paths
 from shared.course.labs import OpenLab, Values
 from shared.course.speculation.eagle3 import training_text
 from shared.course.speculation.eagle3.training_text import GROUPS as GROUPS
 from shared.engines import ENGINES, Draft
 from shared.engines.http import Endpoint, post_json
+from shared.engines.spec import DRAFTS
 from shared.errors import LabError
 from shared.hardware.machine import Machine, detect
 from shared.launch.running import Engine
@@ -105,12 +105,9 @@ def drafts_of(engine: str, model: ModelChoice, sizes: Sizes) -> list[Draft | Non
         "vllm": [("eagle3", 3), *([("ngram", 4)] if full else [])],
         "sglang": [("eagle3", 3)],
     }[engine]
-    cannot = {kind: ENGINES[engine].why_not(detect().runner, name) for kind, name in CAPABILITY.items()}
+    cannot = {kind: ENGINES[engine].why_not(detect().runner, name) for kind, name in DRAFTS.items()}
     with_draft: list[Draft | None] = [draft(engine, kind, k, model) for kind, k in asked if not cannot[kind]]
     return with_draft if engine == "sglang" and not full else [None, *with_draft]
-
-
-CAPABILITY = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "draft model"}
 
 
 def name_of(draft: Draft | None) -> str:
@@ -135,7 +132,7 @@ def questions_of(group: str, tokens: int) -> tuple[str, ...]:
 
     Raises LabError if there is none.
     """
-    text = training_text.load(paths.REPO / "environment" / "eagle3_head" / "text.npz")
+    text = training_text.load(training_text.FILE)
     rows = [row for row in text.rows(True, group) if len(text.answer(row)) >= tokens and text.temperatures[row] == 0]
     if not rows:
         raise LabError(f"No answer of the group {group!r} has {tokens} tokens.", "ask for shorter answers")
