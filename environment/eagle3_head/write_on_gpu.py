@@ -63,10 +63,10 @@ def main() -> None:
         while bar.n < asked.tokens:
             batch: list[tuple[int, Prompt]] = list(itertools.islice(todo, asked.rows))
             ids = [llama.prompt_ids(chat(model, prompt.question)) for _, prompt in batch]
-            said = answers(llama, ids, [prompt.temperature for _, prompt in batch])
-            for (number, prompt), question, answer in zip(batch, ids, said, strict=True):
+            replies = answers(llama, ids, [prompt.temperature for _, prompt in batch])
+            for (number, prompt), question, answer in zip(batch, ids, replies, strict=True):
                 out.write(line(number, prompt, question, answer))
-            bar.update(sum(map(len, said)))
+            bar.update(sum(map(len, replies)))
     print(f"{bar.n - have} tokens in {time.monotonic() - began:.0f} s")
 
 

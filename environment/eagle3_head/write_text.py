@@ -84,8 +84,8 @@ async def answer(session: aiohttp.ClientSession, engine: Engine, ids: list[int],
         }  # fmt: skip
     async with session.post(engine.url + url, json=body) as response:
         response.raise_for_status()
-        said = await response.json()
-    tokens: list[int] = said["choices"][0]["token_ids"] if engine.spec.name == "vllm" else said["tokens"]
+        reply = await response.json()
+    tokens: list[int] = reply["choices"][0]["token_ids"] if engine.spec.name == "vllm" else reply["tokens"]
     return tokens
 
 
@@ -115,15 +115,15 @@ async def write(engine: Engine, todo: Iterator[tuple[int, Prompt]], users: int, 
             ids = own.encode(text, add_special_tokens=False)
             while True:
                 try:
-                    said = await answer(session, engine, ids, prompt.temperature)
+                    reply = await answer(session, engine, ids, prompt.temperature)
                     break
                 except aiohttp.ClientConnectionError:  # a busy machine: the server gave up waiting for the request
                     if not engine.alive:
                         raise
                     await asyncio.sleep(1)
-            out.write(line(number, prompt, ids, said))
+            out.write(line(number, prompt, ids, reply))
             out.flush()
-            written += len(said)
+            written += len(reply)
             if (passed := time.monotonic() - began) - reported > REPORT_S:
                 reported = passed
                 print(f"{written} tokens in {passed:.0f} s, {written / passed:.0f} a second", flush=True)

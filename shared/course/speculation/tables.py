@@ -222,7 +222,7 @@ def accepted(lab: Any) -> Plot:
             text=["" if value < 0.1 else f"{value:.2f}" for value in values],
             marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "fgopacity": 0.6}},
         )  # fmt: skip
-    figure.update_layout(LEGEND_BELOW | {"barmode": "stack", "height": 220 + 40 * len(bars)}, margin_l=240)
+    figure.update_layout(LEGEND_BELOW | {"barmode": "stack", "height": 220 + 40 * len(bars)}, margin_l=280)
     figure.update_yaxes(autorange="reversed")
     shown = {bar: [f"{parts[name]:.2f}" if name in parts else "–" for name in names] for bar, parts in bars.items()}
     rows = [(bar, *shown[bar], f"{sum(parts.values()):.2f}") for bar, parts in bars.items()]
