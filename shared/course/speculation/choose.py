@@ -71,7 +71,7 @@ def option(name: str, model: ModelChoice) -> Draft | None:
 
 def measure_surface(lab: OpenLab, engine: Engine, sizes: Sizes) -> None:
     """Measure one option, running as `engine`, on new text and on copied text, for few and for many users."""
-    for round_number in range(1, sizes.restarts + 1):
+    for round_number in range(1, sizes.few_rounds + 1):
         for users in (FEW, MANY):
             for group in (HELD_OUT, COPYING):
                 experiments.speed(lab, engine, round_number, sizes, users=users, group=group)

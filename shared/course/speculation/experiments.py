@@ -57,7 +57,7 @@ class Sizes:
     """How much is measured."""
 
     rounds: int  # of each load of one user
-    restarts: int  # of an engine that takes long to start; its rounds are divided among them
+    few_rounds: int  # of what takes long: loads of many users, and starts of vLLM
     answers: int  # of one user in a round
     tokens: int  # of each answer
     lengths: tuple[int, ...]  # of drafts, k, on llama.cpp
@@ -69,7 +69,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(6, 2, 4, 96, (1, 2, 3, 5, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 400, True),
+    "full": Sizes(4, 2, 2, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, True),
     "quick": Sizes(2, 1, 1, 64, (1, 2, 4), (1, 4, 16), (1, 4, 16), (1, 4), 100, False),
 }
 
@@ -166,13 +166,20 @@ def speed(
 
 
 def speed_rounds(
-    lab: OpenLab, engine: Engine, start: int, sizes: Sizes, users: tuple[int, ...] = (1,), group: str = HELD_OUT
+    lab: OpenLab,
+    engine: Engine,
+    start: int,
+    starts: int,
+    sizes: Sizes,
+    users: tuple[int, ...] = (1,),
+    group: str = HELD_OUT,
 ) -> None:
     """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start.
 
-    One user gets them all. Several users get the first of them, because their answers are many already.
+    All rounds are divided among the starts. One user gets them all. Several users get the first of each start, because
+    their answers are many already.
     """
-    each = sizes.rounds // sizes.restarts
+    each = sizes.rounds // starts
     first = (start - 1) * each + 1
     for number in range(first, start * each + 1):
         for count in users if number == first else users[:1]:

@@ -57,7 +57,7 @@ def test_rounds_ask_other_questions_and_end_with_the_text(model: ModelChoice) ->
 @pytest.mark.parametrize("size", experiments.SIZES.values(), ids=experiments.SIZES)
 def test_sizes_fit_the_engines(size: experiments.Sizes) -> None:
     assert size.tokens >= 64
-    assert size.rounds % size.restarts == 0
+    assert size.rounds % size.few_rounds == 0
     assert max((*size.users, *size.plain_users)) <= experiments.SLOTS
     assert set(size.users) <= set(size.plain_users)  # each speed-up is over plain decoding of as many users
 
@@ -88,7 +88,7 @@ def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch
     )
     engine: Any = None
     for start in (1, 2):
-        experiments.speed_rounds(LAB, engine, start, replace(SIZES, rounds=4, restarts=2), (1, 16))
+        experiments.speed_rounds(LAB, engine, start, 2, replace(SIZES, rounds=4), (1, 16))
     assert asked == [(1, 1), (1, 16), (2, 1), (3, 1), (3, 16), (4, 1)]
 
 
