@@ -100,7 +100,7 @@ class Installation:
                 pass
 
     def do(self, job: Job) -> None:
-        step = job.step
+        step, proving = job.step, False
         try:
             if not step.built():
                 self.wait_for(step.after)
@@ -112,30 +112,38 @@ class Installation:
             if step.verify and not step.verified():
                 job.doing = "waiting for the steps that its proof needs"
                 self.wait_for(step.verify_after)
+                proving = True
                 with self.one_proof():
                     job.doing = "answering the first prompts"
                     job.first = not any(s.verify and s.built() and s.verified() for s in self.steps)
                     proof = step.verify(job)
                 (step.home / "verified.txt").write_text(proof + "\n")
                 self.say(f"{step.title}: {proof}")
-            job.doing = ""
         except Stopped:
             pass
         except LabError as e:
-            self.fail(str(e))
+            self.fail(str(e), stop=not proving)
         except Exception as e:
             # Only the log gets the traceback, if it can still be written.
             with contextlib.suppress(OSError), step.log.open("a") as log:
                 traceback.print_exc(file=log)
             what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
             bug = "this is a bug in the labs: show your instructor the end of the log"
-            self.fail(str(LabError(what, job.advice([str(e)], bug))))
+            self.fail(str(LabError(what, job.advice([str(e)], bug))), stop=not proving)
+        finally:
+            job.doing = ""
 
-    def fail(self, message: str) -> None:
-        """Stop all steps and record the message. Later errors are only consequences, and are dropped."""
+    def fail(self, message: str, stop: bool) -> None:
+        """Record the message, which is printed at the end. With `stop`, stop all steps and drop their later errors.
+
+        A failed proof stops no other step, because no step builds on it.
+        """
         if not self.stop.is_set():
             self.errors.append(message)
-        self.stop.set()
+            if not stop:
+                self.say(message.splitlines()[0] + " The other steps continue.")
+        if stop:
+            self.stop.set()
 
     def run(self) -> int:
         # Daemon threads: after Ctrl-C, a thread that is busy inside a library must not delay the exit.

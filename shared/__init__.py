@@ -6,9 +6,13 @@ Data flows one way, and a notebook touches each room once, in this order:
     lab.measure(key, Load(engine, prompts.*(), Closed(...))) -> load.run() -> client.stream() -> Trace
     metrics.summarise() -> results.record() -> milestones / report / plots
 
-Only `shared.models.llama` imports torch, and no module does any work when it is imported.
+Only `shared.models.llama` imports torch. No module does any work when it is imported, with one exception: this one
+excludes the machine's own addresses from the proxies that its environment names.
 """
 
+from shared import proxies
 from shared.errors import LabError
+
+proxies.settle()
 
 __all__ = ["LabError"]

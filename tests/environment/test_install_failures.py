@@ -31,6 +31,26 @@ def test_failed_step_stops_the_others_and_says_why(tmp_path: Path, labs_cache: P
     assert not list(labs_cache.glob("later*"))
 
 
+@pytest.mark.parametrize("how", ["[1][2]", "(_ for _ in ()).throw(LabError('it gave no token.', 'look'))"])
+def test_a_failed_proof_stops_no_other_step(tmp_path: Path, labs_cache: Path, installing: Run, how: str) -> None:
+    """No step builds on a proof. All failed proofs are reported at the end."""
+    proof = f"verify=lambda job: [__import__('pathlib').Path('{tmp_path}/proved').touch(), {how}]"
+    process = installing(
+        f"step('bad', 'true', {proof}), step('worse', 'true', {proof}),"
+        f"step('other', 'while [ ! -e {tmp_path}/proved ]; do sleep 0.02; done; sleep 0.5'),"
+        "step('later', 'true', after=('other',)), step('good', 'true', verify=lambda job: 'proved')"
+    )
+    code, out, err = finish(process)
+    assert code == 1
+    assert "LATER: ready" in out
+    assert "GOOD: proved" in out
+    assert out.count("The other steps continue.") == 2
+    assert err.count("Fix: ") == 2
+    for name in ("bad", "worse", "other", "later", "good"):
+        assert (labs_cache / name).is_symlink()
+        assert (labs_cache / name / "verified.txt").exists() == (name == "good")
+
+
 def test_unexpected_failure_shows_no_traceback(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
     code, _, err = finish(installing("step('tool', 'true', verify=lambda job: [1][2])"))
     assert code == 1

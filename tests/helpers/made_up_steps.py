@@ -17,6 +17,7 @@ from pathlib import Path
 sys.modules["environment.small_model.recipe"] = types.SimpleNamespace(STEPS=())  # imports numpy and more: half a second
 from environment import install
 from environment.install_steps import Step
+from shared import LabError
 here = Path(sys.argv[1])
 
 def step(name, script, *, lock=None, **more):
