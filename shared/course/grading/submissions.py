@@ -27,12 +27,14 @@ FILES = 2000  # in one lab's folder: each result has two
 FILE_LIMIT = 64 * 2**20
 STUDENT_LIMIT = 512 * 2**20
 LEDGER = re.compile(r"\d+\.\d+\.\d+(\.exercises)?\.json")
-NOTEBOOK = re.compile(r"(yours-)?lab-\d+\.\d+\.\d+-.*\.ipynb", re.S)  # `make labs` keeps a changed one as "yours-…"
+NOTEBOOK = ".ipynb"  # whatever its name is: students rename notebooks
+NOTEBOOKS = 200
 STARTER = {lab.starter for lab in registry.LABS.values() if lab.starter}  # folders of starter code: gateway, webui
+EXERCISE_FILES = {Path(e.file).name: e.file for lab in registry.LABS.values() for e in lab.exercises if e.file}
 CODE = (".py", ".js", ".css", ".html", ".toml")
 CODE_FILES = 200  # in one folder of starter code
 REPORTS = ("report.html", "report.md")
-OURS = "solutions"  # ignored: it is there if a student handed in the whole project
+OURS = ("solutions", "shared/course")  # ignored: they are there if a student handed in the whole project
 
 Prints = dict[tuple[str, str], str]  # the name of a load's raw file, by its lab and its SHA-256
 
@@ -116,20 +118,31 @@ def take(student: Path, copy: Path) -> Handed:
 def look_through(handed: Handed) -> None:
     results: list[os.DirEntry[str]] = []
     notebooks = starters = 0
+    taken: list[Path] = []  # folders of starter code
     for folder, entries in folders(handed):
         if any(holds_results(e) for e in entries):
             if results:
                 handed.problems.append(f"there are more results in {handed.name(folder)}: ignored")
             results = results or entries
+        inside = f"/{folder.relative_to(handed.student)}/"
+        if any(f"/{ours}/" in inside for ours in OURS):
+            continue
         for entry in entries:
             if entry.is_symlink():
                 handed.problems.append(f"{handed.name(entry.path)} {kind(stat.S_IFLNK)}")
-            elif NOTEBOOK.fullmatch(entry.name) and folder.name != OURS:
+            elif entry.name.lower().endswith(NOTEBOOK):
                 notebooks += 1
-                handed.take(entry, handed.copy / "notebooks" / str(notebooks) / entry.name)
-            elif entry.name in STARTER and entry.is_dir(follow_symlinks=False) and folder.name != OURS:
+                if notebooks <= NOTEBOOKS:
+                    handed.take(entry, handed.copy / "notebooks" / str(notebooks) / entry.name)
+            elif entry.name in STARTER and entry.is_dir(follow_symlinks=False):
                 starters += 1
-                take_code(handed, Path(entry.path), handed.copy / "starter" / str(starters) / entry.name)
+                taken.append(Path(entry.path))
+                take_code(handed, taken[-1], handed.copy / "starter" / str(starters) / entry.name)
+            elif entry.name in EXERCISE_FILES and not any(folder.is_relative_to(one) for one in taken):
+                starters += 1  # a file alone, or in a folder that was renamed
+                handed.take(entry, handed.copy / "starter" / str(starters) / EXERCISE_FILES[entry.name])
+    if notebooks > NOTEBOOKS:
+        handed.problems.append(f"there are {notebooks:,} notebooks: only {NOTEBOOKS} are read")
     if not results:
         handed.problems.append(f"no results: no folder 3.3.1 with results was found within {DEEP} levels of folders")
     for entry in sorted(results, key=lambda e: e.is_dir(follow_symlinks=False)):
