@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import hardware, models
+from shared import hardware, launch, models
 from shared.hardware import Machine
 from shared.launch import launcher, memory
 from shared.models import ModelChoice, hub
@@ -52,6 +52,13 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
         docker.says(inside=INSIDE)
         yield docker
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """End every engine that the test started."""
+    yield
+    launch.stop_all()
 
 
 @pytest.fixture

@@ -32,6 +32,12 @@ class Symptom:
     source: str = ""
 
 
+def shown(line: str, limit: int = 300) -> str:
+    """A line for a message: if it is longer than `limit`, without its middle. docker's reason stands at the end."""
+    line = line.rstrip()
+    return line if len(line) <= limit else f"{line[: limit // 2 - 2]} … {line[-limit // 2 + 1 :]}"
+
+
 @functools.cache
 def _table() -> Mapping[str, tuple[Symptom, ...]]:
     areas = tomllib.loads(FILE.read_text())

@@ -10,10 +10,13 @@ No command was run on a DGX Spark: see `make verify-spark`.
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from shared.hardware import symptoms
 
 IMAGES = paths.REPO / "environment" / "containers" / "images.toml"
 LABEL = "inference-engine-labs"
+NOT_THERE = re.compile(r"no such (image|object|container)", re.I)
 HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
 UNPACKED = 3  # disk space for the pull and unpacking of an image, as a multiple of its download
@@ -59,24 +63,45 @@ def images() -> Mapping[str, Image]:
 
 
 def refused(what: str, output: str) -> LabError:
-    """The error of a docker command that failed: the last line of its output, and the cause and fix if known."""
-    printed = f"printed: {output.strip().splitlines()[-1][:300]}" if output.strip() else "printed nothing."
+    """The error of a docker command that failed: the line of its output that matters, its cause and fix if known."""
     known = symptoms.recognised(output.splitlines(), "spark", "docker")
+    lines = [line for line in output.splitlines() if line.strip() and "--help" not in line]
+    line = known[0][1] if known else next(reversed(lines), "")
+    printed = f"printed: {symptoms.shown(line.strip())}" if line else "printed nothing."
     cause, fix = (f": {known[0][0].cause}", known[0][0].fix) if known else ("", "make doctor")
     return LabError(f"docker could not {what}{cause}. It {printed}", fix)
 
 
 def docker(*arguments: str, what: str, timeout_s: float = 30) -> str:
     """Run a docker command and return its output. Raises LabError, with docker's message, if it fails or hangs."""
+    answer = run(*arguments, what=what, timeout_s=timeout_s)
+    if answer.returncode:
+        raise refused(what, answer.stderr or answer.stdout)
+    return answer.stdout
+
+
+def inspected(kind: str, name: str, template: str) -> str | None:
+    """What `docker <kind> inspect` prints of an image or a container; None if there is none of that name.
+
+    Raises LabError if docker can't know, as when its daemon is down.
+    """
+    what = f"inspect {name}"
+    answer = run(kind, "inspect", "--format", template, name, what=what)
+    if answer.returncode == 0:
+        return answer.stdout.strip()
+    if NOT_THERE.search(answer.stderr):
+        return None
+    raise refused(what, answer.stderr or answer.stdout)
+
+
+def run(*arguments: str, what: str, timeout_s: float = 30) -> "subprocess.CompletedProcess[str]":
+    """Run a docker command that may fail. Raises LabError if docker is not installed or hangs."""
     try:
-        answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s)
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
         raise LabError(f"docker could not {what}: it is not on the PATH.", "make doctor") from None
     except subprocess.TimeoutExpired:
         raise LabError(f"docker did not {what} within {timeout_s:.0f} s.", "sudo systemctl restart docker") from None
-    if answer.returncode:
-        raise refused(what, answer.stderr or answer.stdout)
-    return answer.stdout
 
 
 def name_for(spec: EngineSpec, port: int) -> str:
@@ -84,20 +109,20 @@ def name_for(spec: EngineSpec, port: int) -> str:
     return f"{LABEL}-{spec.name}-{port}"
 
 
+def new_label() -> str:
+    """A label for one launch: the container that has it was created by this launch, whatever its name."""
+    return f"{LABEL}={os.getpid()}-{time.monotonic_ns()}"
+
+
 def present(image: Image) -> bool:
-    """Whether the image is already on this machine."""
-    try:
-        return (
-            subprocess.run(["docker", "image", "inspect", image.reference], capture_output=True, timeout=30).returncode
-            == 0
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    """Whether the image is already on this machine. Raises LabError if docker can't know."""
+    return inspected("image", image.reference, "{{.Id}}") is not None
 
 
 def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
     """Pull the image if it is missing. Raises LabError before the pull if it doesn't suit the processor or the disk."""
     if present(image):
+        tag(image)
         return
     size = check_manifest(image, architecture)
     root = Path(docker("info", "--format", "{{.DockerRootDir}}", what="find its image folder").strip())
@@ -108,9 +133,16 @@ def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
         raise LabError(
             f"{image.reference} is a download of {size / 2**30:.1f} GiB and needs about {need / 2**30:.0f} GiB while "
             f"it is unpacked, but only {free / 2**30:.0f} GiB are free in {root}.",
-            "docker system prune, or free some space",
+            "docker image prune, which removes images without a tag, or free some space",
         )
     pull(image, size, quiet)
+    tag(image)
+
+
+def tag(image: Image) -> None:
+    """Tag an image that was pulled by its digest. Without a tag, `docker image prune` would remove it."""
+    if image.digest and inspected("image", image.reference, "{{len .RepoTags}}") == "0":
+        docker("tag", image.reference, f"{image.image}:{image.tag}", what=f"tag {image.reference}")
 
 
 def check_manifest(image: Image, architecture: str) -> int:
@@ -135,7 +167,8 @@ def check_manifest(image: Image, architecture: str) -> int:
 def pull(image: Image, size: int, quiet: bool) -> None:
     """Pull the image, and show the finished layers. Ctrl-C ends the pull, and finished layers are kept."""
     title = f"pulling {image.image}:{image.tag} ({size / 2**30:.1f} GiB)"
-    printed, layers, done = "", set(), set()
+    printed: deque[str] = deque(maxlen=50)  # the last lines
+    layers, done = set(), set()
     process = subprocess.Popen(
         ["docker", "pull", image.reference],
         stdout=subprocess.PIPE,
@@ -149,7 +182,7 @@ def pull(image: Image, size: int, quiet: bool) -> None:
             total=0, desc=title, unit="layer", leave=False, file=sys.stdout, disable=quiet, mininterval=1, miniters=0
         ) as line:
             for row in process.stdout:
-                printed = (printed + row)[-4000:]
+                printed.append(row)
                 layer, _, state = row.strip().partition(": ")
                 if state in ("Pulling fs layer", "Already exists", "Waiting", "Downloading"):
                     layers.add(layer)
@@ -158,7 +191,7 @@ def pull(image: Image, size: int, quiet: bool) -> None:
                 line.total = len(layers)
                 line.update(len(done) - line.n)
         if process.wait():
-            raise refused(f"pull {image.reference}", printed)
+            raise refused(f"pull {image.reference}", "".join(printed))
     finally:
         if process.poll() is None:
             process.terminate()
@@ -166,7 +199,15 @@ def pull(image: Image, size: int, quiet: bool) -> None:
 
 
 def run_command(
-    spec: EngineSpec, plan: LaunchPlan, flags: Sequence[str], *, name: str, port: int, hub: Path, gpu: Sequence[str]
+    spec: EngineSpec,
+    plan: LaunchPlan,
+    flags: Sequence[str],
+    *,
+    name: str,
+    label: str,
+    port: int,
+    hub: Path,
+    gpu: Sequence[str],
 ) -> list[str]:
     """The `docker run` command of one engine, on 127.0.0.1:`port`, with all GPUs and the hub's cache.
 
@@ -183,35 +224,14 @@ def run_command(
         mounts.append(f"{LABEL}-{spec.name}:/root/.{spec.name}")
     if way.files(plan):
         mounts.append(f"{plan.home}:{FILES_INSIDE}:ro")
-    return [
-        "docker",
-        "run",
-        "--rm",
-        "--pull",
-        "never",
-        "--name",
-        name,
-        "--label",
-        f"{LABEL}={os.getpid()}",
-        *gpu,
-        "--ipc=host",
-        "--ulimit",
-        "memlock=-1",
-        "--ulimit",
-        "stack=67108864",
-        "--publish",
-        f"127.0.0.1:{port}:{image.port}",
-        *(word for mount in mounts for word in ("--volume", mount)),
-        # The token is passed by name, without its value, so that no command line, log or result contains it.
-        "--env",
-        "HF_TOKEN",
-        "--env",
-        f"HF_HOME={HUB_INSIDE}",
-        *(word for key, value in settings.items() for word in ("--env", f"{key}={value}")),
-        image.reference,
-        *way.arguments(plan),
-        *flags,
-    ]
+    options = ["--rm", "--pull", "never", "--name", name, "--label", label, *gpu, "--ipc=host"]
+    options += ["--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
+    options += ["--publish", f"127.0.0.1:{port}:{image.port}"]
+    options += [word for mount in mounts for word in ("--volume", mount)]
+    # The token is passed by name, without its value, so that no command line, log or result contains it.
+    options += ["--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}"]
+    options += [word for key, value in settings.items() for word in ("--env", f"{key}={value}")]
+    return ["docker", "run", *options, image.reference, *way.arguments(plan), *flags]
 
 
 def write_files(way: Container, plan: LaunchPlan) -> None:
@@ -221,25 +241,30 @@ def write_files(way: Container, plan: LaunchPlan) -> None:
         (plan.home / name).write_text(text)
 
 
-def removal(name: str) -> list[str]:
-    """The command that ends and removes a container, whatever its state."""
-    return ["docker", "rm", "--force", "--volumes", name]
-
-
 def pause(name: str) -> None:
-    docker("pause", name, what=f"pause {name}")
+    """Pause a container. One that is paused, or has ended, stays as it is, as a process does at SIGSTOP."""
+    if not command_works("pause", name) and status(name) == "running":
+        docker("pause", name, what=f"pause {name}")
 
 
 def resume(name: str) -> None:
-    docker("unpause", name, what=f"resume {name}")
+    """Resume a container. One that runs, or has ended, stays as it is, as a process does at SIGCONT."""
+    if not command_works("unpause", name) and status(name) == "paused":
+        docker("unpause", name, what=f"resume {name}")
+
+
+def command_works(*arguments: str) -> bool:
+    return run(*arguments, what=" ".join(arguments)).returncode == 0
+
+
+def status(name: str) -> str | None:
+    """The state of a container in docker's word, such as "running" or "paused"; None if there is no such container."""
+    return inspected("container", name, "{{.State.Status}}")
 
 
 def pid(name: str) -> int | None:
     """The id of the container's first process on this machine, or None if there is no such container."""
-    try:
-        return int(docker("inspect", "--format", "{{.State.Pid}}", name, what=f"inspect {name}")) or None
-    except (LabError, ValueError):
-        return None
+    return int(inspected("container", name, "{{.State.Pid}}") or 0) or None
 
 
 def left() -> list[str]:
@@ -253,12 +278,13 @@ def left() -> list[str]:
 
 
 def remove(name: str) -> None:
-    docker(*removal(name)[1:], what=f"remove {name}", timeout_s=60)
+    docker("rm", "--force", "--volumes", name, what=f"remove {name}", timeout_s=60)
 
 
 def digest(image: Image) -> str:
     """The registry's digest of the local image, for provenance, or the image's own id if it has no digest."""
     text = docker("image", "inspect", "--format", "{{json .}}", image.reference, what=f"inspect {image.reference}")
     row = json.loads(text)
-    digests = row.get("RepoDigests") or []
-    return str(digests[0].partition("@")[2] if digests else row["Id"])
+    # One local image may come from several registries, each with a digest of its own.
+    digests = [one.partition("@") for one in row.get("RepoDigests") or []]
+    return str(next((value for name, _, value in digests if name == image.image), row["Id"]))

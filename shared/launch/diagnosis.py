@@ -19,7 +19,7 @@ def failure(engine: Engine, what: str) -> LabError:
     """
     if engine.process.exit_code() == GUARD_EXIT:
         return LabError(f"{what} {memory.story(engine.log.with_suffix('.memory'), engine.need)}")
-    tail = "\n".join(f"  | {line[:200]}" for line in engine.tail().splitlines())
+    tail = "\n".join(f"  | {symptoms.shown(line)}" for line in engine.tail().splitlines())
     text = f"{what} Last lines of {paths.show(engine.log)}:\n{tail}\n"
     if found := likely_causes(engine.spec, engine.log, bool(engine.container)):
         causes = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(found, 1))
@@ -38,17 +38,13 @@ def likely_causes(spec: EngineSpec, log: Path, in_container: bool) -> list[str]:
     areas = (spec.name, *filter(None, [spec.built_on]), *(("spark", "docker") if in_container else ()), "engine")
     found: dict[str, str] = {}  # by line: of two causes for one line, the more specific comes first and is kept
     for row, line in symptoms.recognised(lines, *areas):
-        found.setdefault(cut(line), f"{row.cause} → {row.fix}\n     seen in its log: {cut(line)}")
+        line = symptoms.shown(line.strip())
+        found.setdefault(line, f"{row.cause} → {row.fix}\n     seen in its log: {line}")
     return list(found.values())[:3]
 
 
 def first_exception(log: Path) -> str:
     """The first line of the log that names an exception, which caused the later ones; "" if there is none."""
     lines = log.read_text(errors="replace").splitlines()
-    return next((cut(line) for line in lines if re.search(r"^(\([^)]*\) ERROR .*\] )?[\w.]+Error: ", line)), "")
-
-
-def cut(line: str) -> str:
-    """A line of a log, cut to 300 characters for a message."""
-    line = line.strip()
-    return line if len(line) <= 300 else line[:299] + "…"
+    found = (line for line in lines if re.search(r"^(\([^)]*\) ERROR .*\] )?[\w.]+Error: ", line))
+    return symptoms.shown(next(found, ""))

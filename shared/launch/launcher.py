@@ -171,15 +171,15 @@ def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Mach
 
 def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need, machine: Machine) -> Engine:
     """Start `docker run` under its watchdog, without waiting until it is ready. The watchdog removes the container."""
-    name = containers.name_for(spec, port)
+    name, label = containers.name_for(spec, port), containers.new_label()
     containers.write_files(spec.container, what)
     arguments = {flag: value for flag, value in what.every_flag.items() if flag.startswith("-")}
     flags = as_arguments(arguments) if spec.flags_in == "arguments" else []
     gpu = docker_gpu_arguments()
-    command = containers.run_command(spec, what, flags, name=name, port=port, hub=hub.home(), gpu=gpu)
+    command = containers.run_command(spec, what, flags, name=name, label=label, port=port, hub=hub.home(), gpu=gpu)
     image = containers.images()[spec.container.image]
     version = f"{image.image}:{image.tag}@{containers.digest(image)}"
-    return start_guarded(spec, what, command, port, {}, version, needed, machine, container=name)
+    return start_guarded(spec, what, command, port, {}, version, needed, machine, container=name, label=label)
 
 
 def own_container_pids() -> set[int]:
@@ -242,14 +242,19 @@ def alone(engine: object) -> Iterator[None]:
 
     If `engine` was not started by `launch` (the mini engine, or None), all engines are paused.
     """
-    others = [other for other in _running.values() if other is not engine and other.alive]
-    for other in others:
-        other.pause()
+    paused: list[Engine] = []
     try:
+        for other in list(_running.values()):
+            if other is not engine and other.alive:
+                paused.append(other)
+                other.pause()
         yield
     finally:
-        for other in others:
-            other.resume()
+        for other in paused:
+            try:
+                other.resume()
+            except LabError as e:  # printed and not raised: it must not replace the error of a measurement
+                print(f"{other.spec.title} is still paused: {e}")
 
 
 def stop_all() -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -28,15 +28,16 @@ class Guarded:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         nice: int = 0,
-        afterwards: Sequence[str] = (),
+        label: str = "",
         guard: Mapping[str, object] | None = None,
         owner: int | None = None,
         inherited: Mapping[str, str] = os.environ,
     ) -> None:
         """Start the command with `env` added to the `inherited` variables, and its output written to `log`.
 
-        `afterwards` is a command that the watchdog runs at the end. `guard` holds the arguments of watchdog.Guard. With
-        an `owner` (a process id), the command lives as long as that process, not as long as this one.
+        At the end the watchdog removes all containers that have the `label`. `guard` holds the arguments of
+        watchdog.Guard. With an `owner` (a process id), the command lives as long as that process, not as long as this
+        one.
         """
         read_end, self._lifeline = os.pipe()  # the watchdog ends the command when our end is closed
         settings = json.dumps(
@@ -44,7 +45,7 @@ class Guarded:
                 "lifeline": read_end,
                 "parent": os.getpid(),
                 "nice": nice,
-                "afterwards": list(afterwards),
+                "label": label,
                 "guard": guard,
                 "owner": owner,
             }

@@ -201,8 +201,12 @@ def start_guarded(
     needed: Need,
     machine: Machine,
     container: str = "",
+    label: str = "",
 ) -> Engine:
-    """Run the command under its watchdog, write its output to a log, and record it for `down`."""
+    """Run the command under its watchdog, write its output to a log, and record it for `down`.
+
+    A command that starts a container needs its name and the label by which the watchdog removes it.
+    """
     logs = paths.cache() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:
@@ -210,14 +214,13 @@ def start_guarded(
         old.with_suffix(".memory").unlink(missing_ok=True)
     log = logs / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}-{port}.log"
     guard = memory.guard(machine, log.with_suffix(".memory"))
-    afterwards = containers.removal(container) if container else []
     with log.open("wb") as out:
         process = Guarded(
             command,
             out,
             cwd=logs,
             env=env,
-            afterwards=afterwards,
+            label=label,
             guard=guard,
             owner=keeper(),
             inherited=inherited_environment()[0],

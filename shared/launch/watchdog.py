@@ -7,8 +7,8 @@ included, the kernel closes the parent's end. The watchdog then ends all its des
 `GRACE_S`. As a "subreaper" it inherits orphaned grandchildren, so it also finds a worker that moved into its own
 session. If the watchdog itself is killed, the kernel kills the command (PR_SET_PDEATHSIG).
 
-A container is not a descendant of the `docker run` that started it. `afterwards` is the command that removes it, and
-runs whatever happened.
+A container is not a descendant of the `docker run` that started it. So at the end every container with the label of
+this launch is removed, whatever happened. A label, because the container's name may belong to a foreign container.
 
 A guard samples MemAvailable once a second and kills all descendants below a floor. A machine whose CPU and GPU share
 their memory (a DGX Spark) freezes or resets when it runs out, and raises no error. The guard runs in this process,
@@ -30,6 +30,8 @@ from typing import Any
 
 GRACE_S = 3.0
 GUARD_EXIT = 77  # the exit code of an engine that the guard ended
+FREE_S = 1.0  # no container has appeared for so long: none is being created any more
+REMOVE_WITHIN_S = 15.0  # then a daemon that does not answer is given up
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -111,7 +113,7 @@ class Guard:
 
 def main() -> int:
     settings: dict[str, Any] = json.loads(sys.argv[1])
-    lifeline, parent, afterwards = settings["lifeline"], settings["parent"], settings["afterwards"]
+    lifeline, parent, label = settings["lifeline"], settings["parent"], settings["label"]
     if settings["owner"]:  # the command lives as long as that process, even if the parent ends
         try:
             lifeline, parent = os.pidfd_open(settings["owner"]), None
@@ -121,13 +123,15 @@ def main() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    asked_to_stop = False
+    asked_to_stop = is_ready = False
 
     def stop(*_: object) -> None:
         nonlocal asked_to_stop
         asked_to_stop = True
 
     def ready(*_: object) -> None:
+        nonlocal is_ready
+        is_ready = True
         if guard:
             guard.floor = guard.running_gib
 
@@ -161,11 +165,11 @@ def main() -> int:
         if lifeline in select.select([lifeline, done], [], [], 0.5)[0]:
             break
     code = child.poll()
-    if afterwards and tripped:
-        remove(afterwards)
+    if label and tripped:
+        remove_containers(label, settled=is_ready)
     end_all()
-    if afterwards and not tripped:
-        remove(afterwards)  # after SIGTERM, which `docker run` passes on
+    if label and not tripped:
+        remove_containers(label, settled=is_ready)  # after SIGTERM, which `docker run` passes on
     if tripped:
         return GUARD_EXIT
     if code is None:
@@ -173,10 +177,38 @@ def main() -> int:
     return code if code >= 0 else 128 - code
 
 
-def remove(command: list[str]) -> None:
-    """Run the cleanup command (for example `docker rm`) and ignore its output."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+def remove_containers(label: str, settled: bool) -> None:
+    """Remove all containers that have this label. Returns when there are none.
+
+    If `docker run` ends while the daemon creates its container, the daemon finishes afterwards. So unless the launch
+    has `settled` (its engine was ready), the containers must have been gone for FREE_S.
+    """
+    began = time.monotonic()
+    gone_since = None
+    while True:
+        found = docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
+        now = time.monotonic()
+        if found is None:
+            gone_since = None  # the daemon may be starting again
+        elif found:
+            docker("rm", "--force", "--volumes", *found)
+            gone_since = None
+        else:
+            gone_since = now if gone_since is None else gone_since
+            if settled or now - gone_since >= FREE_S:
+                return
+        if now - began > REMOVE_WITHIN_S:
+            return
+        time.sleep(0.1)
+
+
+def docker(*arguments: str) -> list[str] | None:
+    """The words that a docker command printed; None if it failed."""
+    try:
+        answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if answer.returncode else answer.stdout.split()
 
 
 if __name__ == "__main__":

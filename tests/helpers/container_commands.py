@@ -95,6 +95,7 @@ def commands() -> Iterator[tuple[str, str, LaunchPlan, list[str]]]:
                         start,
                         given,
                         name=f"inference-engine-labs-{spec.name}-4711",
+                        label=f"{containers.LABEL}=LAUNCH",
                         port=4711,
                         hub=Path("/hub"),
                         gpu=docker_gpu_arguments(host),
@@ -106,10 +107,9 @@ def text() -> str:
     """A block for each: what docker is told, the image and what it is told, and the files that it reads."""
     out = []
     for title, engine, start, command in commands():
-        words = [f"{containers.LABEL}=PID" if w.startswith(containers.LABEL + "=") else w for w in command]
-        image = words.index(containers.images()[ENGINES[engine].container.image].reference)
+        image = command.index(containers.images()[ENGINES[engine].container.image].reference)
         files = [f"  {name}: {json.loads(said)}" for name, said in ENGINES[engine].container.files(start).items()]
-        out.append("\n".join([f"# {title}", " ".join(words[:image]), "  " + " ".join(words[image:]), *files]))
+        out.append("\n".join([f"# {title}", " ".join(command[:image]), "  " + " ".join(command[image:]), *files]))
     return "\n\n".join(out) + "\n"
 
 

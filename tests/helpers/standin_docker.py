@@ -2,7 +2,9 @@
 
 It behaves like the real thing where the labs depend on it: a container is no descendant of `docker run`; the attached
 client passes SIGTERM on and returns the container's exit code, or 125 where docker itself refused; killing the client
-leaves the container; `rm --force` ends it. What an image "contains" is said by the test, as a command line.
+leaves the container, and one that is being created is finished; `rm --force` ends it; pausing a paused container and
+resuming a running one are errors. tests/launch/test_docker_behaviour.py asks both the same. What an image "contains" is
+said by the test, as a command line.
 
     with standin_docker.daemon(folder, monkeypatch) as docker:      # puts `docker` on the PATH
         docker.says(pull_s=3, layers=4)                             # slow pull
@@ -12,6 +14,7 @@ leaves the container; `rm --force` ends it. What an image "contains" is said by 
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import socketserver
@@ -24,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
-    "refuses": "",  # what every command fails with: no permission, no daemon
+    "refuses": "",  # what every command of the daemon fails with: no permission, no daemon
     "platforms": {"arm64": 3 << 20, "amd64": 4 << 20},  # of each image, with the size of its layers
-    "present": [],  # images that are here
+    "present": [],  # images that are here; one that was pulled by its digest has no tag until it gets one
     "layers": 3,
     "pull_s": 0.2,
     "pull_fails": "",
+    "manifest_fails": "",
+    "create_s": 0,  # how long the daemon takes to create a container
     "run_fails": "",  # what `docker run` ends with 125 over
     "inside": [],  # the command that an image "contains"; {port} is the published port, {arguments} what followed
 }
@@ -55,10 +60,19 @@ class Docker:
         return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
 
     def containers(self) -> list[str]:
-        return list(ask(self.socket, {"op": "list"})["names"])
+        return [one["name"] for one in ask(self.socket, {"op": "list"})["containers"]]
 
     def pid(self, name: str) -> int:
-        return int(ask(self.socket, {"op": "pid", "name": name})["pid"])
+        return int(
+            next((one["pid"] for one in ask(self.socket, {"op": "list"})["containers"] if one["name"] == name), 0)
+        )
+
+    def run_foreign(self, name: str) -> None:
+        """A container that the labs did not start."""
+        request = {"op": "run", "name": name, "label": "", "command": ["sleep", "60"], "env": {}, "create_s": 0}
+        threading.Thread(target=lambda: ask(self.socket, request), daemon=True).start()
+        while name not in self.containers():
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -78,10 +92,26 @@ def daemon(folder: Path, monkeypatch: Any) -> Iterator[Docker]:
     try:
         yield docker
     finally:
-        for name in list(server.running):
-            server.end(name, signal.SIGKILL)
+        for one in list(server.running.values()):
+            one.end()
         server.shutdown()
         server.server_close()
+
+
+class Container:
+    """A running "container"."""
+
+    def __init__(self, name: str, label: str, process: "subprocess.Popen[bytes]") -> None:
+        self.name, self.label, self.process = name, label, process
+        self.id, self.status = secrets.token_hex(32), "running"
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait()
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
@@ -89,13 +119,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, docker: Docker) -> None:
         super().__init__(docker.socket, Handler)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def end(self, name: str, number: int) -> None:
-        process = self.running.get(name)
-        if process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+        self.running: dict[str, Container] = {}
 
 
 class Handler(socketserver.StreamRequestHandler):
@@ -104,40 +128,60 @@ class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         wanted = json.loads(self.rfile.readline())
         running, name = self.server.running, wanted.get("name", "")
+        one = next((one for one in running.values() if name in (one.name, one.id, one.id[:12])), None)
         if wanted["op"] == "list":
-            self.answer(names=list(running))
-        elif wanted["op"] == "pid":
-            self.answer(pid=running[name].pid if name in running else 0)
-        elif wanted["op"] == "signal":
-            self.server.end(name, wanted["number"])
-            self.answer(known=name in running)
-        elif wanted["op"] == "remove":
-            process = running.pop(name, None)
-            if process:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            self.answer(known=process is not None)
-        elif name in running:
-            self.answer(error=f'Conflict. The container name "/{name}" is already in use')
-        else:
-            process = subprocess.Popen(
-                wanted["command"],
-                env={**os.environ, **wanted["env"]},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+            self.answer(
+                containers=[
+                    {"name": c.name, "id": c.id, "label": c.label, "pid": c.process.pid, "status": c.status}
+                    for c in list(running.values())
+                ]
             )
-            running[name] = process
-            assert process.stdout
-            with contextlib.suppress(OSError):  # the client may be gone; the container goes on
-                for line in iter(process.stdout.readline, b""):
-                    self.answer(line=line.decode(errors="replace"))
-            process.wait()
-            code = process.returncode
-            running.pop(name, None)
-            self.answer(exit=code if code >= 0 else 128 - code)
+        elif wanted["op"] == "run":
+            self.run(wanted)
+        elif one is None:
+            self.answer(error=f"No such container: {name}")
+        elif wanted["op"] == "signal":
+            one.signal(wanted["number"])
+            self.answer()
+        elif wanted["op"] == "remove":
+            running.pop(one.name, None)
+            one.end()
+            self.answer()
+        else:  # pause, unpause
+            pausing = wanted["op"] == "pause"
+            if pausing == (one.status == "paused"):
+                self.answer(error=f"Container {one.id} is {'already paused' if pausing else 'not paused'}")
+            else:
+                one.signal(signal.SIGSTOP if pausing else signal.SIGCONT)
+                one.status = "paused" if pausing else "running"
+                self.answer()
+
+    def run(self, wanted: dict[str, Any]) -> None:
+        running, name = self.server.running, wanted["name"]
+        if name in running:
+            self.answer(
+                error=f'Conflict. The container name "/{name}" is already in use by container "{running[name].id}". '
+                "You have to remove (or rename) that container to be able to reuse that name"
+            )
+            return
+        time.sleep(wanted["create_s"])  # and it goes on, whether or not the client still waits
+        process = subprocess.Popen(
+            wanted["command"],
+            env={**os.environ, **wanted["env"]},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        running[name] = one = Container(name, wanted["label"], process)
+        assert process.stdout
+        with contextlib.suppress(OSError):  # the client may be gone; the container goes on
+            for line in iter(process.stdout.readline, b""):
+                self.answer(line=line.decode(errors="replace"))
+        code = process.wait()
+        if running.get(name) is one:
+            del running[name]
+        self.answer(exit=code if code >= 0 else 128 - code)
 
     def answer(self, **what: Any) -> None:
         with contextlib.suppress(OSError):
@@ -163,16 +207,9 @@ def client(folder: Path, words: list[str]) -> None:
     state = json.loads(docker.state.read_text())
     with docker.calls.open("a") as out:
         out.write(json.dumps(words) + "\n")
-    if state["refuses"]:
-        fail(state["refuses"])
-    if words[0] == "info":
-        said = {"ServerVersion": "29.1.3", "DockerRootDir": str(folder), "Runtimes": {"nvidia": {}, "runc": {}}}
-        print(folder if "DockerRootDir" in words[-1] else json.dumps(said))
-    elif words[:2] == ["image", "inspect"]:
-        if words[-1] not in state["present"]:
-            fail(f"Error response from daemon: No such image: {words[-1]}")
-        print(json.dumps({"Id": "sha256:" + "1" * 64, "RepoDigests": [f"{words[-1].split(':')[0]}@sha256:{'d' * 64}"]}))
-    elif words[:2] == ["manifest", "inspect"]:
+    if words[:2] == ["manifest", "inspect"]:  # the client asks the registry by itself
+        if state["manifest_fails"]:
+            fail(state["manifest_fails"])
         print(
             json.dumps(
                 [
@@ -184,22 +221,75 @@ def client(folder: Path, words: list[str]) -> None:
                 ]
             )
         )
+        return
+    if state["refuses"]:
+        fail(state["refuses"])
+    if words[0] == "info":
+        said = {"ServerVersion": "29.1.3", "DockerRootDir": str(folder), "Runtimes": {"nvidia": {}, "runc": {}}}
+        print(folder if "DockerRootDir" in words[-1] else json.dumps(said))
+    elif words[:2] == ["image", "inspect"]:
+        inspect_image(state, words[3], words[-1])
+    elif words[0] == "tag":
+        if words[1] not in state["present"]:
+            fail(f"Error response from daemon: No such image: {words[1]}")
+        docker.says(present=[*state["present"], words[2]])
+    elif words[:2] == ["image", "prune"]:  # an image by its digest stays only as long as a tag names it, too
+        docker.says(present=[one for one in state["present"] if one.partition("@")[0] in state["present"]])
     elif words[0] == "pull":
         pull(docker, state, words[-1])
     elif words[0] == "run":
         run(docker, state, words[1:])
     elif words[0] == "rm":
-        ask(docker.socket, {"op": "remove", "name": words[-1]})
+        for name in words[1:]:
+            if not name.startswith("-"):
+                answer = ask(docker.socket, {"op": "remove", "name": name})
+                if "error" in answer:  # with --force that is no failure
+                    print(f"Error response from daemon: {answer['error']}", file=sys.stderr)
+                else:
+                    print(name)
     elif words[0] in ("pause", "unpause"):
-        number = signal.SIGSTOP if words[0] == "pause" else signal.SIGCONT
-        if not ask(docker.socket, {"op": "signal", "name": words[-1], "number": number})["known"]:
+        answer = ask(docker.socket, {"op": words[0], "name": words[-1]})
+        if "error" in answer:
+            fail(f"Error response from daemon: {answer['error']}")
+        print(words[-1])
+    elif words[:2] == ["container", "inspect"]:
+        one = next((c for c in ask(docker.socket, {"op": "list"})["containers"] if c["name"] == words[-1]), None)
+        if one is None:
             fail(f"Error response from daemon: No such container: {words[-1]}")
-    elif words[0] == "inspect":
-        print(ask(docker.socket, {"op": "pid", "name": words[-1]})["pid"])
+        else:
+            print(one[{"{{.State.Pid}}": "pid", "{{.State.Status}}": "status"}[words[3]]])
     elif words[0] == "ps":
-        print("\n".join(docker.containers()))
+        list_containers(docker, words[1:])
     else:
         fail(f"docker: '{words[0]}' is not a docker command.")
+
+
+def inspect_image(state: dict[str, Any], template: str, image: str) -> None:
+    if image not in state["present"]:
+        fail(f"Error response from daemon: No such image: {image}")
+    name, _, digest = image.partition("@")
+    tags = [name] if name in state["present"] else []
+    identity, repository = "sha256:" + "1" * 64, name.rpartition(":")[0]
+    digests = [f"elsewhere/{repository}@sha256:{'e' * 64}", f"{repository}@{digest or 'sha256:' + 'd' * 64}"]
+    if template == "{{.Id}}":
+        print(identity)
+    elif template == "{{len .RepoTags}}":
+        print(len(tags))
+    else:
+        print(json.dumps({"Id": identity, "RepoTags": tags, "RepoDigests": digests}))
+
+
+def list_containers(docker: Docker, words: list[str]) -> None:
+    """`ps` with the options that the labs use."""
+    found = ask(docker.socket, {"op": "list"})["containers"]
+    if "--filter" in words:
+        label = words[words.index("--filter") + 1].removeprefix("label=")
+        found = [one for one in found if one["label"] == label or one["label"].partition("=")[0] == label]
+    for one in found:
+        if "--quiet" in words:
+            print(one["id"] if "--no-trunc" in words else one["id"][:12])
+        else:
+            print(one["name"])
 
 
 def pull(docker: Docker, state: dict[str, Any], image: str) -> None:
@@ -218,7 +308,7 @@ def pull(docker: Docker, state: dict[str, Any], image: str) -> None:
 def run(docker: Docker, state: dict[str, Any], words: list[str]) -> None:
     """Only options that the labs use, and those must be known here: another one is refused, as by docker."""
     settings: dict[str, str] = {}
-    name = port = ""
+    name = port = label = entrypoint = ""
     while words[0].startswith("-"):
         option, _, value = words.pop(0).partition("=")
         if option in ("--rm",):
@@ -232,14 +322,19 @@ def run(docker: Docker, state: dict[str, Any], words: list[str]) -> None:
                 settings[key] = text if sign else os.environ[key]
         elif option == "--publish":
             port = value.split(":")[1]
-        elif option not in ("--pull", "--label", "--gpus", "--runtime", "--ipc", "--ulimit", "--volume"):
-            fail(f"unknown flag: {option}", 125)
+        elif option == "--label":
+            label = value
+        elif option == "--entrypoint":
+            entrypoint = value
+        elif option not in ("--pull", "--gpus", "--runtime", "--ipc", "--ulimit", "--volume"):
+            refuse(f"unknown flag: {option}")
     image, arguments = words[0], words[1:]
     if image not in state["present"]:
-        fail(f"docker: Error response from daemon: No such image: {image}", 125)
+        refuse(f"docker: Error response from daemon: No such image: {image}")
     if state["run_fails"]:
-        fail(f"docker: Error response from daemon: {state['run_fails']}", 125)
-    command = [word.format(port=port, arguments=json.dumps(arguments), name=name) for word in state["inside"]]
+        refuse(f"docker: Error response from daemon: {state['run_fails']}")
+    inside = [entrypoint, *arguments] if entrypoint else state["inside"]
+    command = [word.format(port=port, arguments=json.dumps(arguments), name=name) for word in inside]
 
     def pass_on(number: int, _: object) -> None:
         ask(docker.socket, {"op": "signal", "name": name, "number": number})
@@ -247,15 +342,20 @@ def run(docker: Docker, state: dict[str, Any], words: list[str]) -> None:
     signal.signal(signal.SIGTERM, pass_on)
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(docker.socket)
-        request = {"op": "run", "name": name, "command": command, "env": settings}
-        s.sendall(json.dumps(request).encode() + b"\n")
+        request = {"op": "run", "name": name, "label": label, "command": command, "env": settings}
+        s.sendall(json.dumps({**request, "create_s": state["create_s"]}).encode() + b"\n")
         for row in s.makefile():
             answer = json.loads(row)
             if "error" in answer:
-                fail(f"docker: Error response from daemon: {answer['error']}.", 125)
+                refuse(f"docker: Error response from daemon: {answer['error']}")
             if "exit" in answer:
                 sys.exit(answer["exit"])
             print(answer["line"], end="", flush=True)
+
+
+def refuse(message: str) -> None:
+    """`docker run` could not start the container."""
+    fail(f"{message}\n\nRun 'docker run --help' for more information", 125)
 
 
 if __name__ == "__main__":

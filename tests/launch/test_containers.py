@@ -23,6 +23,7 @@ from shared.launch import containers, launcher, memory
 from shared.launch.containers import Image, ensure, images
 from shared.launch.running import Engine
 from shared.models import ModelChoice
+from tests.helpers.container_owner import OWNER
 from tests.helpers.fake_spark import FLAGS, INSIDE, reading
 from tests.helpers.processes import alive, eventually
 from tests.helpers.standin_docker import Docker
@@ -30,10 +31,7 @@ from tests.helpers.standin_docker import Docker
 SECRET = "hf_thisMustNeverBePrinted"
 
 
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    yield
-    launch.stop_all()
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def start(model: ModelChoice, name: str = "vllm", **more: object) -> Engine:
@@ -47,7 +45,7 @@ def test_from_the_manifest_to_the_removal(
     with start(spark_model) as engine:
         assert get(engine.port, "/health") is not None
         assert on_a_spark.containers() == [engine.container] == [f"inference-engine-labs-vllm-{engine.port}"]
-        assert engine.provenance()["engine_version"].endswith("@sha256:" + "d" * 64)
+        assert engine.provenance()["engine_version"].endswith("@" + images()["vllm"].digest)
         assert engine.provenance()["runner"] == "container"
         assert engine.command[:2] == ["docker", "run"]
         pid = on_a_spark.pid(engine.container)
@@ -76,26 +74,6 @@ def test_the_token_is_passed_by_name_and_never_printed(
     said = [engine.command_line(), str(engine.provenance()), engine.log_text(), capsys.readouterr().out]
     assert SECRET not in " ".join([*said, on_a_spark.calls.read_text(), *engine.command])
     assert "--env HF_TOKEN --env" in " ".join(engine.command)
-
-
-OWNER = """
-import sys, time
-from pathlib import Path
-from types import SimpleNamespace
-from shared.engines import ENGINES, LaunchPlan
-from shared.launch import containers, memory, running
-from shared.models import hub
-machine = SimpleNamespace(unified_memory=False, memory_gib=24.0)
-spec = ENGINES["sglang"]
-name = "inference-engine-labs-sglang-owned"
-flags = []
-what = LaunchPlan(Path("/nowhere"), SimpleNamespace(name="m"), "BF16", 30000, 2, {}, "/weights", 0, 0.1)
-command = containers.run_command(spec, what, flags, name=name, port=int(sys.argv[1]), hub=hub.home(), gpu=[])
-need = memory.Need("SGLang", 0, 0, 0, 0)
-engine = running.start_guarded(spec, what, command, int(sys.argv[1]), {}, "v", need, machine, container=name)
-print(engine.process.pid, flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture

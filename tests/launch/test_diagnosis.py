@@ -166,7 +166,7 @@ def test_a_setting_that_ollama_leaves_aside_is_noticed() -> None:
 
 def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text("ERROR: kernel cache not found, made anew\n")
+    log.write_text("docker: Error response from daemon: No such image: vllm/vllm-openai:v0\n")
     [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
     assert said.startswith("there is no such image or tag")
     assert likely_causes(ENGINES["vllm"], log, in_container=False) == []

@@ -95,17 +95,6 @@ def test_a_sample_a_second_whatever_the_owner_does(meminfo: Path, tmp_path: Path
     assert all(0.9 < later - earlier < 1.8 for earlier, later in itertools.pairwise(times))
 
 
-def test_what_is_no_descendant_is_removed_in_the_end(tmp_path: Path) -> None:
-    """A container is removed in this way: after SIGTERM, and after the command has ended by itself."""
-    afterwards = ["sh", "-c", f"echo removed >> {tmp_path}/removed"]
-    with (tmp_path / "log").open("wb") as log:
-        process = Guarded(["sleep", "60"], log, afterwards=afterwards)
-        process.end()
-        assert (tmp_path / "removed").read_text() == "removed\n"
-        Guarded(["true"], log, afterwards=afterwards)
-    assert eventually(lambda: (tmp_path / "removed").read_text() == "removed\nremoved\n")
-
-
 def test_floors_fit_the_machine(monkeypatch: pytest.MonkeyPatch, machine: Machine, spark: Machine) -> None:
     assert floors_gib(spark) == (16, 8)
     assert floors_gib(replace(machine, memory_gib=24)) == (0.72, 0.36)
@@ -193,8 +182,5 @@ def test_a_discrete_gpu_is_judged_by_its_own_memory(spark: Machine, spark_model:
 
 
 def test_a_flag_that_is_no_number_is_said(spark: Machine, spark_model: ModelChoice) -> None:
-    with pytest.raises(LabError, match=r"--max-num-seqs is 'many', but must be a whole number\.\nFix: give a number"):
+    with pytest.raises(LabError, match=r"--max-num-seqs is 'many', but must be a whole number from 1 .*\nFix: give a "):
         need(ENGINES["vllm"], spark_model, "BF16", {**FLAGS["vllm"], "--max-num-seqs": "many"}, spark)
-    spec, flags = ENGINES["vllm"], {**FLAGS["vllm"], "--gpu-memory-utilization": "most"}
-    with pytest.raises(LabError, match=r"--gpu-memory-utilization is 'most', but must be a number\.\nFix: give a"):
-        require(spec, need(spec, spark_model, "BF16", flags, spark), flags, spark, ())
