@@ -33,13 +33,17 @@ def arguments(plan: LaunchPlan) -> list[str]:
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    return (whole_number(flags, "-c") or model.context) * model.kv_bytes_per_token()
+    return (context(flags) or model.context) * model.kv_bytes_per_token()
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     # Without -c (or with 0) it uses the model's whole context, which is 16 GiB for Llama 3.1.
-    context = whole_number(flags, "-c")
-    return context * model.kv_bytes_per_token() if context else None
+    tokens = context(flags)
+    return tokens * model.kv_bytes_per_token() if tokens else None
+
+
+def context(flags: Flags) -> int | None:
+    return whole_number(flags, "-c", least=0, also=("--ctx-size",))
 
 
 def speculate(draft: Draft, weights: str) -> Flags:

@@ -99,14 +99,14 @@ def container_env(plan: LaunchPlan) -> Mapping[str, str]:
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
-    slots = whole_number(flags, "OLLAMA_NUM_PARALLEL") or 1
-    context = whole_number(flags, "OLLAMA_CONTEXT_LENGTH") or 4096
+    slots = whole_number(flags, "OLLAMA_NUM_PARALLEL", least=0) or 1  # 0 stands for Ollama's own default, as if unset
+    context = whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) or 4096
     return slots * context * model.kv_bytes_per_token()
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     # Its default is 256k tokens on a machine with as much memory as a Spark.
-    return kv_bytes(model, flags) if whole_number(flags, "OLLAMA_CONTEXT_LENGTH") else None
+    return kv_bytes(model, flags) if whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) else None
 
 
 NO_DRAFT = "its API offers drafts only for models that contain their own (MTP, DFlash)"

@@ -1,5 +1,6 @@
 """What the labs need to know about an engine, as data."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,10 @@ class Draft:
     def __post_init__(self) -> None:
         if self.kind not in DRAFTS:
             raise LabError(f"There is no draft of kind {self.kind!r}.", f"choose one of {', '.join(DRAFTS)}")
-        if self.tokens < 1 or self.match < 1:
+        if not all(type(number) is int and number >= 1 for number in (self.tokens, self.match)):
             raise LabError(
-                f"A draft has tokens={self.tokens} and match={self.match}, but both must be at least 1.",
+                f"A draft has tokens={self.tokens!r} and match={self.match!r}, but both must be whole numbers of at "
+                "least 1.",
                 "to run without drafts, leave out the argument draft of launch()",
             )
         length = self.synthetic_length
@@ -187,14 +189,55 @@ def as_arguments(flags: Flags) -> list[str]:
     return out
 
 
-def whole_number(flags: Flags, name: str) -> int | None:
-    """The whole number that this flag is set to, or None if it isn't set. Raises LabError for any other value."""
+def whole_number(flags: Flags, name: str, *, least: int = 1, also: tuple[str, ...] = ()) -> int | None:
+    """The whole number that this flag is set to, or None if it isn't set.
+
+    Raises LabError for any other value, and for another spelling of the flag: the engine would take the last one, and
+    the labs would compute its memory with this one. `also` holds the engine's other names for it.
+    """
+    written_once(flags, name, also)
+    if name not in flags:
+        return None
+    text = str(flags[name])
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < least:
+        raise LabError(
+            f"{name} is {flags[name]!r}, but must be a whole number from {least} to 10^18.",
+            f"give a number without a sign or a unit, for example {{{name!r}: 4096}}",
+        )
+    return int(text)
+
+
+def memory_share(flags: Flags, name: str) -> float | None:
+    """The share of a GPU's memory that this flag is set to: above 0 and at most 1. None if it isn't set.
+
+    Raises LabError for any other value, and for another spelling of the flag.
+    """
+    written_once(flags, name)
     if name not in flags:
         return None
     try:
-        return int(str(flags[name]))
+        found = float(str(flags[name]))
     except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:  # false for nan, too
         raise LabError(
-            f"{name} is {flags[name]!r}, but must be a whole number.",
-            "give a number without a unit, for example {'--max-model-len': 4096}",
-        ) from None
+            f"{name} is {flags[name]!r}, but must be a number above 0 and at most 1, with a decimal point.",
+            f"give a share of the GPU's memory, for example {{{name!r}: 0.3}}, or leave the flag out",
+        )
+    return found
+
+
+def written_once(flags: Flags, name: str, also: tuple[str, ...] = ()) -> None:
+    """Raise LabError if the flags set this flag under another spelling, which an engine's parser takes for the same.
+
+    These are `--max_num_seqs`, `--max-num-seqs=4` as one word, the abbreviation `--max-num-s`, and the names in `also`.
+    """
+    plain = name.lstrip("-").replace("_", "-")
+    for flag in flags:
+        other = flag.split("=")[0].lstrip("-").replace("_", "-")
+        short = flag.startswith("--") and plain.startswith(other)
+        if flag != name and (other == plain or short or flag.split("=")[0] in also):
+            raise LabError(
+                f"{flag} sets {name} in another spelling, and the labs compute an engine's memory with {name}.",
+                f"write it as {{{name!r}: ...}}, once",
+            )

@@ -39,6 +39,10 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     return users * context * model.kv_bytes_per_token() if users and context else None
 
 
+def refuses(flags: Flags) -> str:
+    return "kv_cache_config would replace the labs' limit of the KV cache" if "kv_cache_config" in flags else ""
+
+
 def speculate(draft: Draft, weights: str) -> Flags:
     kinds = {"eagle3": "Eagle3", "model": "Draft_Target", "ngram": "NGram"}
     where = {"max_matching_ngram_size": draft.match} if draft.kind == "ngram" else {"speculative_model": weights}
@@ -59,6 +63,7 @@ SPEC = EngineSpec(
         kv_bytes=kv_bytes_asked,
         bound_by="--max_batch_size and --max_seq_len",
         speculate=speculate,
+        refuses=refuses,
         cannot={"tensor parallel": ONE_GPU},
     ),
     reads="hf",

@@ -56,7 +56,11 @@ def arguments(plan: LaunchPlan) -> list[str]:
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     users, context = whole_number(flags, "--max-num-seqs"), whole_number(flags, "--max-model-len")
-    return users * context * model.kv_bytes_per_token() if users and context else None
+    blocks, tokens = whole_number(flags, "--num-gpu-blocks-override"), whole_number(flags, "--block-size") or 16
+    set_in_bytes = whole_number(flags, "--kv-cache-memory-bytes")  # replaces what `arguments` sets
+    if set_in_bytes or not (users and context):
+        return set_in_bytes
+    return max(users * context, (blocks or 0) * tokens) * model.kv_bytes_per_token()
 
 
 def speculate(draft: Draft, weights: str) -> Flags:

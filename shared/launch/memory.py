@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.engines import EngineSpec, Flags
-from shared.engines.spec import Container, Speculation
+from shared.engines.spec import Container, Speculation, memory_share
 from shared.errors import LabError
 from shared.hardware.gpu import gpu_holders
 from shared.hardware.machine import Machine
@@ -56,8 +56,13 @@ def need(
     machine: Machine,
     speculation: Speculation | None = None,
 ) -> Need:
-    """The memory that a launch needs. Raises LabError if the flags set no limit for the KV cache of a container."""
+    """The memory that a launch needs.
+
+    Raises LabError if a number in the flags is none, or if they set no limit for the KV cache of a container.
+    """
     way = spec.way(machine.runner)
+    if isinstance(way, Container) and way.share_flag:
+        memory_share(flags, way.share_flag)
     kv_bytes = way.kv_bytes(model, flags)
     if kv_bytes is None:
         assert isinstance(way, Container)
@@ -108,16 +113,10 @@ def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours
             "end it: make down ends engines of the labs, ollama stop unloads a model of Ollama, docker ps and "
             "nvidia-smi list other programs",
         )
-    if way.share_flag not in flags:
+    asked = memory_share(flags, way.share_flag) if way.share_flag else None
+    if asked is None:
         return
-    asked = flags[way.share_flag]
-    try:
-        asked_gib = float(str(asked)) * gpu_memory_gib(machine)
-    except ValueError:
-        raise LabError(
-            f"{way.share_flag} is {asked!r}, but must be a number.",
-            f"give a share of the GPU's memory, for example {{{way.share_flag!r}: 0.3}}, or leave the flag out",
-        ) from None
+    asked_gib = asked * gpu_memory_gib(machine)
     if asked_gib > there:
         raise LabError(
             f"{way.share_flag} {asked} asks for {asked_gib:.1f} of the GPU's {gpu_memory_gib(machine):.1f} GiB, but "

@@ -30,7 +30,7 @@ def flags(name: str, draft: Draft) -> dict[str, Any]:
     ("wrong", "said"),
     [
         ({"kind": "medusa", "tokens": 3}, "no draft of kind 'medusa'.\nFix: choose one of eagle3, model, ngram"),
-        ({"kind": "ngram", "tokens": 0}, "tokens=0 and match=3, but both must be at least 1"),
+        ({"kind": "ngram", "tokens": 0}, "tokens=0 and match=3, but both must be whole numbers"),
         ({"kind": "ngram", "tokens": 4, "match": 0}, "tokens=4 and match=0"),
         ({"kind": "eagle3", "tokens": 3, "synthetic_length": 4.5}, "a verification of 3 drafts adds 1 to 4 tokens"),
         ({"kind": "eagle3", "tokens": 3, "synthetic_length": 0.5}, "synthetic_length is 0.5"),
