@@ -8,19 +8,13 @@ export LABS_CACHE PYTHON
 # Container images often set this variable. Python then compiles every module again at each start, which took 16 of
 # 28 seconds in each of the three processes of vLLM and SGLang. Unset, the compiled modules stay in .venv and the cache.
 export PYTHONDONTWRITEBYTECODE :=
-ifdef PIP_FIND_LINKS
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-endif
-ifdef PIP_INDEX_URL
-export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
-endif
 PY := .venv/bin/python
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
-	@environment/bootstrap.sh
+	@sh environment/bootstrap.sh
 
 model: setup # torch and the small model: all that `make check` needs
 	@$(PY) -m environment.install torch models/smollm2-135m-instruct
@@ -120,4 +114,5 @@ down: setup ## end all engines that the labs started
 
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines open-webui* models build-tools bench tools logs run || true
+	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
+	cd "$$cache" && rm -rf engines open-webui* models build-tools bench tools logs run && echo "removed what was in $$cache"

@@ -3,12 +3,15 @@
 # environment/requirements.lock with its hash checked. Prints nothing when all is in place.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-cache=${LABS_CACHE:-$HOME/.cache/inference-labs}
 stamp=$root/.venv/.ready
 cd "$root"
+cache=$(sh environment/cache_folder.sh)
 # Don't take Python or uv from an activated .venv, because it may be removed below.
 case $PATH in "$root/.venv/bin:"*) PATH=${PATH#"$root/.venv/bin:"} ;; esac
 export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
+# pip only fetches uv, into a folder of its own: the user's rules on where pip may install don't fit that.
+export PIP_REQUIRE_VIRTUALENV=0 PIP_USER=0 PIP_DRY_RUN=0
+unset PIP_PREFIX PIP_ROOT
 
 fail() { printf '%s\nFix: %s\n' "$1" "$2" >&2; exit 1; }
 
@@ -45,11 +48,13 @@ if [ -z "$uv" ] || ! "$uv" --version 2>/dev/null | awk '{split($2, v, "."); ok =
         "$python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
             --target "$cache/tools/uv.partial" -r environment/uv.txt ||
             fail "uv could not be fetched from the package index (pip's message is above)." \
-                "check the network or pip's index settings, then run the same command again"
+                "check the network, and pip's index and proxy settings, then run the same command again"
         rm -rf "$cache/tools/uv"
         mv "$cache/tools/uv.partial" "$cache/tools/uv"
     fi
 fi
+
+eval "$("$python" environment/package_index.py)"
 
 echo "Making .venv with $("$python" --version) ..."
 rm -rf .venv
@@ -58,7 +63,7 @@ rm -rf .venv
         "correct what uv reports, then run the same command again"
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes --no-deps -r environment/requirements.lock ||
     fail "The packages of environment/requirements.lock could not be installed (uv's message is above)." \
-        "check the network and the disk, then run the same command again"
+        "check the network, the disk, and pip's index and proxy settings, then run the same command again"
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e . ||
     fail "The project itself could not be installed into .venv (uv's message is above)." \
         "run the same command again; if it fails again, run make clean first"

@@ -22,6 +22,7 @@ from environment.engines.sglang import recipe as sglang
 from environment.engines.vllm import recipe as vllm
 from environment.install_steps import Job, Step
 from environment.open_webui import recipe as open_webui
+from environment.package_index import for_uv
 from environment.pause_builds import Quiet, Stopped
 from environment.small_model import named
 from environment.small_model import recipe as small_model
@@ -270,6 +271,7 @@ def main() -> int:
         code = 0
     else:
         check_compiler(steps)
+        os.environ.update(for_uv())
         with one_at_a_time():
             code = Installation(steps).run()
     if not sys.argv[1:] and not code and detect().runner == "container":

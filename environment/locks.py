@@ -6,11 +6,14 @@ a stale lock without the network.
 """
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from environment.package_index import for_uv
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "environment"
@@ -75,6 +78,7 @@ LOCKS = (
 
 
 def main() -> int:
+    os.environ.update(for_uv())
     for lock in LOCKS:
         command = [
             ".venv/bin/uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",
