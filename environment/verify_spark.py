@@ -147,7 +147,7 @@ def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -
     ledger = {
         "schema": verified.SCHEMA,
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {key: getattr(machine, key) for key in seen} | {"memory_gib": round(machine.memory_gib, 1)},
+        "machine": {key: getattr(machine, key) for key in seen} | {"memory_gib": round(machine.memory_gib or 0, 1)},
         "model": model.origin,
         "engines": {name: asdict(report) for name, report in reports.items()},
     }

@@ -59,19 +59,20 @@ def resolve(asked: str) -> Source:
     weights = [f.size or 0 for f in top if f.rfilename.endswith(".safetensors")]
     if not weights:
         raise LabError(f"{repository} has no safetensors.", "choose a model that has them")
-    check_size(repository, sum(weights), host.meminfo()["MemTotal"])
+    check_size(repository, sum(weights), host.meminfo().get("MemTotal"))
     licence = (info.card_data.license if info.card_data else None) or "licence unknown"
     return Source(
         repository, str(info.sha), "", sum(weights), str(licence), bool(info.gated), "", time.strftime("%F"), "the hub"
     )
 
 
-def check_size(repository: str, size: int, memory: int) -> None:
-    """Raise LabError if the weights are more than 2 GB, or more than half of the memory (bytes)."""
-    if size > min(LIMIT_BYTES, memory / 2):
+def check_size(repository: str, size: int, memory: int | None) -> None:
+    """Raise LabError if the weights are more than 2 GB, or more than half of the memory (bytes; None: unknown)."""
+    if size > min(LIMIT_BYTES, (memory or 2 * LIMIT_BYTES) / 2):
+        half = "" if memory is None else f" ({memory / 2e9:.1f} GB here)"
         raise LabError(
-            f"{repository} has {size / 1e9:.1f} GB of weights. Without a GPU the limit is 2 GB, and half of the memory "
-            f"({memory / 2e9:.1f} GB here).",
+            f"{repository} has {size / 1e9:.1f} GB of weights. Without a GPU the limit is 2 GB, and half of the memory"
+            f"{half}.",
             "choose a smaller model",
         )
 

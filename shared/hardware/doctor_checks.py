@@ -5,6 +5,7 @@ A check that doesn't apply to the machine returns None. Nothing about a DGX Spar
 
 import contextlib
 import json
+import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def check_git(host: Host, machine: Machine) -> Check | None:
 
 
 def check_disk(host: Host, machine: Machine) -> Check:
-    installed = (paths.cache() / "engines" / "vllm").exists()
+    installed = os.path.exists(paths.cache() / "engines" / "vllm")
     need = 1 if installed or machine.runner == "container" else NATIVE_DISK_GIB
     free = host.free_bytes(paths.cache())
     observed = "unknown" if free is None else f"{free / GIB:.0f} GiB free in {paths.show(paths.cache())}"
@@ -111,6 +112,14 @@ def check_disk(host: Host, machine: Machine) -> Check:
 
 
 def check_memory(host: Host, machine: Machine) -> Check:
+    if machine.available_gib is None or machine.memory_gib is None:
+        return Check(
+            "memory",
+            "failed" if machine.runner == "container" else "warning",
+            "unknown: /proc/meminfo can't be read, or has no MemTotal or MemAvailable",
+            "the labs can't check that an engine fits before it starts, nor end it when memory runs short",
+            "cat /proc/meminfo   # a container without it needs: mount -t proc proc /proc",
+        )
     observed = f"{machine.available_gib:.1f} GiB available of {machine.memory_gib:.0f}"
     fix = "close other programs; make down ends leftover engines"
     if machine.container_limit_gib is not None:
@@ -143,7 +152,7 @@ def check_cores(host: Host, machine: Machine) -> Check:
 
 def check_swap(host: Host, machine: Machine) -> Check | None:
     memory = meminfo(host)
-    if not machine.unified_memory or not machine.swap_gib:
+    if not machine.unified_memory or not machine.swap_gib or "SwapTotal" not in memory:
         return None
     used = (memory["SwapTotal"] - memory.get("SwapFree", memory["SwapTotal"])) / GIB
     observed = f"{machine.swap_gib:.0f} GiB, {used:.1f} in use; not counted as available"
@@ -161,9 +170,9 @@ def check_swap(host: Host, machine: Machine) -> Check | None:
 
 def check_cache(host: Host, machine: Machine) -> Check | None:
     """The size of the file cache. It is never a failure, because the kernel frees file cache by itself."""
-    if not machine.unified_memory:
-        return None
     memory = meminfo(host)
+    if not machine.unified_memory or "Cached" not in memory:
+        return None
     cached = sum(memory.get(f, 0) for f in ("Cached", "Buffers", "SReclaimable")) - memory.get("Shmem", 0)
     seen = f"{max(0, cached) / GIB:.1f} GiB; the kernel frees it when needed, so it counts as available"
     why = "drop it only if a model of 70B or more failed to load for lack of memory"
@@ -174,7 +183,7 @@ def check_engines(host: Host, machine: Machine) -> Check:
     """Engines that should have ended with their notebook: they run, but their parent process has ended."""
     running: list[str] = []
     left: list[str] = []
-    for file in sorted((paths.cache() / "run").glob("*.json")):
+    for file in sorted((paths.state() / "run").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = json.loads(file.read_text())
             if record["started"] == start_time(record["pid"]):

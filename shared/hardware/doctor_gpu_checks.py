@@ -8,9 +8,11 @@ from shared.hardware.gpu import (
     CDI_SPECIFICATIONS,
     docker_gpu_arguments,
     find_docker,
+    find_gpu,
     gpu_holders,
     is_gb10,
     nvidia_smi,
+    unusable,
     without_gpu,
 )
 from shared.hardware.host import GIB, MISSING, TIMED_OUT, Host, meminfo
@@ -51,7 +53,10 @@ def check_gpu(host: Host, machine: Machine) -> Check | None:
     answer = nvidia_smi(host)
     gb10 = is_gb10(host, None)
     if machine.gpu:
-        return ok("GPU", f"{machine.gpu}, driver {machine.driver or 'unknown'}")
+        gpu = find_gpu(host)
+        seen = f"{machine.gpu}, driver {machine.driver or 'unknown'}"
+        why_not = unusable(host, gpu) if gpu else ""
+        return ok("GPU", f"{seen}; not used: {why_not}" if why_not else seen)
     if answer.failure == MISSING and not gb10:
         return None
     fix = (
@@ -69,7 +74,7 @@ def check_gpu(host: Host, machine: Machine) -> Check | None:
 
 
 def check_cuda(host: Host, machine: Machine) -> Check | None:
-    if not machine.gpu:
+    if not wants_docker(host, machine):
         return None
     observed = f"up to {machine.cuda}" if machine.cuda else "unknown"
     if machine.cuda and int(machine.cuda.split(".")[0]) >= 13:
@@ -81,7 +86,7 @@ def check_cuda(host: Host, machine: Machine) -> Check | None:
 
 
 def check_bfloat16(host: Host, machine: Machine) -> Check | None:
-    if machine.gpu:
+    if wants_docker(host, machine):
         capability = machine.compute_capability
         if capability and float(capability) >= 8:
             return ok("bfloat16", f"in hardware (compute capability {capability})")
@@ -112,8 +117,9 @@ def check_architecture(host: Host, machine: Machine) -> Check | None:
 
 
 def wants_docker(host: Host, machine: Machine) -> bool:
-    """Whether engines need docker: on every machine with a GPU, unless LABS_PROFILE is cpu."""
-    return machine.gpu is not None and host.env.get("LABS_PROFILE") != "cpu"
+    """Whether engines need docker: on every machine with a GPU that they can use, unless LABS_PROFILE is cpu."""
+    gpu = find_gpu(host)
+    return gpu is not None and not unusable(host, gpu) and host.env.get("LABS_PROFILE") != "cpu"
 
 
 def check_docker(host: Host, machine: Machine) -> Check | None:

@@ -26,7 +26,7 @@ class Gpu:
     name: str
     compute_capability: str | None
     driver: str | None
-    memory_gib: float | None  # None on a GB10: it has no memory of its own
+    memory_gib: float | None  # None on a GB10, which has no memory of its own, and where it can't be read
     cuda: str | None
 
 
@@ -62,21 +62,52 @@ def nvidia_smi(host: Host) -> CommandOutput:
 
 @functools.cache
 def find_gpu(host: Host) -> Gpu | None:
-    answer = nvidia_smi(host)
-    fields = answer.out.strip().split("\n")[0].split(",")
-    if answer.failure or len(fields) != 4:
+    rows = [row for line in nvidia_smi(host).out.splitlines() if (row := gpu_row(line))]
+    if not rows:
         return None
-    name, (capability, driver, memory) = fields[0].strip(), (reported(field) for field in fields[1:])
-    mib = re.match(r"([\d.]+) MiB$", memory or "")
+    name, capability, driver, memory = rows[0]
+    mib = re.fullmatch(r"(\d+(?:\.\d+)?) MiB", memory or "")
     # "CUDA UMD Version" since driver 610
     cuda = re.search(r"CUDA (?:UMD )?Version *: *([\d.]+)", host.run("nvidia-smi").out)
     return Gpu(name, capability, driver, float(mib[1]) / 1024 if mib else None, cuda[1] if cuda else None)
 
 
+def gpu_row(line: str) -> tuple[str, str | None, str | None, str | None] | None:
+    """(name, compute capability, driver, memory) of a GPU; None for a line of another form, such as a warning.
+
+    nvidia-smi may print warnings around its answer, and then fail although the answer is right (exit 14: a damaged
+    infoROM).
+    """
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != 4 or not fields[0]:
+        return None
+    capability, driver, memory = map(reported, fields[1:])
+    forms = ((capability, r"\d+\.\d+"), (driver, r"\d+\.\S+"), (memory, r"\d+(\.\d+)? MiB"))
+    right = all(field is None or re.fullmatch(form, field) for field, form in forms)
+    return (fields[0], capability, driver, memory) if right else None
+
+
 def reported(field: str) -> str | None:
-    """The field, or None where nvidia-smi has no value: a GB10's memory reads [N/A] or Not Supported."""
+    """The field, or None where nvidia-smi has no value or may not show it: [N/A], [Insufficient Permissions]."""
     text = field.strip()
-    return None if text.strip("[]") in ("", "N/A", "Not Supported", "Unknown Error") else text
+    hidden = ("", "N/A", "Not Supported", "Unknown Error", "Insufficient Permissions", "GPU requires reset")
+    return None if text.strip("[]") in hidden or (text.startswith("[") and text.endswith("]")) else text
+
+
+def is_jetson(host: Host, gpu: Gpu) -> bool:
+    """Whether the GPU is part of a Jetson, a small Arm board: by its name, its system's release file or the board."""
+    board = host.read("/proc/device-tree/model") or ""
+    named = re.search(r"\((nvgpu|nvmap)\)|\b(Jetson|Tegra|Xavier|Orin|Thor)\b", gpu.name)
+    return bool(named) or "Jetson" in board or host.read("/etc/nv_tegra_release") is not None
+
+
+def unusable(host: Host, gpu: Gpu) -> str:
+    """Why engines can't run on this GPU, whatever docker can do; "" if they can."""
+    if is_gb10(host, gpu):
+        return ""
+    if is_jetson(host, gpu):
+        return "it is part of a Jetson, for which the labs have no container images"
+    return "" if gpu.memory_gib else "nvidia-smi doesn't report how much memory it has"
 
 
 def without_gpu(host: Host) -> str:
@@ -95,7 +126,7 @@ def gpu_holders(host: Host = HERE) -> dict[int, str]:
     """The processes that compute on a GPU now: process id → name and GPU memory in use."""
     answer = host.run("nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader")
     found = {}
-    for line in answer.out.splitlines() if not answer.failure else []:
+    for line in answer.out.splitlines():
         pid, _, rest = line.partition(",")
         name, _, memory = rest.rpartition(",")  # a process's name may contain commas
         if pid.strip().isdigit():
@@ -110,7 +141,7 @@ def find_docker(host: Host) -> Docker:
     if answer.failure in (MISSING, TIMED_OUT):
         return Docker("missing" if answer.failure == MISSING else "hangs", answer.first_line)
     try:
-        info = json.loads(answer.out)
+        info, _ = json.JSONDecoder().raw_decode(answer.out[answer.out.index("{") :])  # warnings may stand around it
     except ValueError:
         info = {}
     # Without a daemon the client prints only its own part. Whether that is an error depends on the release.

@@ -85,7 +85,7 @@ class Host:
 
     def free_bytes(self, folder: Path) -> int | None:
         """Free bytes on the disk of this folder, which need not exist yet; None if they can't be read."""
-        while not folder.exists() and folder != folder.parent:
+        while not os.path.exists(folder) and folder != folder.parent:  # Path.exists raises below a closed folder
             folder = folder.parent
         try:
             return shutil.disk_usage(folder).free
@@ -119,9 +119,15 @@ HERE = Host()
 
 
 def meminfo(host: Host = HERE) -> dict[str, int]:
-    """/proc/meminfo in bytes. It is parsed here because psutil has no CmaFree, and a recorded machine has only text."""
-    lines = (host.read("/proc/meminfo") or "").splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    """/proc/meminfo in bytes; lines of another form are left out, and without the file it is empty.
+
+    It is parsed here because psutil has no CmaFree, and a recorded machine has only text.
+    """
+    found = re.findall(r"(?m)^(\S+):[ \t]*([0-9]+)(?: kB)?[ \t]*$", host.read("/proc/meminfo") or "")
+    return {name: int(kib) * 1024 for name, kib in found}
+
+
+UNLIMITED = 2**60  # bytes: a limit above it is none. Cgroups of version 1 write 2**63 for "no limit".
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def memory_limit(host: Host = HERE) -> Limit | None:
     Reads cgroups of both versions, from this process's own up to the root. File cache that the kernel would free
     (inactive_file) doesn't count as used. CUDA's allocations on unified memory escape these limits.
     """
-    total = meminfo(host)["MemTotal"]
+    total = meminfo(host).get("MemTotal", UNLIMITED)
     found = []
     for version, group in cgroups(host, "memory"):
         files, cache = ("memory.max", "memory.current"), "inactive_file"
@@ -174,9 +180,9 @@ def cpu_quota(host: Host = HERE) -> float | None:
 def cgroups(host: Host, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
     """Yield (version, folder) of each cgroup in which this controller limits this process, up to the root."""
     for line in (host.read("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not path.startswith("/") or (controllers and controller not in controllers.split(",")):
+            continue  # a line of another form, or another controller's
         version, root = (1, f"/sys/fs/cgroup/{controller}") if controllers else (2, "/sys/fs/cgroup")
         folder = PurePosixPath(root + path)
         for group in (folder, *folder.parents):

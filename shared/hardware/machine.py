@@ -8,7 +8,17 @@
 from dataclasses import dataclass, replace
 
 from shared.errors import LabError
-from shared.hardware.gpu import DOCKER_TROUBLES, Gpu, dmi, find_docker, find_gpu, is_gb10, nvidia_smi, without_gpu
+from shared.hardware.gpu import (
+    DOCKER_TROUBLES,
+    Gpu,
+    dmi,
+    find_docker,
+    find_gpu,
+    is_gb10,
+    nvidia_smi,
+    unusable,
+    without_gpu,
+)
 from shared.hardware.host import GIB, HERE, MISSING, Host, cpu_quota, meminfo, memory_limit
 from shared.hardware.processor import processor_name
 
@@ -27,13 +37,13 @@ class Machine:
     architecture: str
     cores: int  # that this process may use by its affinity and quota, not those of the machine
     cpu_quota: float | None  # limit of the CPU time in a container, in CPUs; None if unlimited
-    memory_gib: float
-    available_gib: float  # free without swapping; in a container at most what its limit leaves
+    memory_gib: float | None  # None if it can't be read
+    available_gib: float | None  # free without swapping; in a container at most what its limit leaves
     swap_gib: float  # never counted as available
     container_limit_gib: float | None  # memory limit of this process, if it is below the machine's memory
     gpu: str | None  # name and compute capability, as nvidia-smi prints them
-    unified_memory: bool  # the GPU has no memory of its own: `memory_gib` serves both
-    gpu_memory_gib: float | None  # of a GPU that has its own memory
+    unified_memory: bool  # of a GB10, whose GPU has no memory of its own: `memory_gib` serves both
+    gpu_memory_gib: float | None  # of a GPU that has its own memory, if that can be read
     driver: str | None
     cuda: str | None  # the newest CUDA version that the driver supports
     compute_capability: str | None
@@ -49,8 +59,9 @@ class Machine:
     def __str__(self) -> str:
         own = f" with {self.gpu_memory_gib:.0f} GiB" if self.gpu_memory_gib else ""
         shared = " shared with the GPU" if self.unified_memory else ""
+        memory = "an unknown amount of memory" if self.memory_gib is None else f"{self.memory_gib:.0f} GiB"
         return (
-            f"{self.name}{own}: {self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB{shared}"
+            f"{self.name}{own}: {self.processor}, {self.cores} cores, {memory}{shared}"
             f" → profile {self.profile!r} ({self.why}), size {self.size!r}"
         )
 
@@ -101,8 +112,8 @@ def detect(host: Host = HERE) -> Machine:
     """
     gpu = find_gpu(host)
     memory, limit, quota = meminfo(host), memory_limit(host), cpu_quota(host)
-    available = memory["MemAvailable"]
-    if limit:
+    total, available = memory.get("MemTotal"), memory.get("MemAvailable")
+    if limit and available is not None:
         available = min(available, limit.left)
     profile, why = choose_profile(host, gpu)
     size = host.env.get("LABS_SIZE", "full")
@@ -117,12 +128,12 @@ def detect(host: Host = HERE) -> Machine:
         architecture=host.architecture(),
         cores=min(host.cores(), max(1, int(quota))) if quota else host.cores(),
         cpu_quota=quota,
-        memory_gib=memory["MemTotal"] / GIB,
-        available_gib=available / GIB,
+        memory_gib=None if total is None else total / GIB,
+        available_gib=None if available is None else available / GIB,
         swap_gib=memory.get("SwapTotal", 0) / GIB,
         container_limit_gib=limit.limit / GIB if limit else None,
         gpu=f"{gpu.name}, {gpu.compute_capability}" if gpu else None,
-        unified_memory=is_gb10(host, gpu) or (gpu is not None and gpu.memory_gib is None),
+        unified_memory=is_gb10(host, gpu),
         gpu_memory_gib=gpu.memory_gib if gpu else None,
         driver=gpu.driver if gpu else None,
         cuda=gpu.cuda if gpu else None,
@@ -147,6 +158,8 @@ def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
         return asked, f"LABS_PROFILE={asked}"
     if gpu is None:
         return "cpu", (f"this is a {machine_name(host, gpu)}, but " if is_gb10(host, gpu) else "") + without_gpu(host)
+    if why_not := unusable(host, gpu):
+        return "cpu", f"nvidia-smi reports {gpu.name}, but {why_not}, so engines run on the processor"
     if trouble := find_docker(host).trouble:
         return "cpu", (
             f"nvidia-smi reports {gpu.name}, but {DOCKER_TROUBLES[trouble]}, so engines run on the processor; "

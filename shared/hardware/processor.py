@@ -17,7 +17,7 @@ def processor_name(host: Host = HERE) -> str:
     name = cpuinfo("model name", "Model", host=host)
     if name is None:  # on arm64 that file has only part numbers, but lscpu prints names
         lines = host.run("lscpu").out.splitlines()
-        name = " + ".join(line.split(":")[1].strip() for line in lines if line.strip().startswith("Model name"))
+        name = " + ".join(line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("Model name:"))
     return name or f"unnamed {host.architecture()} processor"
 
 

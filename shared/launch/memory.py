@@ -89,8 +89,19 @@ def share(needed: Need, machine: Machine) -> float:
 
 
 def gpu_memory_gib(machine: Machine) -> float:
-    """The memory of the GPU in GiB: its own, or the machine's where they share one memory."""
-    return machine.memory_gib if machine.gpu_memory_gib is None else machine.gpu_memory_gib
+    """The memory of the GPU in GiB: its own, or the machine's where they share one. Raises LabError if it is unknown.
+
+    A GPU that doesn't report its memory isn't taken for one that shares the machine's: a limit would be computed from
+    the wrong memory.
+    """
+    found = machine.memory_gib if machine.unified_memory else machine.gpu_memory_gib
+    if found is None:
+        where = "/proc/meminfo" if machine.unified_memory else "nvidia-smi"
+        raise LabError(
+            f"{where} doesn't report how much memory {machine.name} has, so no launch on it can be checked.",
+            "make doctor shows what can't be read; LABS_PROFILE=cpu runs engines on the processor",
+        )
+    return found
 
 
 def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours: Collection[int]) -> None:
@@ -99,14 +110,20 @@ def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours
     It must fit by the sum of `needed`, and by the engine's own check at start of the share that `flags` ask for.
     """
     way = spec.way(machine.runner)
-    fix = "stop another engine (make down), close other programs, or use a shorter context"
-    there, only = machine.available_gib, f"only {machine.available_gib:.1f} GiB are available"
-    if machine.gpu_memory_gib is not None and machine.runner == "container":
-        there, only = machine.gpu_memory_gib, f"the GPU has only {machine.gpu_memory_gib:.1f} GiB"
-    if needed.total > there:
+    there, only = machine.available_gib, f"only {machine.available_gib or 0:.1f} GiB are available"
+    if isinstance(way, Container) and not machine.unified_memory:
+        there, only = gpu_memory_gib(machine), f"the GPU has only {gpu_memory_gib(machine):.1f} GiB"
+    if there is None and isinstance(way, Container):
+        raise LabError(
+            f"{needed}, but /proc/meminfo doesn't report how much is available. Where memory runs out, a machine whose "
+            "CPU and GPU share it freezes.",
+            "make doctor shows what can't be read; LABS_PROFILE=cpu runs engines on the processor",
+        )
+    if there is not None and needed.total > there:
+        fix = "stop another engine (make down), close other programs, or use a shorter context"
         raise LabError(f"{needed}, but {only}.", fix)
-    if not isinstance(way, Container):
-        return
+    if there is None or not isinstance(way, Container):
+        return  # unknown, on a processor: there an engine that doesn't fit is killed, and the machine lives
     if holders := [text for pid, text in gpu_holders().items() if pid not in ours]:
         raise LabError(
             f"Another program holds the GPU: {'; '.join(holders)}.",
@@ -141,12 +158,19 @@ def floors_gib(machine: Machine) -> tuple[float, float]:
     if machine.unified_memory:
         return SPARK_FLOORS_GIB
     # On other machines running out ends in an error or a killed process. The floor only keeps the machine responsive.
+    if machine.memory_gib is None:
+        return 1.0, 0.5
     return min(1.0, 0.03 * machine.memory_gib), min(0.5, 0.015 * machine.memory_gib)
 
 
-def guard(machine: Machine, samples: Path) -> dict[str, object]:
-    """The arguments of the watchdog's guard."""
+def guard(machine: Machine, samples: Path) -> dict[str, object] | None:
+    """The arguments of the watchdog's guard; None if the available memory can't be read."""
     loading, running = floors_gib(machine)
+    try:
+        if "MemAvailable:" not in MEMINFO.read_text():
+            return None
+    except OSError:
+        return None
     return {"meminfo": str(MEMINFO), "loading_gib": loading, "running_gib": running, "samples": str(samples)}
 
 

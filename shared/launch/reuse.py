@@ -94,7 +94,7 @@ def take_over(
 def make_room(needed: Need, in_use: Collection[int]) -> None:
     """End engines that are not in use, the least recently used first, until `needed` leaves KEEP_FREE_GIB available."""
     for file, record in sorted(records(), key=lambda one: one[0].stat().st_mtime):
-        if detect().available_gib - needed.total >= KEEP_FREE_GIB:
+        if (detect().available_gib or 0) - needed.total >= KEEP_FREE_GIB:  # unknown counts as none
             return
         if record["pid"] not in in_use:
             Adopted(record["pid"], record["started"]).end()
@@ -104,7 +104,7 @@ def make_room(needed: Need, in_use: Collection[int]) -> None:
 def records() -> Iterator[tuple[Path, Record]]:
     """The running engines that belong to the keeper."""
     owner = keeper()
-    for file in sorted((paths.cache() / "run").glob("*.json")) if owner else ():
+    for file in sorted((paths.state() / "run").glob("*.json")) if owner else ():
         with contextlib.suppress(OSError, ValueError):
             record = json.loads(file.read_text())
             own = record.get("parent") == owner and "same" in record

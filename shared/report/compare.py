@@ -102,7 +102,7 @@ def described(one: Side) -> list[str]:
     sources = [entry["provenance"] for entry in one.entries()]
     machines = {
         f"{s['processor']}, {s.get('cores', '?')} of {s.get('machine_cores', '?')} cores, "
-        f"{s.get('memory_gib', '?')} GiB, GPU {s.get('gpu') or 'none'}, profile {s.get('profile', '?')}"
+        f"{s.get('memory_gib') or '?'} GiB, GPU {s.get('gpu') or 'none'}, profile {s.get('profile', '?')}"
         for s in sources
         if "processor" in s and "engine" in s
     } or {f"{s.get('processor', 'unknown machine')}" for s in sources}

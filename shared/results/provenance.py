@@ -150,7 +150,7 @@ def made_here(lab: str) -> dict[str, Any]:
         "size": machine.size,
         "processor": machine.processor,
         "machine_cores": machine.cores,
-        "memory_gib": round(machine.memory_gib, 1),
+        "memory_gib": None if machine.memory_gib is None else round(machine.memory_gib, 1),
         "gpu": machine.gpu,
         "git_commit": _git("rev-parse", "--short=12", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--", "shared", "solutions", "environment")),

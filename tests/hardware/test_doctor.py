@@ -47,6 +47,7 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
         "Hugging Face token": NO_TOKEN,
         "Chromium": ("warning", "sudo apt install chromium"),
     },
+    "jetson-orin": {},
     "no-gpu": {
         "c++": ("failed", "sudo apt install g++"),
         "memory": ("failed", "close other programs"),
@@ -103,7 +104,7 @@ def test_checks_that_do_not_apply_are_left_out(name: str) -> None:
     assert ("swap" in names) <= found.unified_memory
     assert ("c++" in names) == ("git" in names) == (found.runner == "native")
     assert ("disk for images" in names) == ("Hugging Face token" in names) == (found.runner == "container")
-    assert ("docker" in names) == (found.gpu is not None)
+    assert ("docker" in names) == (found.gpu is not None and "Jetson" not in found.why)
     assert len(names) == len(rows)
 
 

@@ -38,6 +38,12 @@ EXPECTED: dict[str, tuple[str, str, str, dict[str, object]]] = {
         {"compute_capability": "8.9"},
     ),
     "wsl": ("NVIDIA GeForce RTX 4070 Laptop GPU", "cuda", "reports NVIDIA GeForce", {"driver": "551.88", "cores": 32}),
+    "jetson-orin": (
+        "Orin (nvgpu)",
+        "cpu",
+        "it is part of a Jetson, for which the labs have no container images, so engines run on the processor",
+        {"unified_memory": False, "gpu_memory_gib": None, "compute_capability": None},
+    ),
     "no-gpu": ("no NVIDIA GPU", "cpu", "nvidia-smi is not on the PATH", {"gpu": None, "driver": None, "cuda": None}),
     "no-docker": (
         "NVIDIA H100 80GB HBM3",

@@ -29,7 +29,7 @@ def machine(entries: Entries, loads: Entries) -> Section:
     for entry in loads.values():
         p = entry["provenance"]
         cores, gpu = f"{p['cores']} of {p['machine_cores']}", p["gpu"] or "none"
-        place = (p["processor"], cores, f"{p['memory_gib']} GiB", gpu, p["profile"])
+        place = (p["processor"], cores, f"{p['memory_gib'] or '?'} GiB", gpu, p["profile"])
         places[place] = places.get(place, 0) + 1
     header = ("processor", "cores used", "memory", "GPU", "profile", "results")
     table = Table("Machines that the results come from", header, [(*p, str(n)) for p, n in places.items()]).markdown()
