@@ -9,6 +9,7 @@ incomplete engine is never used, and the old one serves until the new one is rea
 import contextlib
 import functools
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -63,10 +64,10 @@ class Step:
 
     @property
     def log(self) -> Path:
-        return paths.cache() / "logs" / f"install-{self.name.replace('/', '-')}.log"
+        return paths.state() / "logs" / f"install-{self.name.replace('/', '-')}.log"
 
     def built(self) -> bool:
-        return self.home.is_dir() and self.link.is_symlink() and self.link.resolve() == self.home.resolve()
+        return os.path.isdir(self.home) and self.link.is_symlink() and self.link.resolve() == self.home.resolve()
 
     def verified(self) -> bool:
         return self.verify is None or (self.home / "verified.txt").exists()
@@ -205,7 +206,7 @@ def likely_cause(lines: list[str]) -> str | None:
 
 def need_room(folder: Path, gib: float, what: str) -> None:
     """Raise LabError unless `gib` GiB are free on the disk of `folder`, which need not exist yet."""
-    while not folder.exists():
+    while not os.path.exists(folder):  # Path.exists raises below a folder that may not be opened
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:

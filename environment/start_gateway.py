@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 def running_engines() -> dict[str, str]:
     """The addresses of the engines that notebooks or commands of the labs started and that answer now, by name."""
     found = {}
-    for file in sorted((paths.cache() / "run").glob("*.json"), key=lambda one: one.stat().st_mtime):
+    for file in sorted((paths.state() / "run").glob("*.json"), key=lambda one: one.stat().st_mtime):
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = json.loads(file.read_text())
             url = f"http://127.0.0.1:{record['port']}"

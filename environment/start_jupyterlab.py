@@ -19,7 +19,7 @@ def main() -> int:
     engines = [step for step in steps.values() if step.verify]
     if all(step.ready() for step in steps.values()):
         return jupyter()
-    log = paths.cache() / "logs" / "install.log"
+    log = paths.state() / "logs" / "install.log"
     with files.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()

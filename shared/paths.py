@@ -11,6 +11,18 @@ def cache() -> Path:
     return Path(os.environ.get("LABS_CACHE") or Path.home() / ".cache" / "inference-labs").expanduser()
 
 
+def state() -> Path:
+    """What this user's programs leave while they run: logs, records of engines, Ollama's store.
+
+    It is the cache, except where that belongs to another user: engines and weights are then shared, and the state is in
+    ~/.local/state/inference-labs (moved by `XDG_STATE_HOME`).
+    """
+    folder = cache()
+    if not os.path.exists(folder) or os.stat(folder).st_uid == os.geteuid():
+        return folder
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "inference-labs"
+
+
 def installing() -> Path:
     """The lock file of a running set-up."""
     return cache() / "install.lock"
@@ -18,7 +30,7 @@ def installing() -> Path:
 
 def install_status() -> Path:
     """The file with one line about the current step of a running set-up."""
-    return cache() / "logs" / "install-status.txt"
+    return state() / "logs" / "install-status.txt"
 
 
 def browsers() -> Path:

@@ -18,15 +18,12 @@ AS_SET: dict[str, str] = {}  # the proxies of this process as its user set them
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Exclude this machine's own addresses from the proxies of this environment, and drop proxies that can't be used.
-
-    Desktops set "socks://", which no client of Python knows. It means SOCKS 5, and becomes that.
-    """
+    """Exclude this machine's own addresses from the proxies of this environment, and drop those that can't be used."""
     found = proxies(environment)
     if environment is os.environ:
         AS_SET.update(found)
     for name, value in found.items():
-        environment[name] = value = value.replace("socks://", "socks5://")
+        environment[name] = value = known(value)
         if fault(value):
             del environment[name]
     # Go reads NO_PROXY first, Python and curl no_proxy: both get the same list.
@@ -40,6 +37,16 @@ def proxies(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that name a proxy, and their values."""
     names = (name for upper in PROXIES for name in (upper, upper.lower()))
     return {name: environment[name] for name in names if environment.get(name)}
+
+
+def known(proxy: str) -> str:
+    """The proxy in a form that clients know. Desktops set "socks://", which means SOCKS 5."""
+    return proxy.replace("socks://", "socks5://", 1) if proxy.startswith("socks://") else proxy
+
+
+def address(proxy: str) -> str:
+    """The proxy without a user name and a password, for a message."""
+    return proxy.rpartition("@")[2].rpartition("://")[2].rstrip("/")
 
 
 def fault(proxy: str) -> str:

@@ -4,42 +4,18 @@ import errno
 import fcntl
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from shared import LabError, files, paths
 from shared.files import exclusive, held, locks_work
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-NOBODY = 65534
+from tests.helpers.another_user import as_another, as_root, opened
 
 
 @pytest.fixture(autouse=True)
 def short_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_CACHE", str(tmp_path / "cache"))
-
-
-def as_another(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run the code as user `nobody`, with `exclusive`, `held`, `write`, `Path`, `sys` and `LabError` at hand."""
-    first = (
-        "import os, sys, tempfile, time; from pathlib import Path\n"
-        "from shared import LabError\nfrom shared.files import exclusive, held, write\n"
-        "with tempfile.TemporaryDirectory() as folder, exclusive(Path(folder) / 'lock', ''): pass\n"  # imports the rest
-        f"os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
-    )
-    command = [sys.executable, "-c", first + code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=paths.REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def opened(*folders: Path) -> None:
-    """Let every user look into these folders, as far up as pytest made them."""
-    for folder in folders:
-        for one in (folder, *folder.parents):
-            if one != Path("/tmp") and one.is_relative_to("/tmp"):
-                one.chmod(0o755)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

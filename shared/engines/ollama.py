@@ -6,6 +6,7 @@ set and the counters are switched on.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from shared import paths
 from shared.engines import llamacpp
@@ -22,7 +23,7 @@ def command(plan: LaunchPlan) -> list[str]:
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
-    store = paths.cache() / "models" / "ollama"
+    store = store_folder()
     return {
         "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         "OLLAMA_MODELS": str(store),
@@ -32,6 +33,11 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
         "LLAMA_ARG_THREADS": str(plan.cores),
         "LLAMA_ARG_ENDPOINT_METRICS": "1",
     }
+
+
+def store_folder() -> Path:
+    """Where the labs' Ollama keeps its models. It writes there at each start, so every user has an own one."""
+    return paths.state() / "models" / "ollama"
 
 
 def served_name(model: ModelChoice, precision: str) -> str:
@@ -49,7 +55,7 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
 
     if model.local:
         digest = model.sha256(precision)
-        stored = paths.cache() / "models" / "ollama" / "blobs" / f"sha256-{digest}"
+        stored = store_folder() / "blobs" / f"sha256-{digest}"
         if stored.exists() and sha256(stored) != digest:
             stored.unlink()  # torn; Ollama would not notice
     else:

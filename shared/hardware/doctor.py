@@ -26,10 +26,10 @@ WIDTH = 100  # of everything printed
 # The most important first.
 CHECKS: tuple[Callable[[Host, Machine], Check | None], ...] = (
     general.check_python, general.check_package, general.check_compiler, general.check_git, general.check_disk,
-    gpu.check_image_disk, general.check_cores, general.check_memory, general.check_swap, general.check_cache,
-    gpu.check_gpu, gpu.check_cuda, gpu.check_bfloat16, gpu.check_architecture, gpu.check_docker, gpu.check_docker_gpu,
-    gpu.check_kernel, gpu.check_holders, general.check_engines, general.check_ports, general.check_token,
-    general.check_browser,
+    general.check_locks, gpu.check_image_disk, general.check_cores, general.check_memory, general.check_swap,
+    general.check_cache, gpu.check_gpu, gpu.check_cuda, gpu.check_bfloat16, gpu.check_architecture, gpu.check_docker,
+    gpu.check_docker_gpu, gpu.check_kernel, gpu.check_holders, general.check_engines, general.check_ports,
+    general.check_proxy, general.check_token, general.check_browser,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shared
-from shared import paths
+from shared import paths, proxies
 from shared.hardware.host import GIB, Host, browser, meminfo
 from shared.hardware.machine import Machine
 from shared.processes import start_time
@@ -108,6 +108,39 @@ def check_disk(host: Host, machine: Machine) -> Check:
         observed,
         f"engines and weights take up to {need} GiB",
         "free some space, or: make LABS_CACHE=/big/disk/labs lab",
+    )
+
+
+def check_locks(host: Host, machine: Machine) -> Check:
+    """Whether the file systems of the cache and of the results have locks. Network file systems may have none."""
+    where = {paths.show(folder): host.locks_work(folder) for folder in (paths.cache(), paths.results())}
+    without = [folder for folder, work in where.items() if work is False]
+    if not without:
+        return ok("file locks", "unknown" if None in where.values() else "work")
+    return Check(
+        "file locks",
+        "warning",
+        f"none in {' and '.join(without)}",
+        "without locks, a measurement can't wait for another one, and two set-ups can damage each other's files",
+        "run one notebook at a time, or move both to a local disk: export LABS_CACHE=... LABS_RESULTS=...",
+    )
+
+
+def check_proxy(host: Host, machine: Machine) -> Check | None:
+    """The proxies of the environment. User names and passwords in them are never shown."""
+    found = proxies.AS_SET if host.env is os.environ else proxies.proxies(host.env)
+    if not found:
+        return None
+    faults = {name: why for name, proxy in found.items() if (why := proxies.fault(proxies.known(proxy)))}
+    if not faults:
+        seen = ", ".join(f"{name} ({proxies.address(proxy)})" for name, proxy in found.items())
+        return ok("proxy", f"{seen}; not used for this machine's own addresses")
+    return Check(
+        "proxy",
+        "warning",
+        "; ".join(f"{name} is ignored: {why}" for name, why in faults.items()),
+        "downloads then go without a proxy, and may not reach the internet",
+        f"unset {' '.join(faults)}; export HTTPS_PROXY=http://host:port",
     )
 
 

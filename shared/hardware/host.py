@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from shared import paths
+from shared import files, paths
 
 GIB = 2**30
 LIMIT_S = 10.0
@@ -91,6 +91,10 @@ class Host:
             return shutil.disk_usage(folder).free
         except OSError:
             return None
+
+    def locks_work(self, folder: Path) -> bool | None:
+        """Whether files in this folder, which need not exist yet, can be locked; None if that can't be tried."""
+        return files.locks_work(folder)
 
     def architecture(self) -> str:
         return platform.machine()

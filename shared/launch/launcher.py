@@ -120,7 +120,7 @@ def launch(
         containers.ensure(image, machine.architecture, quiet)
         weights = hub.inside(hub.fetch(model.source(spec.reads, precision)), containers.HUB_INSIDE)
         kv_bytes, part = int(needed.kv * 2**30), memory.share(needed, machine)
-        home = paths.cache() / "run" / f"{name}-{port}"
+        home = paths.state() / "run" / f"{name}-{port}"
         what = LaunchPlan(home, model, precision, image.port, cores, flags, weights, kv_bytes, part, drafts)
         engine = start_container(spec, what, port, needed, machine)
     _running[name] = engine
@@ -143,7 +143,7 @@ def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, q
     link = {needed.name: paths.cache() / "engines" / needed.name for needed in engines}
 
     def absent() -> list[EngineSpec]:
-        return [needed for needed in engines if not (link[needed.name] / "installed.json").exists()]
+        return [needed for needed in engines if not os.path.exists(link[needed.name] / "installed.json")]
 
     waited = False
     with tqdm(bar_format="{desc}", leave=False, file=sys.stdout, disable=quiet) as line:
@@ -269,7 +269,7 @@ atexit.register(stop_all)
 def down(parent: int | None = None) -> int:
     """End every engine that any notebook on this machine (or only the process `parent`) started. Returns how many."""
     ended = 0
-    for file in sorted((paths.cache() / "run").glob("*.json")):
+    for file in sorted((paths.state() / "run").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = json.loads(file.read_text())
             pid = record["pid"]

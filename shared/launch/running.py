@@ -207,7 +207,7 @@ def start_guarded(
 
     A command that starts a container needs its name and the label by which the watchdog removes it.
     """
-    logs = paths.cache() / "logs"
+    logs = paths.state() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:
         old.unlink(missing_ok=True)
@@ -254,4 +254,4 @@ def start_guarded(
 
 
 def record_file(pid: int) -> Path:
-    return paths.cache() / "run" / f"{pid}.json"
+    return paths.state() / "run" / f"{pid}.json"

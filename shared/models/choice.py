@@ -110,7 +110,8 @@ class ModelChoice:
 
     def made(self, form: str = "BF16") -> bool:
         """Whether the set-up has finished the weights in this form; always True if they are not local."""
-        return not self.local or ((self.folder if form == "hf" else self.gguf_folder) / "manifest.json").exists()
+        folder = self.folder if form == "hf" else self.gguf_folder
+        return not self.local or os.path.exists(folder / "manifest.json")
 
     def noted(self, form: str = "BF16") -> dict[str, str]:
         """Size and hash of the weights, as the set-up recorded them."""
@@ -223,7 +224,7 @@ def named(asked: str) -> ModelChoice:
     folder = paths.cache() / "models" / slug(asked)
     fix = f"make engines LABS_MODEL={asked}"
     waiting = False
-    while not (folder / "model.json").exists() and held(paths.installing()):
+    while not os.path.exists(folder / "model.json") and held(paths.installing()):
         if not waiting:
             print(f"Waiting for the set-up of {asked} ...", flush=True)
         waiting = True

@@ -92,7 +92,7 @@ def whole(weights: Path) -> bool:
 def need_disk(source: Source) -> None:
     """Raise LabError unless the weights fit on the disk."""
     folder = home()
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if source.bytes and free < 1.05 * source.bytes:

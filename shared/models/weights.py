@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from shared import paths
@@ -20,7 +21,7 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
 
 def repair(folder: Path) -> str:
     """The command that makes the weights in this folder again."""
-    return f"rm -r {paths.show(folder)}; make engines" if folder.exists() else "make engines"
+    return f"rm -r {paths.show(folder)}; make engines" if os.path.exists(folder) else "make engines"
 
 
 def verify_file(folder: Path, name: str) -> None:

@@ -302,3 +302,31 @@ def test_the_symptoms_are_printed_too() -> None:
     assert "The machine answers ping, but ssh hangs" in done.stdout
     assert "none of it was verified on hardware by us" in done.stdout
     assert "one owner's report: https://" in done.stdout
+
+
+def test_proxies_are_named_without_their_passwords() -> None:
+    assert "proxy" not in checks(machine("no-gpu"))
+    found = checks(machine("no-gpu", HTTPS_PROXY="http://me:secret@proxy.example:3128/", all_proxy="socks://b:1080"))
+    seen = "HTTPS_PROXY (proxy.example:3128), all_proxy (b:1080); not used for this machine's own addresses"
+    assert (found["proxy"].state, found["proxy"].observed) == ("ok", seen)
+    found = checks(machine("no-gpu", ALL_PROXY="socks4://me:secret@proxy.example:1080"))
+    assert found["proxy"].state == "warning"
+    assert found["proxy"].observed.startswith("ALL_PROXY is ignored: ")
+    assert found["proxy"].fix.startswith("unset ALL_PROXY; export HTTPS_PROXY=")
+    assert "secret" not in str(found)
+
+
+def test_on_this_machine_the_doctor_names_the_proxies_that_its_user_set() -> None:
+    """`import shared` has dropped one that can't be used, but the doctor still knows it."""
+    program = "from shared.hardware.doctor import doctor; print([c for c in doctor()[1] if c.name == 'proxy'])"
+    env = {**os.environ, "ALL_PROXY": "socks4://proxy.example:1080", "LABS_PROFILE": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=paths.REPO, capture_output=True, text=True, check=True
+    )
+    assert "ALL_PROXY is ignored" in run.stdout
+
+
+def test_a_file_system_without_locks_is_a_warning() -> None:
+    assert checks(machine("no-gpu"))["file locks"].state == "ok"
+    found = checks(RecordedHost({**facts("no-gpu"), "locks": False}))["file locks"]
+    assert (found.state, found.observed.startswith("none in ")) == ("warning", True)

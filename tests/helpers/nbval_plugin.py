@@ -48,7 +48,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 def engines() -> list[dict[str, Any]]:
     """Those that this test run's notebooks have started."""
     found = []
-    for file in sorted((paths.cache() / "run").glob("*.json")):
+    for file in sorted((paths.state() / "run").glob("*.json")):
         record = json.loads(file.read_text())
         if record.get("parent") == os.getpid() and "log" in record:
             found.append(record)

@@ -172,7 +172,7 @@ def test_down_ends_what_another_program_left(capsys: pytest.CaptureFixture[str])
 def test_a_record_of_a_dead_engine_harms_no_later_process() -> None:
     """A record whose process id now belongs to someone else is dropped, and that process left alone."""
     bystander = subprocess.Popen(["sleep", "60"])
-    file = paths.cache() / "run" / f"{bystander.pid}.json"
+    file = paths.state() / "run" / f"{bystander.pid}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"pid": bystander.pid, "started": 1, "engine": "x", "port": 1, "parent": -7}))
     try:

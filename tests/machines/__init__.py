@@ -40,6 +40,9 @@ class RecordedHost(Host):
     def free_bytes(self, folder: Path) -> int | None:
         return int(self.facts["disk_gib"] * 2**30)
 
+    def locks_work(self, folder: Path) -> bool | None:
+        return bool(self.facts.get("locks", True))
+
     def architecture(self) -> str:
         return str(self.facts["architecture"])
 

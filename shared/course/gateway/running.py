@@ -108,7 +108,7 @@ def start(
     """
     if name in _running:
         _running[name].end()
-    logs = paths.cache() / "logs"
+    logs = paths.state() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"gateway-{name}-{os.getpid()}.log"
     spec = dataclasses.replace(

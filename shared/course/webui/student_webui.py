@@ -101,7 +101,7 @@ def serve(page: ChatPage, module: str, folder: Path, parent: Path, settings: Map
     """Start `python -m module`, found in `parent`, and wait until its page can be loaded."""
     if page.name in _running:
         _running[page.name].end()
-    port, logs = free_port(), paths.cache() / "logs"
+    port, logs = free_port(), paths.state() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{page.name}-{os.getpid()}.log"
     given = {f"WEBUI_{name.upper()}": str(value) for name, value in {"port": port, **settings}.items()}

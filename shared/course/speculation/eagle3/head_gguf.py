@@ -43,10 +43,14 @@ NAMES = {
 def path(model: ModelChoice, head: Path = HEAD) -> Path:
     """The GGUF of this head for this model, in the cache. Raises LabError if the head doesn't fit the model."""
     target = head_files.read_config(model.weights("hf"))
-    file = paths.cache() / "models" / f"eagle3-head-{sha256(head / head_files.WEIGHTS)[:12]}.gguf"
+    name = f"eagle3-head-{sha256(head / head_files.WEIGHTS)[:12]}.gguf"
+    file = paths.cache() / "models" / name
+    if not file.exists():
+        file = paths.state() / "models" / name
     if not file.exists():
         loaded = head_files.load(head, target)
         with files.writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
             write(loaded, model.layers, model.weights("BF16"), file)
     return file
 
