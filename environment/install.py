@@ -7,6 +7,7 @@ A second run continues where the first one stopped. It does nothing if everythin
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -214,15 +215,27 @@ def clock(since: float) -> str:
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
-def one_at_a_time() -> contextlib.AbstractContextManager[None]:
-    """Lock the cache for one installation; a second one waits. Raises LabError if the cache can't be written."""
+def one_at_a_time(steps: dict[str, Step]) -> contextlib.AbstractContextManager[None]:
+    """Lock the cache for one installation of these steps; a second one waits.
+
+    Raises LabError if the cache can't be written. A cache that another user shares need not be writable for steps that
+    install into .venv.
+    """
+    missing = [step.title for step in steps.values() if not step.ready() and step.root is None]
     try:
         paths.cache().mkdir(parents=True, exist_ok=True)
-        paths.installing().touch()
+        writable = os.access(paths.cache(), os.W_OK | os.X_OK)
+        if missing and not writable:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for lock in (paths.installing(), paths.measuring()):
+            if writable and not lock.exists():
+                lock.touch()  # for other users of this cache, who can lock a file but not make it
     except OSError as e:
         raise LabError(
-            f"The set-up can't write to its cache, {paths.show(paths.cache())}: {e.strerror}.",
-            "make this folder writable, or choose another one: make LABS_CACHE=/some/folder lab",
+            f"The set-up can't write to its cache, {paths.show(paths.cache())}: {e.strerror}."
+            + (f" It lacks: {', '.join(missing)}." if missing else ""),
+            "make this folder writable, let its owner run make engines, or choose another one: "
+            "make LABS_CACHE=/some/folder lab",
         ) from None
     return exclusive(paths.installing(), "Another set-up is running on this cache; waiting for it ...")
 
@@ -271,8 +284,8 @@ def main() -> int:
         code = 0
     else:
         check_compiler(steps)
-        os.environ.update(for_uv())
-        with one_at_a_time():
+        with one_at_a_time(steps):
+            os.environ.update(for_uv())
             code = Installation(steps).run()
     if not sys.argv[1:] and not code and detect().runner == "container":
         code = min(1, container_images.fetch_all(detect()))
