@@ -5,6 +5,8 @@ SHELL := /bin/bash
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
+# Files are UTF-8, whatever the terminal is. shared/terminal.py makes output fit the terminal.
+export PYTHONUTF8 := 1
 # Container images often set this variable. Python then compiles every module again at each start, which took 16 of
 # 28 seconds in each of the three processes of vLLM and SGLang. Unset, the compiled modules stay in .venv and the cache.
 export PYTHONDONTWRITEBYTECODE :=

@@ -130,6 +130,7 @@ def grade(folder: Path, csv_file: Path) -> None:
     there, others = students(folder)
     found = [graded(one) for one in tqdm(there, "grading", unit="student", leave=False, disable=None)]
     grades = list(same_raw_data([prints for _, prints in found], [rows for rows, _ in found]))
+    failed = save(csv_file, as_csv(grades))  # before anything is printed: output can break off, as into `head`
     header = (*HEADER, "problems")
     print(Table("", header, [(*cells(one), str(len(one.problems))) for one in grades]).markdown())
     for one in grades:
@@ -138,13 +139,20 @@ def grade(folder: Path, csv_file: Path) -> None:
             print("\n".join([*(f"  ✘ {text}" for text in one.problems), *(f"  - {text}" for text in one.notes)]))
     if others:
         print(f"\nIgnored, because not a folder: {one_line(', '.join(others))}")
+    if failed:
+        raise failed
+    print(f"\nwritten: {printable(paths.show(csv_file))}")
+
+
+def save(file: Path, data: bytes) -> LabError | None:
+    """Write the CSV, or return why it can't be written: the printed table then shows the grades all the same."""
     try:
-        with files.staged(csv_file, as_csv(grades)) as new:
-            files.commit(new, csv_file)
+        with files.staged(file, data) as new:
+            files.commit(new, file)
     except OSError as e:
         fix = 'choose another file: make grade FOLDER=submissions ARGS="--csv ~/grades.csv"'
-        raise LabError(f"{printable(paths.show(csv_file))} can't be written: {e.strerror}.", fix) from None
-    print(f"\nwritten: {printable(paths.show(csv_file))}")
+        return LabError(f"{printable(paths.show(file))} can't be written: {e.strerror}.", fix)
+    return None
 
 
 def as_csv(grades: Sequence[Grade]) -> bytes:
