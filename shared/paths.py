@@ -8,7 +8,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 def cache() -> Path:
     """Engines, converted weights and logs (`LABS_CACHE`). It is outside the checkout and can be rebuilt at any time."""
-    return Path(os.environ.get("LABS_CACHE") or Path.home() / ".cache" / "inference-labs").expanduser()
+    return folder_of("LABS_CACHE", Path.home() / ".cache" / "inference-labs")
 
 
 def state() -> Path:
@@ -45,7 +45,16 @@ def measuring() -> Path:
 
 def results() -> Path:
     """Measured results (`LABS_RESULTS`). They are a student's own work, and this project never deletes them."""
-    return Path(os.environ.get("LABS_RESULTS") or REPO / "results").expanduser()
+    return folder_of("LABS_RESULTS", REPO / "results")
+
+
+def folder_of(variable: str, default: Path) -> Path:
+    """The folder that this variable names, else the default. A relative path starts at the repository.
+
+    It would otherwise start at each program's own folder: a notebook's is labs/ or solutions/, and `make report` runs
+    in the repository.
+    """
+    return REPO / Path(os.environ.get(variable) or default).expanduser()
 
 
 def show(path: Path) -> str:

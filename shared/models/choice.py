@@ -206,7 +206,7 @@ def from_catalogue_entry(model: CatalogueEntry, lab: str, token: bool) -> ModelC
 
 def has_token() -> bool:
     """Whether huggingface_hub finds a token, in the environment or in its file."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    home = paths.folder_of("HF_HOME", Path.home() / ".cache" / "huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
     return bool(os.environ.get("HF_TOKEN") or (file.is_file() and file.stat().st_size))
 

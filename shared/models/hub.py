@@ -19,7 +19,7 @@ WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 def home() -> Path:
     """The hub's folder on this machine (HF_HOME)."""
-    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    return paths.folder_of("HF_HOME", Path.home() / ".cache" / "huggingface")
 
 
 def fetch(source: Source) -> Path:
