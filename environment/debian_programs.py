@@ -1,4 +1,4 @@
-"""Find or fetch programs that only the tests of monitoring and operation need: Prometheus, nginx, openssl.
+"""Find or fetch programs that only tests need: Prometheus, nginx, openssl, and a Docker daemon with a registry.
 
 A program on the PATH is taken. Otherwise the package of this machine's Debian or Ubuntu is downloaded, checked by apt
 and unpacked into the cache. This needs no root, starts no service and installs nothing system-wide. Where a program
@@ -32,6 +32,11 @@ PROGRAMS = {
     # In Debian and in Ubuntu since 24.04 the server is in nginx, in older releases of Ubuntu in nginx-light.
     "nginx": Source(("nginx", "nginx-light"), "-v"),
     "openssl": Source(("openssl",), "version"),
+    "docker": Source(("docker.io",), "--version"),
+    "dockerd": Source(("docker.io",), "--version"),
+    "containerd": Source(("containerd",), "--version"),
+    "runc": Source(("runc",), "--version"),
+    "docker-registry": Source(("docker-registry",), "--version"),
 }
 
 
@@ -66,11 +71,21 @@ def ensure(program: str) -> Path:
     return found
 
 
-def fetch(package: str) -> str:
-    """Download a package and unpack it. Returns why that failed, or an empty text."""
+def ensure_all(*programs: str) -> dict[str, Path]:
+    """The paths of several programs. The packages that are absent are fetched together. Raises LabError as `ensure`."""
+    absent = {PROGRAMS[program].packages[0]: None for program in programs if find(program) is None}
+    if absent:
+        with files.exclusive(unpacked().with_suffix(".lock"), f"Another program is fetching {', '.join(absent)} ..."):
+            fetch(*absent)
+    return {program: ensure(program) for program in programs}
+
+
+def fetch(*packages: str) -> str:
+    """Download packages and unpack them. Returns why that failed, or an empty text."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return "this machine has no apt-get"
-    print(f"Fetching the package {package} into {paths.show(unpacked())} ...", flush=True)
+    names = ", ".join(packages)
+    print(f"Fetching {names} into {paths.show(unpacked())} ...", flush=True)
     work = unpacked().with_name("debian-download")
     shutil.rmtree(work, ignore_errors=True)
     for needed in ("lists/partial", "cache/archives/partial"):
@@ -83,13 +98,13 @@ def fetch(package: str) -> str:
     try:
         # One broken repository of many fails the update, and may not matter. So only the download is checked.
         run([*apt, "update"])
-        run([*apt, "download", package], check=True)
+        run([*apt, "download", *packages], check=True)
         for archive in work.glob("*.deb"):
             run(["dpkg", "-x", archive, unpacked()], check=True)
     except subprocess.CalledProcessError as e:
         return " ".join(e.stderr.split())[-300:] or f"{e.cmd[0]} failed"
     except subprocess.TimeoutExpired:
-        return f"no download of {package} within {LIMIT_S} s"
+        return f"no download of {names} within {LIMIT_S} s"
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return ""

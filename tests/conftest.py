@@ -62,8 +62,11 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def on_a_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, docker: Docker, spark: Machine) -> Docker:
-    """As if this were a Spark: its machine, its memory, its weights in the hub's cache, no other program on the GPU."""
+def as_a_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spark: Machine) -> Path:
+    """As if this were a Spark: its machine, its memory, its weights in the hub's cache, no other program on the GPU.
+
+    Returns the folder of the weights.
+    """
     meminfo = tmp_path / "meminfo"
     reading(meminfo, 110)
     home = tmp_path / "huggingface"
@@ -74,8 +77,14 @@ def on_a_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, docker: Docker, 
     monkeypatch.setattr(memory, "MEMINFO", meminfo)
     monkeypatch.setattr(memory, "gpu_holders", dict)
     monkeypatch.setattr(launcher, "detect", lambda: spark)
-    monkeypatch.setattr(launcher, "docker_gpu_arguments", lambda: ("--gpus", "all"))
     monkeypatch.setattr(hub, "fetch", lambda source: weights / source.file)
+    return weights
+
+
+@pytest.fixture
+def on_a_spark(monkeypatch: pytest.MonkeyPatch, as_a_spark: Path, docker: Docker) -> Docker:
+    """As if this were a Spark, whose docker is the stand-in."""
+    monkeypatch.setattr(launcher, "docker_gpu_arguments", lambda: ("--gpus", "all"))
     return docker
 
 

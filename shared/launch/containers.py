@@ -33,6 +33,7 @@ LABEL = "inference-engine-labs"
 NOT_THERE = re.compile(r"no such (image|object|container)", re.I)
 HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
+REMOVED_WITHIN_S = 10
 UNPACKED = 3  # disk space for the pull and unpacking of an image, as a multiple of its download
 
 
@@ -126,7 +127,7 @@ def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
         return
     size = check_manifest(image, architecture)
     root = Path(docker("info", "--format", "{{.DockerRootDir}}", what="find its image folder").strip())
-    while not root.exists():  # this user may not see it
+    while not os.path.exists(root):  # this user may not see it
         root = root.parent
     free, need = shutil.disk_usage(root).free, UNPACKED * size
     if free < need:
@@ -141,8 +142,9 @@ def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
 
 def tag(image: Image) -> None:
     """Tag an image that was pulled by its digest. Without a tag, `docker image prune` would remove it."""
-    if image.digest and inspected("image", image.reference, "{{len .RepoTags}}") == "0":
-        docker("tag", image.reference, f"{image.image}:{image.tag}", what=f"tag {image.reference}")
+    name = f"{image.image}:{image.tag}"
+    if image.digest and name not in json.loads(inspected("image", image.reference, "{{json .RepoTags}}") or "[]"):
+        docker("tag", image.reference, name, what=f"tag {image.reference}")
 
 
 def check_manifest(image: Image, architecture: str) -> int:
@@ -278,7 +280,14 @@ def left() -> list[str]:
 
 
 def remove(name: str) -> None:
-    docker("rm", "--force", "--volumes", name, what=f"remove {name}", timeout_s=60)
+    """Remove a container. Returns when it is gone, also if docker was removing it already (--rm, after its end)."""
+    began = time.monotonic()
+    while (answer := run("rm", "--force", "--volumes", name, what=f"remove {name}", timeout_s=60)).returncode:
+        if status(name) is None:
+            return
+        if time.monotonic() - began > REMOVED_WITHIN_S:
+            raise refused(f"remove {name}", answer.stderr)
+        time.sleep(0.1)
 
 
 def digest(image: Image) -> str:

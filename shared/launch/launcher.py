@@ -284,7 +284,11 @@ def down(parent: int | None = None) -> int:
         file.unlink(missing_ok=True)
     if parent is None:
         for name in containers.left():  # left where the watchdog was killed too
-            containers.remove(name)
-            print(f"removed the container {name}")
-            ended += 1
+            try:
+                containers.remove(name)
+            except LabError as e:  # the others are removed
+                print(e)
+            else:
+                print(f"removed the container {name}")
+                ended += 1
     return ended

@@ -62,6 +62,17 @@ def test_the_next_package_is_tried_where_the_first_does_not_hold_it(bin_: Path) 
     assert debian_programs.ensure("nginx").parts[-3:] == ("usr", "sbin", "nginx")
 
 
+def test_several_are_fetched_with_one_look_at_the_lists(bin_: Path) -> None:
+    asked = with_packages(bin_, containerd="usr/bin/containerd", runc="usr/sbin/runc")
+    own = program(bin_, "docker", "echo Docker version 28")
+    program(bin_, "dockerd", "echo Docker version 28")
+    found = debian_programs.ensure_all("docker", "dockerd", "runc")
+    assert found["docker"] == own
+    assert found["runc"].is_relative_to(paths.cache())
+    commands = asked.read_text().splitlines()
+    assert [line.split()[-1] for line in commands] == ["update", "runc"]
+
+
 def test_where_none_can_be_had_it_names_the_package(bin_: Path) -> None:
     with pytest.raises(LabError, match="this machine has no apt-get") as refused:
         debian_programs.ensure("prometheus")

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "pull_fails": "",
     "manifest_fails": "",
     "create_s": 0,  # how long the daemon takes to create a container
+    "removing": 0,  # how many times `rm` finds that the daemon is removing the container already
     "run_fails": "",  # what `docker run` ends with 125 over
     "inside": [],  # the command that an image "contains"; {port} is the published port, {arguments} what followed
 }
@@ -239,6 +240,9 @@ def client(folder: Path, words: list[str]) -> None:
         pull(docker, state, words[-1])
     elif words[0] == "run":
         run(docker, state, words[1:])
+    elif words[0] == "rm" and state["removing"]:
+        docker.says(removing=state["removing"] - 1)
+        fail(f"Error response from daemon: removal of container {words[-1]} is already in progress")
     elif words[0] == "rm":
         for name in words[1:]:
             if not name.startswith("-"):
@@ -273,8 +277,8 @@ def inspect_image(state: dict[str, Any], template: str, image: str) -> None:
     digests = [f"elsewhere/{repository}@sha256:{'e' * 64}", f"{repository}@{digest or 'sha256:' + 'd' * 64}"]
     if template == "{{.Id}}":
         print(identity)
-    elif template == "{{len .RepoTags}}":
-        print(len(tags))
+    elif template == "{{json .RepoTags}}":
+        print(json.dumps(tags))
     else:
         print(json.dumps({"Id": identity, "RepoTags": tags, "RepoDigests": digests}))
 

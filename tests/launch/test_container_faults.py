@@ -100,7 +100,9 @@ def test_a_container_that_can_not_be_resumed_hides_no_error_and_keeps_no_other_p
 def test_a_kernel_killed_while_its_container_is_created_leaves_none(on_a_spark: Docker, create_s: float) -> None:
     """The daemon finishes what it has begun, so the container appears after its owner has ended."""
     on_a_spark.says(present=[images()["sglang"].reference], create_s=create_s)
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(free_port())], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, "sglang", str(free_port()), "/weights"], stdout=subprocess.PIPE, text=True
+    )
     assert owner.stdout
     watchdog = int(owner.stdout.readline())
     assert eventually(lambda: any(words[0] == "run" for words in on_a_spark.asked()), 20)
@@ -109,6 +111,23 @@ def test_a_kernel_killed_while_its_container_is_created_leaves_none(on_a_spark: 
     assert eventually(lambda: not os.path.exists(f"/proc/{watchdog}"), 15)
     time.sleep(1)
     assert on_a_spark.containers() == []
+
+
+def test_a_removal_in_progress_is_waited_for(
+    on_a_spark: Docker, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker removes a container after its end by itself (--rm), and refuses to do it twice."""
+    name = start(spark_model).container
+    on_a_spark.says(removing=2)
+    containers.remove(name)
+    assert on_a_spark.containers() == []
+    containers.remove(name)  # it has gone already
+    on_a_spark.run_foreign(name)
+    on_a_spark.says(removing=10**6)
+    monkeypatch.setattr(containers, "REMOVED_WITHIN_S", 0.5)
+    with pytest.raises(LabError, match="is already in progress"):
+        containers.remove(name)
+    on_a_spark.says(removing=0)
 
 
 def test_a_foreign_container_of_the_same_name_is_left_alone(on_a_spark: Docker, spark_model: ModelChoice) -> None:

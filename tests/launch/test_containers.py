@@ -80,7 +80,9 @@ def test_the_token_is_passed_by_name_and_never_printed(
 def owner(on_a_spark: Docker) -> Iterator["subprocess.Popen[str]"]:
     """A program of its own that runs a container."""
     on_a_spark.says(present=[images()["sglang"].reference])
-    program = subprocess.Popen([sys.executable, "-c", OWNER, "49151"], stdout=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        [sys.executable, "-c", OWNER, "sglang", "49151", "/weights"], stdout=subprocess.PIPE, text=True
+    )
     yield program
     program.kill()
     program.wait()
