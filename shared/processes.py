@@ -1,12 +1,18 @@
-"""Other processes by their id (start time, descendants, signals), and which TCP ports are free."""
+"""Other processes by their id (start time, descendants, signals), free TCP ports, and the limit of open files."""
 
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+
+from shared.errors import LabError
+
+OPEN_FILES = 65_536  # enough for every load; some programs walk through all numbers up to their limit
+OTHER_FILES = 64  # beside a load's connections: logs, counters, pipes, the event loop
 
 
 def start_time(pid: int) -> int | None:
@@ -56,3 +62,23 @@ def port_taken(port: int) -> bool:
         except OSError:
             return True
         return False
+
+
+def open_files_for(connections: int, what: str) -> None:
+    """Let this process, and those that it starts from now on, open this many connections beside what is open.
+
+    Raises the soft limit of open files, as far as the hard limit allows. Raises LabError, with `what` as its subject,
+    if that isn't enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + connections + OTHER_FILES
+    most = max(OPEN_FILES, needed) if hard == resource.RLIM_INFINITY else min(hard, max(OPEN_FILES, needed))
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise LabError(
+            f"{what} needs {needed:,} open files, but this process may have only {soft:,}.",
+            f"choose at most {max(1, connections - (needed - soft)):,} connections at once, or have the limit raised: "
+            "`ulimit -Hn` shows it, and an administrator sets it in /etc/security/limits.conf (nofile)",
+        )

@@ -13,7 +13,7 @@ from typing import IO
 
 from shared.engines.http import get
 from shared.errors import LabError
-from shared.processes import start_time
+from shared.processes import open_files_for, start_time
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 
@@ -39,6 +39,7 @@ class Guarded:
         watchdog.Guard. With an `owner` (a process id), the command lives as long as that process, not as long as this
         one.
         """
+        open_files_for(0, "A server")  # it inherits the limit, and opens a file for each connection
         read_end, self._lifeline = os.pipe()  # the watchdog ends the command when our end is closed
         settings = json.dumps(
             {

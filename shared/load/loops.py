@@ -8,6 +8,7 @@ was the bottleneck (metrics.Summary.client_bottleneck), and whether other progra
 """
 
 import asyncio
+import errno
 import itertools
 import os
 import sys
@@ -31,7 +32,7 @@ from shared.load.client import Exchange, Trace, exchange
 from shared.load.connection import Connections
 from shared.load.loads import Closed, Died, Load, Poisson, Run, most_at_once
 from shared.load.self_check import others_cpu_s, spread_of_lag, watch_lag
-from shared.processes import port_taken
+from shared.processes import open_files_for, port_taken
 
 Sent = tuple[Exchange, int | None]  # with the scheduled moment in an open loop
 Send = Callable[[int, int | None], Awaitable[Sent]]  # (tokens, scheduled_ns)
@@ -44,12 +45,14 @@ def run(load: Load) -> Run:
     Requests that are under way when the time is over are awaited and count, because throughput is computed from the
     first request sent to the end of the last answer. Connections are reused, and answers are read after all have
     ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and LabError if no
-    request succeeds. Single failures stay in the traces.
+    request succeeds, or if this process may not open as many files as the users need connections. Single failures stay
+    in the traces.
     """
     engine, rhythm = load.engine, load.rhythm
     closed = rhythm if isinstance(rhythm, Closed) else None
     drive: Drive = _users if closed else _schedule
     warmup = (closed.users if closed else 4) if load.warmup else 0
+    open_files_for(closed.users if closed else 0, f"A load of {load.title}")  # of an open loop, nobody knows the number
     total = rhythm.requests if isinstance(rhythm, Closed) else len(rhythm.moments_s())
     exact = load.max_tokens if engine.spec.exact_length else None
     supply = iter(load.prompts)
@@ -93,7 +96,12 @@ def run(load: Load) -> Run:
         )
 
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
-        found: Run = in_own_loop(everything())
+        try:
+            found: Run = in_own_loop(everything())
+        except OSError as e:
+            if e.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise LabError(f"{load.title}: {e.strerror}.", "choose a lower rate: fewer requests at once") from None
     if died(engine, list(found.traces)):
         raise Died(failure(engine, f"{engine.spec.title} ended during the load."), found)
     if all(t.error for t in found.traces):
