@@ -176,11 +176,22 @@ def guard(machine: Machine, samples: Path) -> dict[str, object] | None:
 
 def story(samples: Path, needed: Need) -> str:
     """The end of an error message: the sum of an engine that the guard ended, the guard's last samples, and the fix."""
-    lines = samples.read_text(errors="replace").splitlines()[-8:]
     return (
-        f"The memory guard ended it before the machine could freeze. {needed}. The guard's last samples:\n"
-        + "\n".join(f"  | {line}" for line in lines)
-        + "\nFix: lower the number of sequences or the context length in the flags of launch(), choose a smaller "
+        f"The memory guard ended it before the machine could freeze. {needed}. {last(samples)}"
+        "\nFix: lower the number of sequences or the context length in the flags of launch(), choose a smaller "
         "model, or end other programs (make down ends all engines). To lower the guard's limits: "
         "export LABS_MEMORY_FLOORS_GIB=<GiB while loading>,<GiB while running>"
+    )
+
+
+def last(samples: Path) -> str:
+    """The guard's last samples, as the end of a message; a sentence if there are none."""
+    try:
+        lines = samples.read_text(errors="replace").splitlines()[-8:]
+    except OSError:
+        lines = []
+    return (
+        "\n".join(["The guard's last samples:", *(f"  | {line}" for line in lines)])
+        if lines
+        else ("There are no samples of the memory.")
     )

@@ -25,7 +25,7 @@ from shared import paths
 from shared.engines.http import counters
 from shared.errors import LabError
 from shared.files import exclusive
-from shared.launch.diagnosis import failure
+from shared.launch.diagnosis import exit_text, failure
 from shared.launch.launcher import ONCE_A_SECOND
 from shared.launch.running import Engine
 from shared.load.client import Exchange, Trace, exchange
@@ -103,7 +103,7 @@ def run(load: Load) -> Run:
                 raise
             raise LabError(f"{load.title}: {e.strerror}.", "choose a lower rate: fewer requests at once") from None
     if died(engine, list(found.traces)):
-        raise Died(failure(engine, f"{engine.spec.title} ended during the load."), found)
+        raise Died(failure(engine, f"{engine.spec.title} ended during the load. {exit_text(engine)}"), found)
     if all(t.error for t in found.traces):
         raise LabError(
             f"No request of {load.title} succeeded; the first failed with: {found.traces[0].error}.",

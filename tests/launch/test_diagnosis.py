@@ -8,7 +8,9 @@ import pytest
 
 from shared.engines import ENGINES
 from shared.engines.ollama import flags_fault
-from shared.launch.diagnosis import failure, likely_causes
+from shared.launch.diagnosis import exit_text, failure, likely_causes
+from shared.launch.memory import Need
+from shared.launch.process import Adopted
 from shared.launch.running import Engine
 
 GATED = """\
@@ -170,3 +172,56 @@ def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> N
     [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
     assert said.startswith("there is no such image or tag")
     assert likely_causes(ENGINES["vllm"], log, in_container=False) == []
+
+
+def killed(tmp_path: Path, process: object, container: str = "", log: str = "loading weights\n") -> Engine:
+    """An engine that has ended, with its log and the guard's samples."""
+    (tmp_path / "engine.log").write_text(log)
+    engine = SimpleNamespace(
+        process=process,
+        tail=lambda: log,
+        log=tmp_path / "engine.log",
+        spec=ENGINES["vllm"],
+        container=container,
+        need=Need("vLLM", 15.0, 4.0, 6.7, 20.0),
+    )
+    return cast(Engine, engine)
+
+
+SIGKILL = SimpleNamespace(exit_code=lambda: 137)
+
+
+def test_a_killed_engine_is_told_who_usually_kills_with_the_memory_samples(tmp_path: Path) -> None:
+    (tmp_path / "engine.memory").write_text("0.0 s: 60.00 GiB available, floor 16.00\n1.0 s: 17.20 GiB available\n")
+    said = str(failure(killed(tmp_path, SIGKILL), "vLLM ended while starting (exit 137)."))
+    assert "SIGKILL ended it, which leaves no line in a log. vLLM needs 15.0 GiB for weights" in said
+    assert "  | 1.0 s: 17.20 GiB available" in said
+    assert "  1. the machine's memory ran out, and the kernel killed" in said
+    assert "dmesg | grep -i 'killed process'" in said
+    assert "docker kill" not in said
+    assert "No known cause" not in said
+
+
+def test_a_killed_container_may_have_met_its_own_limit(tmp_path: Path) -> None:
+    said = str(failure(killed(tmp_path, SIGKILL, "labs-vllm-1"), "vLLM ended."))
+    assert "1. the container's memory limit, or the machine's memory, ran out" in said
+    assert "docker kill" in said
+    assert "There are no samples of the memory." in said
+
+
+def test_what_the_log_of_a_killed_engine_shows_is_still_told(tmp_path: Path) -> None:
+    said = str(failure(killed(tmp_path, SIGKILL, log="OSError: [Errno 98] Address already in use\n"), "vLLM ended."))
+    assert "  4. the engine's port is taken" in said
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(1, "1."), (137, "137 (SIGKILL)."), (139, "139 (SIGSEGV)."), (132, "132 (SIGILL)."), (255, "255.")],
+)
+def test_an_exit_code_is_told_with_its_signal(tmp_path: Path, code: int, text: str) -> None:
+    engine = killed(tmp_path, SimpleNamespace(exit_code=lambda: code))
+    assert exit_text(engine) == f"Its exit code is {text}"
+
+
+def test_an_exit_code_that_nobody_here_can_know_is_not_invented(tmp_path: Path) -> None:
+    assert exit_text(killed(tmp_path, Adopted(2**22 + 1, 1))).startswith("Its exit code is unknown here")

@@ -318,7 +318,7 @@ def test_ollama_waits_for_the_programs_and_weights_that_it_runs_on(
 
 def test_an_engine_that_dies_while_serving_is_said(engine: Engine, model: ModelChoice) -> None:
     os.kill(descendants(engine.process.pid)[0], signal.SIGKILL)
-    with pytest.raises(LabError, match=r"llama.cpp ended during the load\..*"):
+    with pytest.raises(LabError, match=r"llama.cpp ended during the load\. Its exit code is 137 \(SIGKILL\)\."):
         load.run(Load(engine, prompts.short(model), Closed(users=2, requests=4), max_tokens=64))
     assert launch("llamacpp", model, SMALL, quiet=True).alive  # the same cell run again starts a new one
 

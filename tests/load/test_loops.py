@@ -150,7 +150,9 @@ def test_users_without_a_request_are_refused(engine: TruthEngine, users: int, re
 @pytest.mark.parametrize("every", [1, 7], ids=["warm-up", "later"])
 def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: int) -> None:
     engine.plan(fault="die", every=every)
-    with pytest.raises(load.Died, match=r"ended during the load(.|\n)*fatal: the truth is out of memory") as found:
+    with pytest.raises(
+        load.Died, match=r"ended during the load. Its exit code is \d+(.|\n)*fatal: the truth is out of memory"
+    ) as found:
         load.run(Load(engine, PROMPTS, Closed(users=4, requests=40), max_tokens=6))
     assert not engine.alive
     assert found.value.run.users == 4
