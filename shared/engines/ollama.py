@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared import paths
+from shared import paths, proxies
 from shared.engines import llamacpp
 from shared.engines.http import request
 from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
@@ -50,6 +50,7 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
     A chat template that Ollama doesn't recognise is registered with the model. Ollama's penalty on repeated tokens is
     switched off, because it would change greedy text. This runs at each start, and copies the file only once.
     """
+    proxies.settle()  # a cell may have named a proxy since `import shared`: the next line can fail with one
     import httpx
     from ollama import Client, ResponseError  # Ollama's own client, on httpx; takes half a second to import
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,8 +76,8 @@ def dead_proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             for spelling in (name, name.lower()):
                 monkeypatch.setenv(spelling, f"http://127.0.0.1:{nothing.getsockname()[1]}")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
         client.cache_clear()  # made anew under these settings
         yield
     client.cache_clear()
@@ -101,6 +102,19 @@ def test_plain_requests_ignore_proxies(server: Server, model: ModelChoice, monke
     monkeypatch.setenv("LABS_CACHE", "/nonexistent")
     ollama.create(server.url, model, "BF16")  # by Ollama's own client
     assert [path for _, path, *_ in server.seen][-2:] == [f"/api/blobs/sha256:{model.sha256('BF16')}", "/api/create"]
+
+
+def test_a_proxy_that_ollamas_client_cannot_use_does_not_end_a_launch(
+    server: Server, model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if a cell sets it after `import shared`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ollama"]:
+        monkeypatch.delitem(sys.modules, name)
+    settings = {"ALL_PROXY": "socks://127.0.0.1:9", "NO_PROXY": "", "no_proxy": "", "LABS_CACHE": "/nonexistent"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    ollama.create(server.url, model, "BF16")
+    assert [path for _, path, *_ in server.seen][-1] == "/api/create"
 
 
 def test_a_request_is_plain(server: Server) -> None:
