@@ -37,7 +37,7 @@ from tests.helpers.fake_spark import reading
 from tests.helpers.processes import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("nothing_left", "weights")]
-FLAGS = {"-np": 2, "-c": 1024}
+FLAGS = {"-np": 2, "-c": 1024, "--threads": 1}  # gentle, and quick beside other programs
 REAL_CACHE = paths.cache()  # before a test points elsewhere
 
 
@@ -259,6 +259,7 @@ def test_make_verify_spark(
         shutil.copy(file, tmp_path / file.name)
         monkeypatch.setattr(module, name, tmp_path / file.name)
     monkeypatch.setattr(verify_spark, "detect", lambda: spark)
+    monkeypatch.setattr(verify_spark, "FLAGS", {"llamacpp": FLAGS})
     monkeypatch.setattr(models, "choose", lambda _: replace(spark_model, drafts={}, system=model.system))
     monkeypatch.setattr(verify_spark, "KNOWN", (("What is gravity?", "fundamental"), ("What is a rainbow?", "light")))
     assert verify_spark.main(["llamacpp"]) == 0, capsys.readouterr().out
