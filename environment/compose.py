@@ -40,7 +40,10 @@ FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
     "trtllm": {"--max_batch_size": 16, "--max_seq_len": 8192},
 }
 
-HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:9000/health', timeout=4)"
+# Without a proxy, which docker's settings may give every container.
+HEALTH = (
+    "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:9000/health', timeout=4)"
+)
 
 SPARK = Machine(
     profile="spark",
@@ -89,7 +92,7 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if source.file and words:  # llama.cpp's server fetches a GGUF by itself
         words[:2] = ["--hf-repo", source.repository, "--hf-file", source.file]
     files = way.files(start)
-    settings = {**way.env(start), **({} if arguments else {k: str(v) for k, v in flags.items()})}
+    settings = {**containers.DIRECT, **way.env(start), **({} if arguments else {k: str(v) for k, v in flags.items()})}
     service: dict[str, Any] = {
         "profiles": [name],
         "image": image.reference,

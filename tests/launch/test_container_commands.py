@@ -42,7 +42,7 @@ def test_each_word_is_published(title: str, engine: str, start: LaunchPlan, comm
     assert unknown("docker", command[:after]) == []
     if ENGINES[engine].flags_in == "environment":
         given = [word.partition("=") for flag, word in pairwise(command) if flag == "--env"]
-        settings = {key: value for key, _, value in given if key not in ("HF_TOKEN", "HF_HOME")}
+        settings = {key: value for key, _, value in given if key not in ("HF_TOKEN", "HF_HOME", *containers.DIRECT)}
         assert settings
         assert unknown_settings(engine, settings) == []
         assert command[after:] == []
