@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from shared import paths
+from shared import paths, proxies
 from shared.engines import ENGINES, Flags, LaunchPlan, as_arguments
 from shared.hardware import Machine
 from shared.launch import containers, memory
@@ -92,7 +92,11 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if source.file and words:  # llama.cpp's server fetches a GGUF by itself
         words[:2] = ["--hf-repo", source.repository, "--hf-file", source.file]
     files = way.files(start)
-    settings = {**containers.DIRECT, **way.env(start), **({} if arguments else {k: str(v) for k, v in flags.items()})}
+    settings = {
+        **proxies.IN_CONTAINERS,
+        **way.env(start),
+        **({} if arguments else {k: str(v) for k, v in flags.items()}),
+    }
     service: dict[str, Any] = {
         "profiles": [name],
         "image": image.reference,

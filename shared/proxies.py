@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")  # Linux programs read them in lower case, too
 SCHEMES = ("http", "https", "socks5", "socks5h")  # that httpx can use
+# docker gives the proxies of its user's settings to every container. SGLang's first request to itself would take one.
+IN_CONTAINERS = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(LOOPBACK))
 
 AS_SET: dict[str, str] = {}  # the proxies of this process as its user set them
 

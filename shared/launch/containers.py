@@ -33,8 +33,6 @@ LABEL = "inference-engine-labs"
 NOT_THERE = re.compile(r"no such (image|object|container)", re.I)
 HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
-# docker gives the proxies of its user's settings to every container. SGLang's first request to itself would take one.
-DIRECT = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(proxies.LOOPBACK))
 REMOVED_WITHIN_S = 10
 UNPACKED = 3  # disk space for the pull and unpacking of an image, as a multiple of its download
 
@@ -219,7 +217,7 @@ def run_command(
     crash loop on a Spark leaked memory until the machine died. It has no --memory, which ignores CUDA's allocations.
     """
     way, image = spec.container, images()[spec.container.image]
-    settings = dict(way.env(plan))
+    settings = {**proxies.IN_CONTAINERS, **way.env(plan)}
     if spec.flags_in == "environment":
         settings |= {key: str(value) for key, value in plan.flags.items()}
     # The cache keeps compiled kernels for the next start. One owner's first start of SGLang took ten minutes.
@@ -234,7 +232,7 @@ def run_command(
     options += [word for mount in mounts for word in ("--volume", mount)]
     # The token is passed by name, without its value, so that no command line, log or result contains it.
     options += ["--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}"]
-    options += [word for key, value in {**DIRECT, **settings}.items() for word in ("--env", f"{key}={value}")]
+    options += [word for key, value in settings.items() for word in ("--env", f"{key}={value}")]
     return ["docker", "run", *options, image.reference, *way.arguments(plan), *flags]
 
 

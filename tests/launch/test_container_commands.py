@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from environment import compose
-from shared import paths
+from shared import paths, proxies
 from shared.engines import ENGINES, LaunchPlan
 from shared.launch import containers
 from shared.launch.containers import images
@@ -42,7 +42,7 @@ def test_each_word_is_published(title: str, engine: str, start: LaunchPlan, comm
     assert unknown("docker", command[:after]) == []
     if ENGINES[engine].flags_in == "environment":
         given = [word.partition("=") for flag, word in pairwise(command) if flag == "--env"]
-        settings = {key: value for key, _, value in given if key not in ("HF_TOKEN", "HF_HOME", *containers.DIRECT)}
+        settings = {key: value for key, _, value in given if key not in ("HF_TOKEN", "HF_HOME", *proxies.IN_CONTAINERS)}
         assert settings
         assert unknown_settings(engine, settings) == []
         assert command[after:] == []
