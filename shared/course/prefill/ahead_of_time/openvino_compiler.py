@@ -1,0 +1,73 @@
+"""The stages of an OpenVINO engine. They are the steps of TensorRT: graph, optimizer, serialized engine.
+
+| here | TensorRT |
+|---|---|
+| `convert_model`: the torch module becomes OpenVINO's graph (`.xml`, `.bin`) | export to ONNX, parsed into a network |
+| NNCF: INT8 with calibration | ModelOpt: calibration to FP8 or NVFP4 |
+| `compile_model`: fusion, layouts and kernels for this processor | the builder: fusion, tactics for this GPU |
+| `export_model`: a blob that needs no model code | the serialized engine, or plan |
+| `import_model` | the runtime's `deserialize_cuda_engine` |
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.course.prefill.ahead_of_time.build import Recipe, Stage
+from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
+
+BLOB = "engine.blob"
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # what isn't INT8 in an INT8 engine stays float32
+
+
+def settings(precision: str, threads: int) -> dict[str, Any]:
+    """Build options of the processor plugin: one prompt at a time, on all cores."""
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def stages(
+    recipe: Recipe, prefill: PrefillModel, threads: int, calibration: Sequence[Sequence[int]] = ()
+) -> tuple[Stage, ...]:
+    """The stages of this recipe. `calibration`: prompts as token ids, from which NNCF takes the ranges of values."""
+    import openvino as ov
+
+    def convert(folder: Path) -> None:
+        example = (torch.full((1, recipe.length or 64), 1), torch.tensor([1]))
+        shape = ov.PartialShape([1, recipe.length or ov.Dimension(2, prefill.longest)])
+        graph = ov.convert_model(prefill, example_input=example, input=[shape, ov.PartialShape([1])])
+        ov.save_model(graph, folder / "graph.xml", compress_to_fp16=False)
+
+    def quantize(folder: Path) -> None:
+        import nncf
+
+        def inputs(prompt: Sequence[int]) -> list[Any]:
+            ids = list(prompt)[: recipe.length]
+            padded = ids + [0] * ((recipe.length or len(ids)) - len(ids))
+            return [torch.tensor([padded]).numpy(), torch.tensor([len(ids) - 1]).numpy()]
+
+        graph = ov.Core().read_model(folder / "graph.xml")
+        # TRANSFORMER keeps softmax and norms in floating point, where INT8 would cost accuracy and save nothing.
+        small = nncf.quantize(
+            graph,
+            nncf.Dataset(list(calibration), inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+        )
+        ov.save_model(small, folder / "int8.xml", compress_to_fp16=False)
+
+    def compile_graph(folder: Path) -> None:
+        source = "int8.xml" if recipe.precision == "int8" else "graph.xml"
+        compiled = ov.Core().compile_model(folder / source, "CPU", settings(recipe.precision, threads))
+        exported = compiled.export_model()
+        (folder / BLOB).write_bytes(exported if isinstance(exported, bytes) else exported.getvalue())
+
+    found = [Stage("convert", ("graph.xml", "graph.bin"), convert, kept=False)]
+    if recipe.precision == "int8":
+        found.append(Stage("quantize", ("int8.xml", "int8.bin"), quantize, kept=False))
+    return (*found, Stage("compile", (BLOB,), compile_graph))
