@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from shared.course.prefill.tensorrt.flows import Sizes
 from shared.engines.published_flags import published, unknown
 from shared.errors import LabError
 from shared.hardware import Machine
-from shared.models import ModelChoice
+from shared.models import ModelChoice, catalogue
 from tests.helpers.standin_docker import Docker
 
 OUTLINE = (
@@ -27,7 +28,16 @@ SIZES = [Sizes(), Sizes(1, 512, 1), Sizes(64, 8192, 256)]
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("flow", [flows.serving_flow, flows.engine_flow, flows.edge_flow])
+@pytest.mark.parametrize(
+    "flow",
+    [
+        flows.serving_flow,
+        flows.engine_flow,
+        partial(flows.engine_flow, precision="FP8"),
+        partial(flows.engine_flow, precision="NVFP4"),
+        flows.edge_flow,
+    ],
+)
 def test_every_flow_is_published_and_explained(flow: object, sizes: Sizes, spark_model: ModelChoice) -> None:
     for step in flow(spark_model, sizes):  # type: ignore[operator]
         assert explain(step.command, "1.3.0rc13") == []
@@ -44,6 +54,11 @@ def test_the_engine_holds_what_the_sizes_ask_for(spark_model: ModelChoice) -> No
     config = flows.serving_config(spark_model, Sizes(4, 3000, 100))
     assert config["kv_cache_config"]["max_tokens"] == 4 * 3100
     assert config["cuda_graph_config"] == {"enable_padding": True, "max_batch_size": 4}
+
+
+def test_a_precision_that_the_flow_can_not_convert_is_refused(spark_model: ModelChoice) -> None:
+    with pytest.raises(LabError, match="can't convert INT3"):
+        flows.engine_flow(spark_model, Sizes(), "INT3")
 
 
 def test_sizes_below_one_are_refused() -> None:
@@ -242,11 +257,14 @@ def test_preflight_names_every_fault(
     assert "10 GiB free, 45 needed (3 × the weights)" in str(preflight.disk(spark_model, "BF16", "build"))
     assert "1 × the weights" in preflight.disk(spark_model, "BF16", "serve").found
     assert not preflight.memory(replace(spark, available_gib=30.0), spark_model, "BF16", "build").ok
-    gated = preflight.access(spark_model, "BF16")
-    assert not gated.ok
-    assert "export HF_TOKEN" in gated.fix
+    gated = catalogue.entry("llama-3.1-8b-instruct").sources["hf BF16"]
+    with_account = replace(spark_model, sources={**spark_model.sources, "hf BF16": gated})
+    refused = preflight.access(with_account, "BF16")
+    assert not refused.ok
+    assert refused.fix.startswith("use unsloth/")
+    assert refused.fix.endswith("export HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    assert preflight.access(spark_model, "BF16").ok
+    assert preflight.access(with_account, "BF16").ok
     assert preflight.access(spark_model, "NVFP4").ok
     assert not preflight.access(spark_model, "FP3").ok
     if not machine.gpu:

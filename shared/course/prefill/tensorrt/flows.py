@@ -1,7 +1,8 @@
 """The flows of TensorRT-LLM and TensorRT Edge-LLM as commands, all made from one model and one set of sizes.
 
 Not verified on hardware: no DGX Spark and no image was at hand. Every flag is checked against the published ones.
-No source was found that proves the engine flow on a Spark's GPU (sm_121).
+One owner's report has the engine flow working on a Spark's GPU (sm_121): see `REPORT`. NVIDIA's own documents were not
+found to say so.
 """
 
 import json
@@ -22,6 +23,17 @@ NOT_VERIFIED = "not verified on hardware"
 CONVERT = "examples/models/core/llama/convert_checkpoint.py"
 WORK = "/labs/work"  # a folder of the host, mounted into the container
 CONFIG = "/labs/config.yml"
+# Of an 8B model, by one owner; not repeated by anyone that we found.
+REPORT = (
+    "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): TensorRT-LLM "
+    "1.1.0 in tritonserver:25.12-trtllm-python-py3 built engines of Llama-3.1-8B in FP8 (converted in 22 s, built in "
+    "42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: FP8 attention didn't know sm_121."
+)
+PRECISION = {  # → (the source of weights, flags of the conversion, the GEMM plugin)
+    "BF16": ("BF16", {}, "auto"),
+    "FP8": ("FP8", {"--use_fp8": (True, "the checkpoint's weights are FP8")}, "fp8"),
+    "NVFP4": ("NVFP4", {"--use_nvfp4": (True, "the checkpoint's weights are NVFP4")}, "nvfp4"),
+}
 ENGINE_FILES = ("config.json", "rank0.engine")  # of a finished engine folder, for one GPU
 
 
@@ -157,9 +169,15 @@ def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> 
     )
 
 
-def engine_flow(model: ModelChoice, sizes: Sizes, dtype: str = "bfloat16") -> tuple[Step, ...]:
-    """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine, run it."""
-    weights = model.source("hf", "BF16").repository
+def engine_flow(model: ModelChoice, sizes: Sizes, precision: str = "BF16") -> tuple[Step, ...]:
+    """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine.
+
+    Raises LabError for a precision that this flow can't convert.
+    """
+    if precision not in PRECISION:
+        raise LabError(f"The engine flow can't convert {precision}.", f"choose one of {', '.join(PRECISION)}")
+    form, convert, plugin = PRECISION[precision]
+    weights = model.source("hf", form).repository
     checkpoint, engine = f"{WORK}/checkpoint", f"{WORK}/engine"
     return (
         step(
@@ -168,7 +186,11 @@ def engine_flow(model: ModelChoice, sizes: Sizes, dtype: str = "bfloat16") -> tu
             {
                 "--model_dir": (f"{WORK}/hf", f"the folder of {weights}"),
                 "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),
-                "--dtype": (dtype, "the number format: it is decided here, not in the build"),
+                "--dtype": (
+                    "bfloat16",
+                    "the number format of what isn't quantized: it is decided here, not in the build",
+                ),
+                **convert,
                 "--tp_size": (1, "one GPU"),
             },
             leaves=("checkpoint/config.json", "checkpoint/rank0.safetensors"),
@@ -179,7 +201,7 @@ def engine_flow(model: ModelChoice, sizes: Sizes, dtype: str = "bfloat16") -> tu
             {
                 "--checkpoint_dir": (checkpoint, "the converted weights"),
                 "--output_dir": (engine, "the engine folder"),
-                "--gemm_plugin": ("auto", "matrix products by cuBLAS in the checkpoint's format, not by TensorRT"),
+                "--gemm_plugin": (plugin, "matrix products by a plugin in the checkpoint's format, not by TensorRT"),
                 "--max_batch_size": (sizes.users, "requests that one step may hold; memory is planned for it"),
                 "--max_input_len": (sizes.prompt_tokens, "the longest prompt"),
                 "--max_seq_len": (sizes.sequence_tokens, "prompt and answer together"),
