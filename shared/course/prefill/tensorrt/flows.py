@@ -25,9 +25,9 @@ WORK = "/labs/work"  # a folder of the host, mounted into the container
 CONFIG = "/labs/config.yml"
 # Of an 8B model, by one owner; not repeated by anyone that we found.
 REPORT = (
-    "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): TensorRT-LLM "
-    "1.1.0 in tritonserver:25.12-trtllm-python-py3 built engines of Llama-3.1-8B in FP8 (converted in 22 s, built in "
-    "42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: FP8 attention didn't know sm_121."
+    "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): "
+    "TensorRT-LLM 1.1.0 in tritonserver:25.12-trtllm-python-py3 built engines of Llama-3.1-8B in FP8 (converted in "
+    "22 s, built in 42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: FP8 attention didn't know sm_121."
 )
 PRECISION = {  # → (the source of weights, flags of the conversion, the GEMM plugin)
     "BF16": ("BF16", {}, "auto"),
@@ -188,7 +188,7 @@ def engine_flow(model: ModelChoice, sizes: Sizes, precision: str = "BF16") -> tu
                 "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),
                 "--dtype": (
                     "bfloat16",
-                    "the number format of what isn't quantized: it is decided here, not in the build",
+                    "the format of what isn't quantized: decided here, not in the build",
                 ),
                 **convert,
                 "--tp_size": (1, "one GPU"),

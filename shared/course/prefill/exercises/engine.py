@@ -1,0 +1,127 @@
+"""Exercises of lab 3.3.3 on engines: the outline's wrong command, and the lengths that static engines are built for."""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+
+from shared.course.exercise import Exercise, Function, Wrong, expect, same, short
+from shared.engines.published_flags import published
+
+source = random.Random()
+BELONGS, VALUE = "belongs to another command", "needs a value"
+FAULTS = {"--model_dir": BELONGS, "--dtype": BELONGS, "--use_fused_mlp": VALUE}
+
+
+def outline_faults(f: Function) -> None:
+    """Test on the outline's command, and on a right one, for which the answer must be empty."""
+    command = published("trtllm")["verify"]["command"]
+    got = f(command)
+    if not isinstance(got, dict):
+        raise Wrong("Return a dictionary: each wrong flag with what is wrong with it.")
+    if "--output_dir" in got:
+        raise Wrong("--output_dir is right: the builder has had it in every version.")
+    for name, fault in FAULTS.items():
+        if name not in got:
+            raise Wrong(f"One more flag of the command is wrong: look {name} up in the builder's published flags.")
+        if got[name] != fault:
+            raise Wrong(f"{name} {fault}: look at the flags of both commands again. You answered {short(got[name])}.")
+    if more := [name for name in got if name not in FAULTS]:
+        raise Wrong(f"{more[0]} is not in the command.")
+    right = "trtllm-build --checkpoint_dir ./checkpoint --output_dir ./engine --use_fused_mlp enable"
+    if (got := f(right)) != {}:
+        raise Wrong(f"Judge the command that you are given: {right!r} has no fault, but you returned {short(got)}.")
+    only = "trtllm-build --checkpoint_dir ./checkpoint --dtype bfloat16"
+    if f(only) != {"--dtype": BELONGS}:
+        raise Wrong(f"In {only!r} only --dtype is wrong: don't return flags that the command hasn't got.")
+
+
+def padding(lengths: Sequence[int], buckets: Sequence[int]) -> float:
+    """Tokens of padding if each prompt goes to the shortest bucket that holds it; infinite if one fits none."""
+    total = 0.0
+    for n in lengths:
+        fitting = [bucket for bucket in buckets if bucket >= n]
+        total += min(fitting) - n if fitting else float("inf")
+    return total
+
+
+def best_buckets(lengths: Sequence[int], most: int) -> list[int]:
+    """The best choice by trying all: bucket lengths are lengths that occur, and the longest is one of them."""
+    *shorter, longest = sorted(set(lengths))
+    tries = itertools.chain.from_iterable(itertools.combinations(shorter, n) for n in range(most))
+    choices: list[list[int]] = [[*some, longest] for some in tries]
+    return min(choices, key=lambda buckets: padding(lengths, buckets))
+
+
+def even(lengths: list[int], most: int) -> list[int]:
+    longest = max(lengths)
+    return [round(longest * (i + 1) / most) for i in range(most)]
+
+
+def quantiles(lengths: list[int], most: int) -> list[int]:
+    ordered = sorted(lengths)
+    return [ordered[-(-len(ordered) * (i + 1) // most) - 1] for i in range(most)]
+
+
+def powers(lengths: list[int], most: int) -> list[int]:
+    return sorted({1 << (n - 1).bit_length() for n in lengths})[-most:]
+
+
+BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
+    "One length for all pads most prompts a lot: you may choose `most` lengths.": lambda n, most: [max(n)],
+    "Evenly spaced lengths ignore where the prompts are: put the lengths where many prompts end.": even,
+    "Equal shares of the prompts leave a few long ones with much padding: padding counts in tokens, not in prompts.": (
+        quantiles
+    ),
+    "A length that no prompt has pads every prompt: choose lengths that occur.": powers,
+}
+
+
+def choose_buckets(f: Function) -> None:
+    """Test on mixes of short chats and long documents. Any choice with the least padding is right."""
+    for _ in range(4):
+        most = source.choice((2, 3))
+        chats = [source.randrange(20, 90) for _ in range(12)]
+        middle = [source.randrange(300, 420) for _ in range(source.randrange(2, 5))]
+        long = [source.randrange(900, 1700) for _ in range(2)]
+        lengths = chats + middle + long
+        source.shuffle(lengths)
+        got, best = f(list(lengths), most), best_buckets(lengths, most)
+        if got is None:
+            expect(lambda *_: None, (lengths, most), best)
+        try:
+            buckets = sorted(int(one) for one in got)
+        except (TypeError, ValueError):
+            raise Wrong("Return a list of whole numbers: the lengths.") from None
+        if len(buckets) > most:
+            raise Wrong(f"You chose {len(buckets)} lengths, but only {most} engines may be built.")
+        if not buckets or max(buckets) < max(lengths):
+            raise Wrong(f"A prompt of {max(lengths)} tokens fits none of your engines: the longest prompt needs one.")
+        if padding(lengths, buckets) > padding(lengths, best):
+            hint = next((h for h, mistake in BUCKET_MISTAKES.items() if same(buckets, mistake(lengths, most))), "")
+            raise Wrong(
+                hint
+                or f"{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
+                f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
+            )
+
+
+EXERCISES = (
+    Exercise(
+        "outline_faults", "ex-outline", 2, 2, 10,
+        "A command is right for one version of one program. The published flags decide, not the memory.",
+        ("The table above the exercise lists the flags of both commands. Look each flag of the line up.",
+         f"Two answers are possible: {BELONGS!r} and {VALUE!r}. --use_fused_mlp takes enable or disable.",
+         "Loop over the words that begin with --, and note those that only the other command has, and those whose "
+         "next word is missing or begins with --."),
+        outline_faults,
+    ),
+    Exercise(
+        "choose_buckets", "ex-buckets", 3, 3, 20,
+        "A static engine is fast at its own length and wastes every token of padding.",
+        ("Which lengths are worth considering? Moving a length down to the next prompt never adds padding.",
+         "Only lengths that occur, and always the longest. Try all combinations, or go through them from short to "
+         "long.",
+         "min(itertools.combinations(sorted(set(lengths)), most) that hold the longest, key=padding)"),
+        choose_buckets,
+    ),
+)  # fmt: skip
