@@ -69,6 +69,19 @@ def test_an_engine_computes_what_torch_computes_without_the_models_code(recipe: 
         assert found.same_argmax == len(prompts)
 
 
+@pytest.mark.parametrize("recipe", [RECIPES[0], RECIPES[3]], ids=str)
+def test_an_optimizer_leaves_fewer_kernels_than_the_graph_has_operators(recipe: Recipe, llama: Llama) -> None:
+    fusion = made(recipe, llama).fusion
+    assert sum(fusion["after"].values()) < sum(fusion["before"].values())
+    if recipe.compiler == "aoti":
+        assert fusion["after"]["aoti_torch_cpu_mm_out"] >= 8  # matrix products stay calls of torch's library
+        assert any(name.startswith("cpp_fused_") for name in fusion["after"])
+        assert fusion["before"]["rms_norm"] == 5
+    else:
+        assert fusion["after"]["FullyConnected"] >= 8
+        assert fusion["after"]["RMS"] == 5
+
+
 def test_a_built_engine_is_taken_from_the_cache(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = made(RECIPES[0], llama)
     monkeypatch.setattr(build, "Stage", None)  # nothing is built
@@ -77,7 +90,7 @@ def test_a_built_engine_is_taken_from_the_cache(llama: Llama, monkeypatch: pytes
     assert (again.folder, (again.folder / build.MANIFEST).stat().st_mtime_ns) == (engine.folder, before)
     assert engine in build.engines()
     assert set(engine.build_s) == {"convert", "compile"}
-    assert {file.name for file in engine.folder.iterdir()} == {"engine.blob", build.MANIFEST}
+    assert {file.name for file in engine.folder.iterdir()} == {"engine.blob", build.FUSION, build.MANIFEST}
 
 
 def test_whatever_decides_an_engine_changes_its_name() -> None:

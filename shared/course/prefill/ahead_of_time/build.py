@@ -31,6 +31,7 @@ COMPILERS = ("openvino", "aoti")
 PRECISIONS = ("float32", "bfloat16", "int8")
 ROOM = "course/prefill/ahead_of_time"
 MANIFEST = "manifest.json"
+FUSION = "fusion.json"  # operators before and kernels after the optimizer, by name
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ class Engine:
     @property
     def bytes(self) -> int:
         return sum(int(noted["bytes"]) for noted in self.manifest["files"].values())
+
+    @property
+    def fusion(self) -> dict[str, dict[str, int]]:
+        """Operators of the graph ("before") and kernels of the engine ("after"): how many of each name."""
+        found: dict[str, dict[str, int]] = json.loads((self.folder / FUSION).read_text())
+        return found
 
     @property
     def build_s(self) -> dict[str, float]:

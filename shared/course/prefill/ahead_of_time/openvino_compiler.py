@@ -9,13 +9,15 @@
 | `import_model` | the runtime's `deserialize_cuda_engine` |
 """
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shared.course.prefill.ahead_of_time.build import Recipe, Stage
+from shared.course.prefill.ahead_of_time.build import FUSION, Recipe, Stage
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
 
 BLOB = "engine.blob"
@@ -64,10 +66,29 @@ def stages(
     def compile_graph(folder: Path) -> None:
         source = "int8.xml" if recipe.precision == "int8" else "graph.xml"
         compiled = ov.Core().compile_model(folder / source, "CPU", settings(recipe.precision, threads))
+        found = {
+            "before": dict(graph_operators(ov.Core().read_model(folder / source))),
+            "after": dict(kernels(compiled)),
+        }
+        (folder / FUSION).write_text(json.dumps(found))
         exported = compiled.export_model()
         (folder / BLOB).write_bytes(exported if isinstance(exported, bytes) else exported.getvalue())
 
     found = [Stage("convert", ("graph.xml", "graph.bin"), convert, kept=False)]
     if recipe.precision == "int8":
         found.append(Stage("quantize", ("int8.xml", "int8.bin"), quantize, kept=False))
-    return (*found, Stage("compile", (BLOB,), compile_graph))
+    return (*found, Stage("compile", (BLOB, FUSION), compile_graph))
+
+
+NO_WORK = ("Const", "Constant", "Parameter", "Result", "Input", "Output")
+
+
+def graph_operators(graph: Any) -> Counter[str]:
+    """The operators of a graph by type, without constants, inputs and outputs."""
+    return Counter(one.get_type_name() for one in graph.get_ordered_ops() if one.get_type_name() not in NO_WORK)
+
+
+def kernels(compiled: Any) -> Counter[str]:
+    """The same of the compiled engine: what its runtime executes one after another."""
+    types = (str(one.get_rt_info()["layerType"].value) for one in compiled.get_runtime_model().get_ordered_ops())
+    return Counter(name for name in types if name not in NO_WORK)

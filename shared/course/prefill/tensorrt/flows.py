@@ -27,7 +27,8 @@ CONFIG = "/labs/config.yml"
 REPORT = (
     "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): "
     "TensorRT-LLM 1.1.0 in tritonserver:25.12-trtllm-python-py3 built engines of Llama-3.1-8B in FP8 (converted in "
-    "22 s, built in 42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: FP8 attention didn't know sm_121."
+    "22 s, built in 42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: its FP8 attention "
+    "did not know sm_121."
 )
 PRECISION = {  # → (the source of weights, flags of the conversion, the GEMM plugin)
     "BF16": ("BF16", {}, "auto"),
