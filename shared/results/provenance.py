@@ -32,7 +32,10 @@ OF_LAB = {
         "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load",
         "course/batching/own_text",
     ),
-    "3.3.3": ("course/prefill/ahead_of_time/*",),
+    "3.3.3": (
+        "course/prefill/ahead_of_time/*", "course/prefill/curve", "course/prefill/experiments", "course/prefill/kit",
+        "course/prefill/mix", "course/prefill/quality",
+    ),
     "3.3.5": (
         "course/gateway/fault_proxy", "course/gateway/five_failures", "course/gateway/grade_run",
         "course/gateway/injections", "course/gateway/naive_gateway", "course/gateway/overload",

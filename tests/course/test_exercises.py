@@ -17,11 +17,13 @@ from tests.wrong_answers import (
     benchmark_traps,
     continuous_batching,
     production_gateway,
+    tensorrt_prefill,
 )
 
 LABS = {
     "3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps),
     "3.3.2": (continuous_batching,),
+    "3.3.3": (tensorrt_prefill,),
     "3.3.5": (production_gateway,),
 }
 ANSWERS = {

@@ -105,29 +105,30 @@ def ttft_otherwise(lengths: list[int], ttft: list[float], queue: list[float]) ->
     return [float(one) for one in found]
 
 
+Flags = dict[str, dict[str, Any]]
 BELONGS, VALUE = "belongs to another command", "needs a value"
 
 
-def faults_fixed(command: str) -> dict[str, str]:
+def faults_fixed(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     return {"--model_dir": BELONGS, "--dtype": BELONGS, "--use_fused_mlp": VALUE}
 
 
-def faults_output(command: str) -> dict[str, str]:
+def faults_output(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     return {"--model_dir": BELONGS, "--output_dir": BELONGS, "--dtype": BELONGS, "--use_fused_mlp": VALUE}
 
 
-def faults_mlp_unknown(command: str) -> dict[str, str]:
+def faults_mlp_unknown(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     return {"--model_dir": BELONGS, "--dtype": BELONGS, "--use_fused_mlp": BELONGS}
 
 
-def faults_no_dtype(command: str) -> dict[str, str]:
+def faults_no_dtype(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     return {"--model_dir": BELONGS, "--use_fused_mlp": VALUE}
 
 
-def faults_otherwise(command: str) -> dict[str, str]:
+def faults_otherwise(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     words, found = [*command.split(), "--"], {}
     for word, following in itertools.pairwise(words):
-        if word in ("--model_dir", "--dtype"):
+        if word in converter.keys() - builder.keys():
             found[word] = BELONGS
         elif word.startswith("--") and following.startswith("--"):
             found[word] = VALUE

@@ -1,8 +1,8 @@
 """What the lab's cells share: the small model's prefill in each number format, its engines, and the prompts.
 
-    kit = Kit(model, machine)
-    engine = kit.build(Recipe("openvino"))
-    with kit.load(engine) as run: ...
+kit = Kit(model, machine)
+engine = kit.build(Recipe("openvino"))
+with kit.load(engine) as run: ...
 """
 
 import functools
@@ -59,14 +59,13 @@ class Kit:
     def prefill(self, recipe: Recipe) -> PrefillModel:
         """The graph that this recipe's compiler is given: OpenVINO converts float32 by itself."""
         module = PrefillModel(self.llama("float32" if recipe.compiler == "openvino" else recipe.precision)).eval()
-        return module.to(self.device) if recipe.compiler == "aoti" else module
+        placed: PrefillModel = module.to(self.device if recipe.compiler == "aoti" else "cpu")
+        return placed
 
     def build(self, recipe: Recipe) -> Engine:
         """The engine of this recipe, from the cache or built now."""
         calibration = self.chats(CALIBRATION_PROMPTS, "calibration") if recipe.precision == "int8" else ()
-        return making.make(
-            recipe, self.prefill(recipe), self.model.sha256("hf"), self.machine.cores, list(calibration)
-        )
+        return making.make(recipe, self.prefill(recipe), self.model.sha256("hf"), self.machine.cores, list(calibration))
 
     def load(self, engine: Engine) -> Loaded:
         """The engine in a process of its own."""

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from shared.course.exercise import Exercise, Function, Wrong, expect, same, short
-from shared.engines.published_flags import published
+from shared.engines.published_flags import flags_of, published
 
 source = random.Random()
 BELONGS, VALUE = "belongs to another command", "needs a value"
@@ -15,7 +15,8 @@ FAULTS = {"--model_dir": BELONGS, "--dtype": BELONGS, "--use_fused_mlp": VALUE}
 def outline_faults(f: Function) -> None:
     """Test on the outline's command, and on a right one, for which the answer must be empty."""
     command = published("trtllm")["verify"]["command"]
-    got = f(command)
+    flags = flags_of("trtllm", "trtllm-build"), flags_of("trtllm", "python convert_checkpoint.py")
+    got = f(command, *flags)
     if not isinstance(got, dict):
         raise Wrong("Return a dictionary: each wrong flag with what is wrong with it.")
     if "--output_dir" in got:
@@ -28,10 +29,10 @@ def outline_faults(f: Function) -> None:
     if more := [name for name in got if name not in FAULTS]:
         raise Wrong(f"{more[0]} is not in the command.")
     right = "trtllm-build --checkpoint_dir ./checkpoint --output_dir ./engine --use_fused_mlp enable"
-    if (got := f(right)) != {}:
+    if (got := f(right, *flags)) != {}:
         raise Wrong(f"Judge the command that you are given: {right!r} has no fault, but you returned {short(got)}.")
     only = "trtllm-build --checkpoint_dir ./checkpoint --dtype bfloat16"
-    if f(only) != {"--dtype": BELONGS}:
+    if f(only, *flags) != {"--dtype": BELONGS}:
         raise Wrong(f"In {only!r} only --dtype is wrong: don't return flags that the command hasn't got.")
 
 

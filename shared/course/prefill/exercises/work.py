@@ -70,9 +70,9 @@ def flops(f: Function) -> None:
 
 def intensities(f: Function) -> None:
     inputs = []
-    for tokens in (1, 64, 2000):
+    for tokens, bytes_per_weight in ((1, 2), (64, 4), (2000, 0.5)):
         weights = source.randrange(10**8, 10**10)
-        inputs.append((tokens, weights, source.choice((0.5, 1, 2, 4)), source.randrange(10**4, 10**5)))
+        inputs.append((tokens, weights, bytes_per_weight, source.randrange(10**4, 10**5)))
 
     def right(tokens: int, weights: int, bytes_per_weight: float, kv_bytes: int) -> float:
         return 2 * weights * tokens / (weights * bytes_per_weight + tokens * kv_bytes)
