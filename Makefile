@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway compare doctor \
+.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -28,6 +28,9 @@ model: setup # torch and the small model: all that `make check` needs
 engines: setup ## install the small model and all engines (images and weights where engines run in containers)
 	@$(PY) -m environment.install
 
+open-webui: setup ## install Open WebUI for lab 3.3.6, in an environment of its own (1 GB; optional)
+	@$(PY) -m environment.install open-webui
+
 lab: setup ## start here: open JupyterLab as soon as one engine is ready, and install the others meanwhile
 	@$(PY) -m environment.start_jupyterlab
 
@@ -44,7 +47,7 @@ UNIT := not engine and not browser and not drill
 TESTS := $(if $(LAB),tests/course,tests)
 NOTEBOOKS := $(if $(LAB),$(wildcard labs/lab-$(LAB)-*.ipynb solutions/lab-$(LAB)-*.ipynb),labs solutions)
 
-test: engines lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
+test: engines open-webui lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
 	@$(if $(NOTEBOOKS),,echo "There is no lab $(LAB). Fix: name one that is in solutions/, as in make test LAB=3.3.2"; exit 2)
 	@$(PY) -m environment.browser
 	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" $(TESTS)
@@ -91,6 +94,9 @@ bench-client: setup ## measure the error and the cost of the labs' client, aioht
 bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM's router (6 minutes; ARGS=--quick)
 	@$(PY) -m tests.bench.gateway $(ARGS)
 
+bench-webui: open-webui ## measure our chat page beside a naive one and Open WebUI in Chromium (5 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.webui_render $(ARGS)
+
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
 
@@ -114,4 +120,4 @@ down: setup ## end all engines that the labs started
 
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines models build-tools bench tools logs run || true
+	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines open-webui* models build-tools bench tools logs run || true

@@ -154,7 +154,11 @@ def beside() -> dict[str, Any]:
                 # Read only at the first start and copied into a database. Change them later in the web UI's settings.
                 "OPENAI_API_BASE_URL=${OPENAI_API_BASE_URL:-http://vllm:8000/v1}",
                 "OPENAI_API_KEY=${OPENAI_API_KEY:-none}",
-                "WEBUI_SECRET_KEY=${WEBUI_SECRET_KEY:?set it to a long secret, always the same one}",
+                "OLLAMA_BASE_URL=${OLLAMA_BASE_URL:-http://ollama:11434}",
+                # Its sessions are signed with a secret. Where none is given, the first start makes one and keeps it in
+                # the volume. A variable that must be set (":?") would stop every profile of this file.
+                "WEBUI_SECRET_KEY",
+                "WEBUI_SECRET_KEY_FILE=/app/backend/data/secret_key",
             ],
             "volumes": ["webui:/app/backend/data"],
         },

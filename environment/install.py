@@ -21,6 +21,7 @@ from environment.engines.ollama import recipe as ollama
 from environment.engines.sglang import recipe as sglang
 from environment.engines.vllm import recipe as vllm
 from environment.install_steps import Job, Step
+from environment.open_webui import recipe as open_webui
 from environment.pause_builds import Quiet, Stopped
 from environment.small_model import named
 from environment.small_model import recipe as small_model
@@ -37,7 +38,10 @@ ENGINES = [
     dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
     for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
 ]
-STEPS: dict[str, Step] = {step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
+OPTIONAL = (open_webui.STEP,)  # installed only where they are named
+STEPS: dict[str, Step] = {
+    step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES, *OPTIONAL)
+}
 
 # The steps for a machine whose engines run in containers: torch, and the small model that the labs compute with it.
 BESIDE_CONTAINERS = ("torch", "models/smollm2-135m-instruct")
@@ -215,7 +219,7 @@ def one_at_a_time() -> contextlib.AbstractContextManager[None]:
 
 
 def choose(names: list[str]) -> dict[str, Step]:
-    """The named steps and all steps that they need. Without names: all steps that this machine needs.
+    """The named steps and all steps that they need. Without names: all that this machine needs, without optional ones.
 
     Raises LabError if there is no step of that name.
     """
@@ -223,7 +227,7 @@ def choose(names: list[str]) -> dict[str, Step]:
         names = list(BESIDE_CONTAINERS)
     if unknown := [name for name in names if name not in STEPS]:
         raise LabError(f"No such step: {', '.join(unknown)}.", f"name one of: {', '.join(STEPS)}")
-    wanted = list(names or STEPS)
+    wanted = list(names or (name for name, step in STEPS.items() if step not in OPTIONAL))
     for name in wanted:  # the list grows during this loop
         wanted += [other for other in (*STEPS[name].after, *STEPS[name].verify_after) if other not in wanted]
     return {name: step for name, step in STEPS.items() if name in wanted}

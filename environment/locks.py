@@ -65,6 +65,11 @@ LOCKS = (
         (f"{HERE}/gateway/requirements.in",),
         ("--constraints", f"{HERE}/requirements.lock"),
     ),
+    Lock(
+        f"{HERE}/open_webui/requirements.lock",
+        (f"{HERE}/open_webui/requirements.in", f"{HERE}/open_webui/overrides.txt"),
+        ("--overrides", f"{HERE}/open_webui/overrides.txt"),
+    ),
     *(Lock(f"{PEERS}/{name}.lock", (f"{PEERS}/{name}.in",)) for name in ("litellm", "vllm_router")),
 )
 

@@ -14,11 +14,11 @@ import torch
 
 from environment.eagle3_head.prompts import HELD_OUT
 from environment.eagle3_head.train_head import HERE
-from environment.eagle3_head.write_text import TEXT, folder
+from environment.eagle3_head.write_text import TEXT
 from shared import files, hardware, models
 from shared.course.speculation.eagle3 import acceptance, head_files, training_text
 from shared.course.speculation.eagle3.head import Eagle3Head
-from shared.course.speculation.eagle3.target_states import TargetStates
+from shared.course.speculation.eagle3.target_states import LiveStates, TargetStates
 from shared.course.speculation.eagle3.training_text import TrainingText
 from shared.hardware.processor import processor_name, torch_dtype
 from shared.models.llama import Llama
@@ -30,7 +30,6 @@ STEPS = 5
 def table(head: Eagle3Head, llama: Llama, text: TrainingText, states: TargetStates, answers: int) -> list[str]:
     """One line a group: positions, accuracy of each guess, share of drafts whose first k guesses are all right."""
     chosen = {group: text.rows(held_out=True, group=group)[:answers] for group in training_text.GROUPS}
-    states.compute(llama, [row for rows in chosen.values() for row in rows])
     found = {
         group: acceptance.measure(head, llama.embedding, text, states, rows, STEPS) for group, rows in chosen.items()
     }
@@ -61,7 +60,7 @@ def facts(head: Eagle3Head, text: TrainingText) -> list[str]:
         f"- Head: {parameters:,} parameters, {size / 1e6:.1f} MB in BF16, {head.shape.draft_vocabulary:,} draft tokens "
         f"of {head.shape.vocabulary:,}, MLP of {head.shape.intermediate}.",
         f"- Trained on {run['answers']:,} answers with {run['tokens']:,} tokens: {run['updates']:,} updates of "
-        f"{run['rows_a_batch']} answers, {run['processor_s']:,} s of processor time ({run['processor']}).",
+        f"{run['rows_a_batch']} answers, {run['seconds']:,} s ({run['device']}).",
         f"- The text file holds {len(rows):,} answers with {text.answer_tokens(rows):,} tokens for training, and "
         f"{len(held):,} with {text.answer_tokens(held):,} tokens held out; {stored / 1e6:.1f} MB.",
     ]
@@ -75,12 +74,11 @@ def main() -> None:
     llama = Llama.load(model.weights("hf"), torch.bfloat16)
     text = training_text.load(TEXT)
     head = head_files.load(HERE, head_files.read_config(model.weights("hf")))
-    states = TargetStates(folder(), text, llama.hidden)
     measured = [
         *facts(head, text),
         f"- Measured on {time.strftime('%F')} with {processor_name()}, matrix products in {torch_dtype()}.",
         "",
-        *table(head, llama, text, states, asked.answers),
+        *table(head, llama, text, LiveStates(llama, text), asked.answers),
     ]
     card: Path = HERE / "README.md"
     before, _, rest = card.read_text().partition(BEGIN)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import aiohttp
+import numpy as np
 
 from environment.eagle3_head.prompts import Prompt, prompts
 from shared import hardware, models, paths
@@ -63,7 +64,8 @@ def written_earlier(where: Path) -> tuple[set[int], int]:
     text = packed()
     lengths = {answer["number"]: len(answer["answer"]) for answer in read(where)}
     if text is not None:
-        lengths |= {int(number): len(text.answer(row)) for row, number in enumerate(text.numbers)}
+        each = np.diff(text.starts) - text.prompt_tokens
+        lengths |= dict(zip(text.numbers.tolist(), each.tolist(), strict=True))
     return set(lengths), sum(lengths.values())
 
 

@@ -158,7 +158,11 @@ class History:
         return int(self.rows(below, message)[0]["leaf"])
 
     def search(self, words: str, limit: int = 50) -> list[Row]:
-        """Messages with all these words (the last may be unfinished), best first. \\x01 and \\x02 enclose a hit."""
+        """Messages with all these words (the last may be unfinished), best first.
+
+        A row has the message's id, role and created; its chat, that chat's title, and `opens`, the chat that the page
+        shows (the left one of a pair); and a snippet of about 16 words, in which \\x01 and \\x02 enclose a hit.
+        """
         # TODO: quote each word, so that none of its characters is an operator of FTS5
         raise NotImplementedError("history: quote each word, so that none of its characters is an operator of FTS5")
 

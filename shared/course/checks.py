@@ -27,7 +27,7 @@ from shared.errors import LabError
 
 SIGNS = {"correct": "✔", "incorrect": "✘", "not attempted": "○", "hint": "→", "solution": "→"}
 COLOURS = {"correct": "#1a7f37", "incorrect": "#cf222e"}
-MARKER = re.compile(r"^\s*# (BEGIN|END) SOLUTION.*\n?", re.M)
+MARKER = re.compile(r"^\s*(?:#|//) (BEGIN|END) SOLUTION.*\n?", re.M)
 
 
 @dataclass(frozen=True, repr=False)

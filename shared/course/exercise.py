@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LIMIT_S = 5.0  # of one judgement; a right answer passes its test within milliseconds
+PROGRAM_LIMIT_S = 60.0  # of one that starts another program (node), which has a limit of its own
 NEAR = 1e-6  # relative: allows for another order of operations, not for another formula
 
 Function = Callable[..., Any]
@@ -73,8 +74,9 @@ def judge(exercise: Exercise, function: object) -> Judgement:
     """Test the student's function. Whatever it raises becomes part of the judgement, except KeyboardInterrupt."""
     if not callable(function):
         return Judgement("not attempted", f"{exercise.function} is not a function. Run {exercise.place} again.")
+    limit_s = PROGRAM_LIMIT_S if exercise.file.endswith(".js") else LIMIT_S
     try:
-        with time_limit(LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
+        with time_limit(limit_s), contextlib.redirect_stdout(io.StringIO()):
             exercise.test(function)
     except NotImplementedError as e:
         still_open = traceback.extract_tb(e.__traceback__)[-1].name
@@ -84,7 +86,7 @@ def judge(exercise: Exercise, function: object) -> Judgement:
     except Wrong as hint:
         return Judgement("incorrect", str(hint))
     except TooSlow:
-        return Judgement("incorrect", f"{exercise.function} did not return within {LIMIT_S:g} s. Does every loop end?")
+        return Judgement("incorrect", f"{exercise.function} did not return within {limit_s:g} s. Does every loop end?")
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # a student's function may raise anything, SystemExit included

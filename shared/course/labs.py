@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from shared.course import cell_times, checks, milestones, registry
-from shared.course.guesses import guess_beside_result, record_guesses
+from shared.course.own_words import conclude, guess_beside_result, record_guesses
 from shared.engines import Flags
 from shared.errors import LabError
 from shared.launch.launcher import alone
@@ -165,6 +165,15 @@ class OpenLab:
     def show_milestone(self) -> None:
         """Display the milestone with a button that tests the claims again."""
         milestones.live(self.number)
+
+    def conclude(self, text: str, *evidence: str) -> Table | None:
+        """Record your conclusion, and return it beside the results that it rests on.
+
+        `evidence` are keys of results, or their beginnings: `lab.conclude(my_conclusion, "load/users-16")`. The
+        milestone shows the conclusion. An empty text is not recorded. Raises LabError if no result is named, or if
+        one doesn't exist.
+        """
+        return conclude(self.number, text, evidence)
 
     def write_timeline(self, key: str) -> Path:
         """Write the requests of the load under `key` as a timeline, and return its file.

@@ -6,6 +6,8 @@
 
 Every judgement loads a merged copy in which only the judged function is the student's. So an open exercise does not
 decide the judgement of another one.
+
+An exercise in JavaScript is a module of its own, which exports its function. It is judged alone, and merged as a file.
 """
 
 import ast
@@ -20,12 +22,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shared import paths
-from shared.course.exercise import Exercise, Function, Judgement, judge, not_attempted
+from shared import javascript, paths
+from shared.course.exercise import Exercise, Function, Judgement, Wrong, judge, not_attempted
 from shared.course.registry import Lab
 
 Package = dict[str, ModuleType]  # the modules by their name in the package, such as "relay"
 MARK = "__starter_package__"  # in a loaded module: the package that it belongs to
+IGNORED = ("__pycache__", ".*", "yours-*")
+LEFT_OUT = shutil.ignore_patterns(*IGNORED)
+
+
+class Module:
+    """A function that a JavaScript module exports. A test calls it with a scene, in which the function is `f`."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.__name__, self.text = name, text
+
+    def __call__(self, scene: str, data: object = None) -> Any:
+        """What the scene returns. Raises Wrong for an error in it."""
+        found = javascript.run(self.text, self.__name__, scene, data)
+        if "error" in found:
+            raise Wrong(f"{self.__name__} failed: {found['error']}.")
+        return found["result"]
 
 
 def folder(lab: Lab) -> Path:
@@ -40,8 +58,9 @@ def reference_folder(lab: Lab) -> Path:
 
 def judge_own(lab: Lab, exercise: Exercise) -> Judgement:
     """Judge the student's function as its file is on disk now. Unchanged files are not judged again."""
+    pattern = "*.py" if exercise.file.endswith(".py") else Path(exercise.file).relative_to(lab.starter)
     try:
-        files = {file.name: file.read_text() for file in sorted(folder(lab).glob("*.py"))}
+        files = {file.name: file.read_text() for file in sorted(folder(lab).glob(str(pattern)))}
     except (OSError, UnicodeDecodeError) as e:
         return Judgement("incorrect", f"The folder {lab.starter} can't be read: {e}.")
     return judged(lab, exercise, tuple(files.items()))
@@ -53,6 +72,9 @@ def judged(lab: Lab, exercise: Exercise, files: tuple[tuple[str, str], ...]) -> 
     text = dict(files).get(Path(exercise.file).name)
     if text is None:
         return Judgement("incorrect", f"{exercise.file} is missing: git checkout labs/{exercise.file} restores it.")
+    if exercise.file.endswith(".js"):
+        open_yet = is_open_module(text, exercise)
+        return not_attempted(exercise) if open_yet else judge(exercise, Module(exercise.function, text))
     try:
         source = function_source(text, qualified(exercise))
     except SyntaxError as e:
@@ -71,12 +93,16 @@ def judged(lab: Lab, exercise: Exercise, files: tuple[tuple[str, str], ...]) -> 
 
 def reference(lab: Lab, exercise: Exercise) -> Function:
     """The reference's function."""
+    if exercise.file.endswith(".js"):
+        return Module(exercise.function, reference_source(lab, exercise))
     return function_of(reference_package(lab), exercise)
 
 
 def reference_source(lab: Lab, exercise: Exercise) -> str:
-    """The source of the reference's function."""
+    """The source of the reference's function; for one in JavaScript its whole module."""
     text = (lab.solution.parent / exercise.file).read_text()
+    if exercise.file.endswith(".js"):
+        return text
     found = function_source(text, qualified(exercise))
     assert found is not None, f"{exercise.file} has no {qualified(exercise)}"
     return found
@@ -125,11 +151,15 @@ def installed(lab: Lab, exercise: Exercise, function: Function) -> Iterator[Pack
 def merge(lab: Lab, own: Collection[str], into: Path) -> Path:
     """Copy the starter code to `into`, and return the copy's folder.
 
-    Its files are the student's. Each exercise that is not in `own` is replaced by the reference's function. A file
-    that is missing, can't be parsed or lacks an exercise's function is the reference's as a whole.
+    Its files are the student's. Each exercise that is not in `own` is replaced by the reference's function, or by the
+    reference's module in JavaScript. A Python file that is missing, can't be parsed or lacks an exercise's function is
+    the reference's as a whole.
     """
     theirs, right, copy = folder(lab), reference_folder(lab), into / lab.starter
-    shutil.copytree(right, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(right, copy, ignore=LEFT_OUT)
+    if theirs.is_dir():
+        modules = {Path(one.file).name for one in lab.exercises if one.file.endswith(".js") and one.function not in own}
+        shutil.copytree(theirs, copy, ignore=shutil.ignore_patterns(*IGNORED, "*.py", *modules), dirs_exist_ok=True)
     for file in theirs.glob("*.py"):
         with contextlib.suppress(SyntaxError, UnicodeDecodeError):
             text, whole = file.read_text(), True
@@ -176,6 +206,11 @@ def is_open(source: str) -> bool:
         and node.exc.func.id == "NotImplementedError"
         for node in ast.walk(ast.parse(source))
     )
+
+
+def is_open_module(text: str, exercise: Exercise) -> bool:
+    """Whether this JavaScript module still throws the starter code's error."""
+    return f'throw new Error("{Path(exercise.file).stem}: ' in text
 
 
 def function_source(text: str, name: str) -> str | None:

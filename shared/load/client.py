@@ -193,10 +193,10 @@ async def stream(
 ) -> Trace:
     """POST `body` with `stream: true` to an endpoint of OpenAI's API or Ollama's, and return the trace.
 
-    The path decides the dialect: /api/ is Ollama's. `connections` keeps connections open for the next request; without
-    it, each request opens its own. `api_key` goes into the Authorization header. A fault of the server never raises: a
-    refused connection, an HTTP error, an error event, a reset or a time limit is in `Trace.error`. Cancelling closes
-    the connection at once.
+    The path decides the dialect (`streams.is_ollama`). `connections` keeps connections open for the next request;
+    without it, each request opens its own. `api_key` goes into the Authorization header. A fault of the server never
+    raises: a refused connection, an HTTP error, an error event, a reset or a time limit is in `Trace.error`. Cancelling
+    closes the connection at once.
     """
     return (await exchange(url, body, limits, connections, api_key=api_key)).trace()
 
@@ -217,7 +217,7 @@ async def exchange(
     limits = limits or Limits()
     parts = urlsplit(url)
     full = {**body, "stream": True}
-    if not parts.path.startswith("/api/"):
+    if not streams.is_ollama(parts.path):
         full["stream_options"] = {"include_usage": True}
     payload = json.dumps(full).encode()
     key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""

@@ -96,6 +96,7 @@ class Load:
     max_tokens: int = 64  # of each answer; an exact length where the engine can be held to one
     warmup: bool = True  # a few short requests beforehand, which don't count
     limits: Limits | None = None
+    temperature: float = 0  # 0: greedy
 
     @property
     def title(self) -> str:
@@ -107,6 +108,8 @@ class Load:
         """The settings that a result records. An earlier result is reused only if they are equal."""
         kind = "closed" if isinstance(self.rhythm, Closed) else "open"
         rhythm = {"about_cache": self.prompts.about_cache, "kind": kind, **asdict(self.rhythm)}
+        if self.temperature:
+            rhythm["temperature"] = self.temperature
         return {"prompts": self.prompts.name, "max_tokens": self.max_tokens, "load": rhythm}
 
 

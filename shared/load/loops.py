@@ -41,10 +41,10 @@ Drive = Callable[[Load, Send, tqdm], Coroutine[Any, Any, list[Sent]]]
 def run(load: Load) -> Run:
     """Run the load to its end, and return every trace.
 
-    Answers are greedy. Requests that are under way when the time is over are awaited and count, because throughput is
-    computed from the first request sent to the end of the last answer. Connections are reused, and answers are read
-    after all have ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and
-    LabError if no request succeeds. Single failures stay in the traces.
+    Requests that are under way when the time is over are awaited and count, because throughput is computed from the
+    first request sent to the end of the last answer. Connections are reused, and answers are read after all have
+    ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and LabError if no
+    request succeeds. Single failures stay in the traces.
     """
     engine, rhythm = load.engine, load.rhythm
     closed = rhythm if isinstance(rhythm, Closed) else None
@@ -58,8 +58,8 @@ def run(load: Load) -> Run:
 
     async def send(tokens: int, scheduled_ns: int | None) -> Sent:
         body = {
-            "model": engine.served_name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
-            **engine.spec.exact_length,
+            "model": engine.served_name, "messages": next(supply), "max_tokens": tokens,
+            "temperature": load.temperature, **engine.spec.exact_length,
         }  # fmt: skip
         return await exchange(url, body, load.limits, connections), scheduled_ns
 
@@ -84,7 +84,8 @@ def run(load: Load) -> Run:
             users=closed.users if closed else most_at_once(traces),
             engine=engine.provenance(),
             client_cpu_share=round(cpu_s / took_s, 4),
-            counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
+            # A counter that an engine shows only after its first event began at 0.
+            counted={name: after[name] - before.get(name, 0.0) for name in after} if before else {},
             client_lag_ms=spread_of_lag(lag),
             # A container's processes are not below its watchdog, so they would count as others.
             others_cpu_share=None if engine.container else round(others_share, 4),

@@ -91,11 +91,12 @@ class Llama:
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> "Llama":
-        """Load a Hugging Face folder: config.json, model.safetensors, tokenizer.json with its template."""
+        """Load a Hugging Face folder (config.json, model.safetensors, tokenizer.json) onto torch's default device."""
         from transformers import AutoTokenizer
 
         torch.set_num_threads(min(torch.get_num_threads(), detect().cores))  # torch ignores CPU quotas
-        weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+        device, stored = torch.get_default_device(), load_file(folder / "model.safetensors")
+        weights = {name: tensor.to(device, dtype) for name, tensor in stored.items()}
         config = json.loads((folder / "config.json").read_text())
         config |= json.loads((folder / "generation_config.json").read_text())  # lists all tokens that end an answer
         return cls(config, weights, AutoTokenizer.from_pretrained(folder))

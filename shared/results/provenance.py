@@ -36,10 +36,20 @@ OF_LAB = {
         "course/prefill/ahead_of_time/*", "course/prefill/curve", "course/prefill/experiments", "course/prefill/kit",
         "course/prefill/mix", "course/prefill/quality",
     ),
+    "3.3.4": (
+        "course/speculation/choose", "course/speculation/draft_and_verify", "course/speculation/drafts",
+        "course/speculation/exactness", "course/speculation/experiments", "course/speculation/train_a_head",
+        "course/speculation/eagle3/*",
+    ),
     "3.3.5": (
         "course/gateway/fault_proxy", "course/gateway/five_failures", "course/gateway/grade_run",
         "course/gateway/injections", "course/gateway/naive_gateway", "course/gateway/overload",
         "course/gateway/running", "course/gateway/seven_faults/*",
+    ),
+    "3.3.6": (
+        "course/webui/ollama_api", "course/webui/chat_widget", "course/webui/browser_checks",
+        "course/webui/in_chromium/*", "course/webui/render_lag", "course/webui/own_renderer",
+        "course/webui/open_webui", "course/webui/open_webui_experiments", "course/webui/student_webui",
     ),
 }  # fmt: skip
 

@@ -161,7 +161,7 @@ def test_a_server_that_is_silent_is_given_up() -> None:
 COUNTED = {
     "llamacpp": {
         "running": 0, "waiting": 0, "prompt_tokens": 310, "cached_tokens": 0, "generated_tokens": 73,
-        "accepted_draft_tokens": 0,
+        "verifications": 0, "draft_tokens": 0, "accepted_draft_tokens": 0,
     },
     "vllm": {
         "running": 0, "waiting": 0, "prompt_tokens": 306, "cached_tokens": 0, "generated_tokens": 73,

@@ -49,7 +49,7 @@ def test_each_row_is_the_prompt_of_its_number_and_an_answer(text: TrainingText, 
         assert training_text.GROUPS[text.groups[row]] == prompt.group
         assert bool(text.held_out[row]) == prompt.held_out
         assert text.temperatures[row] == np.float32(prompt.temperature)
-        if number % 25 == 0:  # the tokenizer takes milliseconds
+        if number % 400 == 0:  # the tokenizer takes milliseconds
             shown = own.apply_chat_template(chat(model, prompt.question), add_generation_prompt=True, tokenize=False)
             ids = own.encode(shown, add_special_tokens=False)
             assert text.row(row)[: text.prompt_tokens[row]].tolist() == ids

@@ -280,6 +280,7 @@ def hear(caller: Caller, received_ns: int) -> None:
         "connection": caller.number,
         "head": head.decode("latin-1"),
         "asked": str(asked.get("messages"))[-40:],
+        "temperature": asked.get("temperature"),
         "received_ns": received_ns,
         "closed_ns": None,
         "sends": [],

@@ -9,16 +9,15 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-from aiohttp import web
 
 from shared import paths
+from shared.course.webui.in_chromium.ollama_relay import LAST, OllamaRelay, line, said
 from shared.launch.process import Guarded
 from shared.processes import descendants, free_port
 
@@ -49,7 +48,7 @@ class WebUI:
         return {"status": response.status_code, **found}
 
     def new_chat(self, *targets: str, **more: Any) -> int:
-        lanes = self.api("POST", "/api/chats", {"targets": targets or ["ollama:scripted"], **more})["lanes"]
+        lanes = self.api("POST", "/api/chats", {"targets": targets or ["ollama:simulated"], **more})["lanes"]
         return int(lanes[0]["id"])
 
     def ask(self, chat: int, text: str, **more: Any) -> int:
@@ -106,76 +105,34 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
     return found
 
 
-def said(text: str) -> bytes:
-    return json.dumps({"message": {"content": text}}, ensure_ascii=False).encode() + b"\n"
-
-
-LAST = {
-    "message": {"content": ""},
-    "done": True,
-    "done_reason": "stop",
-    "prompt_eval_count": 7,
-    "eval_count": 3,
-    "eval_duration": 10**8,
-}
-
-
-class Scripted:
+class Scripted(OllamaRelay):
     """What speaks Ollama's /api/chat as a test prescribes. It notices when a client hangs up."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.requests: list[dict[str, Any]] = []
-        self.open = 0
-        self.blocks: list[bytes] = [said("Hello."), json.dumps(LAST).encode() + b"\n"]
-        self.gap_s = 0.0
-        self.status = 200
-        self.hang = False  # after the blocks: send nothing, and keep the connection
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
-        self.thread.start()
-        assert self.ready.wait(10)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(port=port)
+        self.script = self.play
+        self.gap_s, self.hang = 0.0, False  # hang: after the blocks send nothing, and keep the connection
+        self.text("Hello.")
+        self.start()
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """What was asked, the newest last."""
+        return [one.body for one in self.asked]
 
     def text(self, text: str, piece: int = 4) -> None:
         """Answer with this text, in pieces of so many characters."""
         self.blocks = [said(text[at : at + piece]) for at in range(0, len(text), piece)]
-        self.blocks.append(json.dumps(LAST).encode() + b"\n")
+        self.blocks.append(line(LAST))
 
     def reset(self) -> None:
-        self.requests.clear()
+        self.asked.clear()
         self.gap_s, self.status, self.hang = 0.0, 200, False
         self.text("Hello.")
 
-    async def serve(self) -> None:
-        app = web.Application()
-        app.router.add_post("/api/chat", self.chat)
-        app.router.add_get("/api/tags", self.tags)
-        app.router.add_get("/api/ps", self.ps)
-        runner = web.AppRunner(app, handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        self.ready.set()
-        await asyncio.Event().wait()
-
-    async def tags(self, _: web.Request) -> web.Response:
-        return web.json_response({"models": [{"name": "scripted", "size": 10**8, "details": {}}]})
-
-    async def ps(self, _: web.Request) -> web.Response:
-        loaded = {"name": "scripted", "size": 10**8, "size_vram": 0, "context_length": 4096}
-        return web.json_response({"models": [{**loaded, "expires_at": "2126-01-01T00:00:00Z"}]})
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(await request.json())
-        response = web.StreamResponse(status=self.status, headers={"content-type": "application/x-ndjson"})
-        self.open += 1
-        try:
-            await response.prepare(request)
-            for block in list(self.blocks):
-                await response.write(block)
-                await asyncio.sleep(self.gap_s)
-            if self.hang:
-                await asyncio.sleep(3600)
-            return response
-        finally:
-            self.open -= 1
+    async def play(self) -> AsyncIterator[bytes]:
+        for block in list(self.blocks):
+            yield block
+            await asyncio.sleep(self.gap_s)
+        if self.hang:
+            await asyncio.sleep(3600)

@@ -1,6 +1,7 @@
 """The exact docker commands, and that each engine's published command line has every flag in them."""
 
 import json
+import re
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -76,6 +77,11 @@ def test_the_spark_is_told_what_keeps_its_memory_safe() -> None:
         if engine == "vllm":
             assert int(said["--kv-cache-memory-bytes"]) == start.kv_bytes > 0
         assert not [word for word in command if word.startswith("--restart")]
+
+
+def test_no_profile_of_compose_needs_a_variable_of_another() -> None:
+    """docker compose fills in the variables of all services, whichever profile is asked for."""
+    assert re.findall(r"\$\{\w+:?\?", compose.compose()) == []
 
 
 def test_compose_says_the_same_as_the_specs() -> None:

@@ -77,6 +77,15 @@ def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
     assert max(r["closed_ns"] for r in records[:3]) <= min(t.sent_ns for t in run.traces)
 
 
+@pytest.mark.parametrize(("more", "recorded"), [({}, None), ({"temperature": 0.7}, 0.7)])
+def test_answers_are_greedy_unless_the_load_has_a_temperature(
+    engine: TruthEngine, more: dict[str, float], recorded: float | None
+) -> None:
+    run = load.run(Load(engine, PROMPTS, Closed(users=1, requests=1), max_tokens=2, warmup=False, **more))
+    assert [record["temperature"] for record in engine.records()] == [recorded or 0]
+    assert run.load.get("temperature") == recorded
+
+
 def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
     """Each third answer is an immediate error. If it counted, it would make the engine look fast."""
     engine.plan(fault="500", every=3, ttft_s=0.05)

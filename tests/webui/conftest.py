@@ -1,5 +1,6 @@
 """Servers of the page that the tests of this folder share: in front of a scripted engine, and of the real Ollama."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from tests.helpers.webui import Scripted, WebUI, running
 
 @pytest.fixture(scope="session")
 def scripted_engine() -> Scripted:
-    return Scripted()
+    return Scripted(int(os.environ.get("WEBUI_ENGINE_PORT", "0")))
 
 
 @pytest.fixture

@@ -193,11 +193,11 @@ def test_a_message_of_another_chat_is_refused(ui: WebUI, scripted: Scripted) -> 
 
 
 def test_compare_asks_both_and_keeps_them_as_one_entry(ui: WebUI, scripted: Scripted) -> None:
-    lanes = ui.api("POST", "/api/chats", {"targets": ["ollama:scripted", "ollama:other"]})["lanes"]
+    lanes = ui.api("POST", "/api/chats", {"targets": ["ollama:simulated", "ollama:other"]})["lanes"]
     left, right = (lane["id"] for lane in lanes)
     for lane in (left, right):
         ui.whole(ui.ask(lane, "The same question"))
-    assert [request["model"] for request in scripted.requests] == ["scripted", "other"]
+    assert [request["model"] for request in scripted.requests] == ["simulated", "other"]
     listed = [chat["id"] for chat in ui.api("GET", "/api/chats")["chats"]]
     assert left in listed
     assert right not in listed

@@ -1,15 +1,25 @@
-"""What any chat page must do, by its address and a few selectors: ours, and the plain one that the lab starts from."""
+"""What any chat page must do, by its address and a few selectors: ours, and the plain one that the lab starts from.
 
+A third one, such as the UI of an earlier course, is named by variables. Its Ollama is then 127.0.0.1:WEBUI_ENGINE_PORT:
+
+    WEBUI_ENGINE_PORT=11435 WEBUI_PAGE_URL=http://127.0.0.1:8501 WEBUI_PAGE_PROMPT=textarea WEBUI_PAGE_SEND="" \\
+        WEBUI_PAGE_ANSWER=.assistant WEBUI_PAGE_STOP=button.stop python -m pytest tests/webui/test_any_chat_page.py
+
+A variable that is left out stands for our page's selector, an empty SEND for the Enter key, an empty STOP for a page
+without that button. test_open_webui.py runs the checks of the lab against Open WebUI.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from shared.course.webui.in_chromium.chat_page import ChatPage
 from shared.launch.process import Guarded
 from shared.processes import free_port
 from tests.helpers.webui import TREE, Scripted, WebUI, wait_for
@@ -17,15 +27,9 @@ from tests.helpers.webui import TREE, Scripted, WebUI, wait_for
 pytestmark = pytest.mark.browser
 
 
-@dataclass(frozen=True)
-class ChatPage:
-    """A chat page, and how to find its parts. An empty `stop`: it has no stop button."""
-
-    url: str
-    prompt: str = "#prompt"
-    send: str = "#send"
-    answer: str = ".message.assistant .body"
-    stop: str = ""
+PARTS = ("prompt", "send", "answer", "stop", "ready")
+GIVEN = {part: os.environ[name] for part in PARTS if (name := f"WEBUI_PAGE_{part.upper()}") in os.environ}
+YOURS = os.environ.get("WEBUI_PAGE_URL", "")
 
 
 @pytest.fixture
@@ -44,18 +48,21 @@ def baseline(scripted: Scripted, tmp_path: Path) -> Iterator[ChatPage]:
                 return False
 
         wait_for(answers)
-        yield ChatPage(f"http://127.0.0.1:{port}", answer="p.assistant")
+        yield ChatPage("plain", f"http://127.0.0.1:{port}", answer="p.assistant", stop="")
     finally:
         process.end()
 
 
-@pytest.fixture(params=["baseline", "ours"])
+@pytest.fixture(params=["baseline", "ours", *(["yours"] if YOURS else [])])
 def chat(request: pytest.FixtureRequest) -> ChatPage:
+    if request.param == "yours":
+        request.getfixturevalue("scripted")
+        return ChatPage("yours", YOURS, **{"ready": "", **GIVEN})  # type: ignore[arg-type]
     if request.param == "baseline":
         found: ChatPage = request.getfixturevalue("baseline")
         return found
     ui: WebUI = request.getfixturevalue("ui")
-    return ChatPage(ui.url, stop="#stop")
+    return ChatPage("webui", ui.url)
 
 
 @pytest.fixture
@@ -63,29 +70,34 @@ def page(chromium: Browser, chat: ChatPage) -> Iterator[Page]:
     page = chromium.new_page()
     page.add_init_script("window.hits = []; window.hit = () => hits.push('ran')")
     page.goto(chat.url)
-    expect(page.locator("select option").first).to_be_attached()
+    if chat.ready:
+        expect(page.locator(chat.ready).first).to_be_attached()
     yield page
     page.close()
 
 
 def ask(page: Page, chat: ChatPage, text: str) -> None:
-    page.locator(chat.prompt).fill(text)
-    page.locator(chat.send).click()
+    page.locator(chat.prompt).last.fill(text)
+    if chat.send:
+        page.locator(chat.send).last.click()
+    else:
+        page.locator(chat.prompt).last.press("Enter")
 
 
 def test_it_sends_and_streams(page: Page, chat: ChatPage, scripted: Scripted) -> None:
     scripted.text("One two three four five.")
     scripted.hang, scripted.blocks = True, scripted.blocks[:2]
     ask(page, chat, "Count.")
-    expect(page.locator(chat.answer)).to_contain_text("One two")  # while the engine is still at it
+    expect(page.locator(chat.answer).last).to_contain_text("One two")  # while the engine is still at it
     assert scripted.open == 1
     assert scripted.requests[-1]["messages"][-1]["content"] == "Count."
 
 
 def test_it_keeps_the_conversation(page: Page, chat: ChatPage, scripted: Scripted) -> None:
     ask(page, chat, "First")
-    expect(page.locator(chat.answer)).to_contain_text("Hello.")
-    page.locator(chat.send).click(trial=True)
+    expect(page.locator(chat.answer).last).to_contain_text("Hello.")
+    if chat.send:
+        page.locator(chat.send).last.click(trial=True)
     ask(page, chat, "Second")
     expect(page.locator(chat.answer)).to_have_count(2)
     wait_for(lambda: len(scripted.requests) == 2)
@@ -95,7 +107,7 @@ def test_it_keeps_the_conversation(page: Page, chat: ChatPage, scripted: Scripte
 def test_no_answer_runs_a_script(page: Page, chat: ChatPage, scripted: Scripted) -> None:
     scripted.text("<img src=x onerror=hit()> <script>hit()</script> The end.")
     ask(page, chat, "Attack.")
-    expect(page.locator(chat.answer)).to_contain_text("The end.")
+    expect(page.locator(chat.answer).last).to_contain_text("The end.")
     time.sleep(0.3)
     assert page.evaluate("hits") == []
 

@@ -28,8 +28,8 @@ def both(truth: TruthEngine, scripted: Scripted, tmp_path: Path) -> Iterator[Web
 def test_both_engines_are_listed_and_asked(both: WebUI, truth: TruthEngine) -> None:
     targets = both.api("GET", "/api/models")["targets"]
     [served] = [one for one in targets if one.startswith("gateway:")]
-    assert "ollama:scripted" in targets
-    lanes = both.api("POST", "/api/chats", {"targets": ["ollama:scripted", served], "parameters": {"num_predict": 8}})
+    assert "ollama:simulated" in targets
+    lanes = both.api("POST", "/api/chats", {"targets": ["ollama:simulated", served], "parameters": {"num_predict": 8}})
     left, right = (both.whole(both.ask(lane["id"], "Hello")) for lane in lanes["lanes"])
     assert left["text"] == "Hello."
     assert left["stats"]["tok_s"] == 30.0  # Ollama's own counters

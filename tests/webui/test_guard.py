@@ -8,9 +8,9 @@ import pytest
 from tests.helpers.webui import Scripted, WebUI, running
 
 UNSAFE = [
-    ("POST", "/api/chats", b'{"targets": ["ollama:scripted"]}'),
-    ("POST", "/api/models/delete", b'{"name": "scripted"}'),
-    ("POST", "/api/models/pull", b'{"name": "scripted"}'),
+    ("POST", "/api/chats", b'{"targets": ["ollama:simulated"]}'),
+    ("POST", "/api/models/delete", b'{"name": "simulated"}'),
+    ("POST", "/api/models/pull", b'{"name": "simulated"}'),
     ("POST", "/api/import", b"{}"),
     ("DELETE", "/api/chats/1", b""),
 ]

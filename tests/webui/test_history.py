@@ -49,7 +49,7 @@ def test_an_export_is_imported_as_it_was(ui: WebUI, scripted: Scripted) -> None:
     [lane] = ui.api("GET", f"/api/chats/{newest(ui)}")["lanes"]
     assert (lane["system"], lane["parameters"], lane["title"]) == ("Be kind.", {"seed": 3}, "A question")
     assert [one["text"] for one in lane["messages"]] == ["A question", "Hello."]
-    assert [one["target"] for one in lane["messages"]] == ["", "ollama:scripted"]
+    assert [one["target"] for one in lane["messages"]] == ["", "ollama:simulated"]
 
 
 def test_markdown_is_for_reading(ui: WebUI, scripted: Scripted) -> None:
@@ -58,7 +58,7 @@ def test_markdown_is_for_reading(ui: WebUI, scripted: Scripted) -> None:
     response = ui.client.get(f"/api/export?chat={chat}&form=md")
     assert response.headers["content-type"].startswith("text/markdown")
     assert "> System prompt: Be kind." in response.text
-    assert "## You\n\nA *question*\n\n## ollama:scripted\n\nHello." in response.text
+    assert "## You\n\nA *question*\n\n## ollama:simulated\n\nHello." in response.text
 
 
 WRONG: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from shared.course.webui.in_chromium.injections import ALL, HTML
 from tests.helpers.webui import Scripted, WebUI, said
-from tests.webui.injections import ALL, HTML
 
 pytestmark = pytest.mark.browser
 WATCH = """
@@ -41,6 +41,7 @@ def page(chromium: Browser, ui: WebUI) -> Iterator[Page]:
     page.on("request", lambda request: None if request.url.startswith(ui.url) else wanted.append(request.url))
     page.on("dialog", lambda dialog: wanted.append(dialog.message))
     page.goto("/")
+    expect(page.locator("select option").first).to_be_attached()
     yield page
     assert page.evaluate("hits") == []  # the policy never had to stop anything: the renderer made nothing of the kind
     assert page.evaluate(DANGER) == []
@@ -120,4 +121,4 @@ def test_nothing_in_names_notes_and_errors_runs(page: Page, ui: WebUI, scripted:
     expect(page.locator("#announcer")).to_contain_text("failed")
     page.evaluate("name => fetch('/api/models/pull', {method: 'POST', body: JSON.stringify({name})})", text)
     page.get_by_role("button", name="Models").click()
-    expect(page.locator("#installed")).to_contain_text("scripted")
+    expect(page.locator("#installed")).to_contain_text("simulated")

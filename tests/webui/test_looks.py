@@ -103,7 +103,7 @@ def test_the_settings(page: Page, request: pytest.FixtureRequest) -> None:
 
 def test_the_models(page: Page, request: pytest.FixtureRequest) -> None:
     page.keyboard.press("Alt+m")
-    expect(page.locator("#installed")).to_contain_text("scripted")
+    expect(page.locator("#installed")).to_contain_text("simulated")
     look(page, request, "models")
     assert serious(page) == []
 

@@ -5,7 +5,7 @@ import { ask, byId, clearProblem, drawIcons, el, showProblem } from "./dom.js";
 import { Lane } from "./lane.js";
 import { Models } from "./models.js";
 import { defaults, drawParameters } from "./parameters.js";
-import { announce, grow, showMenu, showSidebar, switchTheme, useTheme } from "./shell.js";
+import { announce, grow, moveInMenu, showMenu, showSidebar, switchTheme, useTheme } from "./shell.js";
 import { Sidebar, download } from "./sidebar.js";
 
 const STATUS_EVERY_MS = 3000; // while an engine does not answer
@@ -27,6 +27,7 @@ let lanes = [];
 let shown = null; // the id of the chat on the screen
 let targets = [];
 let opening = 0;
+let sending = false;
 
 const sidebar = new Sidebar((chat, message) => {
   showSidebar(false);
@@ -97,7 +98,8 @@ function newChat(count) {
 
 async function send() {
   const text = prompt.value.trim();
-  if (!text || lanes.some((lane) => lane.answer)) return;
+  if (!text || sending || lanes.some((lane) => lane.answer)) return;
+  sending = true; // else a second Enter, before the server has answered, would ask twice
   try {
     const chosen = lanes.map((lane) => lane.target);
     if (chosen.some((one) => !one)) throw { what: "There is no model yet.", fix: "Open Models, and pull one." };
@@ -110,6 +112,8 @@ async function send() {
     if (document.title === "New chat") setTitle(text.slice(0, 80));
   } catch (error) {
     showProblem(error);
+  } finally {
+    sending = false;
   }
   busy();
 }
@@ -206,6 +210,7 @@ function wire() {
     },
   };
   for (const [id, onclick] of Object.entries(clicks)) byId(id).addEventListener("click", onclick);
+  byId("menu").addEventListener("keydown", moveInMenu);
   document.addEventListener("click", ({ target }) => {
     if (!target.closest("#open-menu")) showMenu(false);
     if (!target.closest("#sidebar, #open-sidebar, dialog")) showSidebar(false);

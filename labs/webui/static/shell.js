@@ -16,8 +16,22 @@ export function showSidebar(on) {
 }
 
 export function showMenu(on) {
-  byId("menu").hidden = !on;
+  const menu = byId("menu");
+  const inside = menu.contains(document.activeElement);
+  menu.hidden = !on;
   byId("open-menu").setAttribute("aria-expanded", on);
+  if (on) menu.querySelector("button:enabled").focus();
+  else if (inside) byId("open-menu").focus();
+}
+
+/** The arrow keys, Home and End in the menu. */
+export function moveInMenu(event) {
+  const items = [...byId("menu").querySelectorAll("button:enabled")];
+  const place = items.indexOf(document.activeElement);
+  const to = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: -1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  items.at(to % items.length).focus();
 }
 
 /** Use the theme that was chosen earlier, if any. */

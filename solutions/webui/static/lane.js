@@ -185,8 +185,9 @@ export class Lane {
     const shown = el("span", { class: "figures" }, "Waiting for the first token …");
     article.append(el("footer", {}, shown));
     const began = performance.now();
-    let writer, last = 0;
+    let writer, last = 0, stale = false; // stale: the connection broke, so what is shown will come once more
     const restart = () => {
+      stale = false;
       article.querySelector(".body").replaceChildren();
       writer = markdownWriter(article.querySelector(".body"), this.hooks.announce);
     };
@@ -204,12 +205,18 @@ export class Lane {
       this.hooks.changed(this.chat.id);
     };
     listen(answer, this.chat.id, (event) => {
-      if (event.restart) return restart();
-      if (event.message) return done(event.message);
-      if (event.lost) {
-        showProblem(event.lost);
-        return done({ id: answer, role: "assistant", text: "", state: "lost", note: "The connection was lost. Reload the page.", stats: {} });
+      if (event.restart) {
+        pace.flush();
+        stale = true;
+        return undefined;
       }
+      if (event.lost) { // what has come stays on the screen
+        showProblem(event.lost);
+        const text = article.querySelector(".body").textContent;
+        return done({ id: answer, role: "assistant", text, state: "lost", note: "The connection was lost. Reload the page.", stats: {} });
+      }
+      if (stale) restart();
+      if (event.message) return done(event.message);
       pace.add(event.text);
       if (event.thinking) addThought(article, event.thinking);
       if (event.stats.pieces && performance.now() - last > FIGURES_MS) {

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from shared import LabError
 from shared.course.speculation.eagle3 import acceptance, head_files, training_text
 from shared.course.speculation.eagle3.head import Eagle3Head
-from shared.course.speculation.eagle3.target_states import TargetStates, aux_layers, states_of
+from shared.course.speculation.eagle3.target_states import LiveStates, StoredStates, TargetStates, aux_layers, states_of
 from shared.course.speculation.eagle3.training import Settings, Training, batch_of, batches, rate_at
 from shared.course.speculation.eagle3.training_text import TrainingText
 from shared.models.llama import Llama
@@ -66,7 +66,7 @@ def text(llama: Llama) -> TrainingText:
 
 @pytest.fixture
 def states(llama: Llama, text: TrainingText, tmp_path: Path) -> TargetStates:
-    stored = TargetStates(tmp_path, text, llama.hidden)
+    stored = StoredStates(tmp_path, text, llama.hidden)
     stored.compute(llama, range(len(text)))
     return stored
 
@@ -170,22 +170,23 @@ def test_states_are_kept_when_the_text_grows(llama: Llama, text: TrainingText, t
         for n in (5, 9, 7)
     ]  # fmt: skip
     small = training_text.pack(answers[:2])
-    first = TargetStates(tmp_path, small, llama.hidden)
+    first = StoredStates(tmp_path, small, llama.hidden)
     first.compute(llama, [0])
     with pytest.raises(KeyError, match="row 1"):
-        first.row(1)
+        first.rows([1])
     grown = training_text.pack(answers[1:], small)  # number 9 is there already
     assert grown.numbers.tolist() == [5, 9, 7]
     assert [grown.row(n).tolist() for n in range(3)] == [text.row(n).tolist() for n in (5, 9, 7)]
     assert training_text.pack(answers, grown) is grown
     with pytest.raises(LabError, match="no answers"):
         training_text.pack([])
-    second = TargetStates(tmp_path, grown, llama.hidden)
+    second = StoredStates(tmp_path, grown, llama.hidden)
     assert second.done.tolist() == [True, False, False]
-    assert torch.equal(second.row(0), first.row(0))
+    assert torch.equal(second.rows([0])[0], first.rows([0])[0])
     second.compute(llama, range(3))
-    fresh = states_of(llama, [torch.from_numpy(grown.row(2))])[0]
-    torch.testing.assert_close(second.row(2).float(), fresh.float(), rtol=0.02, atol=0.02)
+    live = LiveStates(llama, grown).rows([2, 0])
+    for stored, fresh in zip(second.rows([2, 0]), live, strict=True):
+        torch.testing.assert_close(stored.float(), fresh.float(), rtol=0.02, atol=0.02)
 
 
 def test_the_exported_head_has_the_names_and_shapes_that_engines_expect(tmp_path: Path) -> None:

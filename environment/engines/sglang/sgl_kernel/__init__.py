@@ -1,8 +1,12 @@
 """A replacement for SGLang's compiled kernels on a processor.
 
 SGLang imports many names from `sgl_kernel` and its submodules, most of them for GPUs. This package lets every name be
-imported. Calling one raises NotImplementedError with its name, so nothing is silently computed wrongly. The labs start
-SGLang with torch's own attention and sampling, and that path calls none of them.
+imported. Calling one that is not supplied raises NotImplementedError with its name, so nothing is silently computed
+wrongly. The labs start SGLang with torch's own attention and sampling, and that path calls none of them.
+
+Supplied, as functions of torch, are those that SGLang calls when it speculates with an EAGLE-3 head: the bookkeeping of
+its worker (_speculation.py) and the attention of its `intel_amx` backend (_attention.py). They are right, and slower
+than compiled kernels: only the text and the acceptance of such a run are facts about SGLang, not its speed.
 """
 
 import importlib.abc
@@ -10,6 +14,33 @@ import importlib.machinery
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+
+import torch
+
+from ._attention import decode_attention_cpu, extend_attention_cpu
+from ._speculation import (
+    assign_draft_cache_locs_contiguous_cpu,
+    assign_extend_cache_locs_cpu,
+    assign_req_to_token_pool_cpu,
+    build_draft_decode_metadata_cpu,
+    build_tree_kernel_efficient_cpu,
+    copy_all_layer_kv_cache_cpu,
+    fill_accept_out_cache_loc_cpu,
+    fill_bonus_tokens_cpu,
+    verify_tree_greedy_cpu,
+)
+
+__all__ = [
+    "assign_draft_cache_locs_contiguous_cpu",
+    "assign_extend_cache_locs_cpu",
+    "assign_req_to_token_pool_cpu",
+    "build_draft_decode_metadata_cpu",
+    "build_tree_kernel_efficient_cpu",
+    "copy_all_layer_kv_cache_cpu",
+    "fill_accept_out_cache_loc_cpu",
+    "fill_bonus_tokens_cpu",
+    "verify_tree_greedy_cpu",
+]
 
 __version__ = "0.4.10"  # the oldest version that SGLang 0.5.23 accepts
 
@@ -66,3 +97,5 @@ def __getattr__(name: str) -> Missing:
 
 
 sys.meta_path.append(Finder())
+torch.ops.sgl_kernel.decode_attention_cpu = decode_attention_cpu  # where SGLang looks for these two
+torch.ops.sgl_kernel.extend_attention_cpu = extend_attention_cpu

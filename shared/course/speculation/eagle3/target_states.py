@@ -1,12 +1,16 @@
-"""What the head sees of its model: the hidden states of three layers, computed once and kept in a memory-mapped file.
+"""What the head sees of its model: four vectors of each token.
 
-For each token the file holds four vectors in BF16: the inputs of a low, a middle and a high layer, which the head
-fuses, and the output of the last norm, from which the model's own distribution follows (times the output matrix). The
-small model needs 4.6 kB a token. The file grows row by row, so a stopped run continues where it ended.
+They are the inputs of a low, a middle and a high layer, which the head fuses, and the output of the last norm, from
+which the model's own distribution follows (times the output matrix). `LiveStates` computes them whenever they are
+asked for. That suits a GPU, where the model's pass costs less than reading them from a disk, and short trainings.
+`StoredStates` computes them once and keeps them in a memory-mapped file, of 4.6 kB a token of the small model. The file
+grows row by row, so a stopped run continues where it ended.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,7 +41,25 @@ def states_of(llama: Llama, rows: Sequence[Tensor]) -> list[Tensor]:
     return [row[:count].clone() for row, count in zip(together, counts, strict=True)]
 
 
-class TargetStates:
+class TargetStates(Protocol):
+    """The states of a text."""
+
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        """The states of these rows, [tokens, 4 × hidden] in BF16 each."""
+
+
+@dataclass(frozen=True)
+class LiveStates:
+    """States that are computed when they are asked for, and not kept."""
+
+    llama: Llama
+    text: TrainingText
+
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        return states_of(self.llama, [torch.tensor(self.text.row(number)) for number in numbers])
+
+
+class StoredStates:
     """The memory-mapped states of all rows of a text."""
 
     def __init__(self, folder: Path, text: TrainingText, hidden: int) -> None:
@@ -55,12 +77,15 @@ class TargetStates:
             self.done[: len(before)] = before
         self.stored = np.memmap(self.file, np.uint16, "r+", shape=self.shape)
 
-    def row(self, number: int) -> Tensor:
-        """The states of one row, [tokens, 4 × hidden] in BF16. Raises KeyError if they are not computed yet."""
-        if not self.done[number]:
-            raise KeyError(f"row {number} has no states yet")
-        part = self.stored[self.text.starts[number] : self.text.starts[number + 1]]
-        return torch.from_numpy(part.copy()).view(torch.bfloat16)
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        """The states of these rows, [tokens, 4 × hidden] in BF16 each. Raises KeyError if one isn't computed yet."""
+        found = []
+        for number in numbers:
+            if not self.done[number]:
+                raise KeyError(f"row {number} has no states yet")
+            part = self.stored[self.text.starts[number] : self.text.starts[number + 1]]
+            found.append(torch.from_numpy(part.copy()).view(torch.bfloat16))
+        return found
 
     def compute(self, llama: Llama, rows: Sequence[int]) -> None:
         """Compute what these rows lack, in their order. Progress is kept every CHUNK rows, which are of any length."""

@@ -59,7 +59,7 @@ def batches(text: TrainingText, rows: Sequence[int], size: int, begin: int) -> I
 
 def batch_of(text: TrainingText, states: TargetStates, rows: Sequence[int]) -> Batch:
     """Token ids, states and the mask of what is learned, padded to the longest row."""
-    ids = [torch.from_numpy(text.row(row)) for row in rows]
+    ids = [torch.tensor(text.row(row)) for row in rows]
     learned = [
         torch.arange(len(row)) >= int(text.prompt_tokens[number]) - 1 for number, row in zip(rows, ids, strict=True)
     ]
@@ -69,13 +69,19 @@ def batch_of(text: TrainingText, states: TargetStates, rows: Sequence[int]) -> B
     def padded(parts: Sequence[Tensor]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
 
-    return Batch(padded(ids), padded([states.row(row) for row in rows]), padded(learned))
+    return Batch(padded(ids), padded(states.rows(rows)), padded(learned))
+
+
+def product_dtype() -> torch.dtype:
+    """The format of matrix products on torch's default device: BF16 where it is fast, else float32."""
+    fast = torch.get_default_device().type != "cpu" or torch_dtype() == "bfloat16"
+    return torch.bfloat16 if fast else torch.float32
 
 
 def precision() -> contextlib.AbstractContextManager[object]:
-    """Matrix products in BF16 on processors that compute it fast, else in float32."""
+    """Matrix products in the fast format."""
     context: contextlib.AbstractContextManager[object] = torch.autocast(
-        "cpu", torch.bfloat16, enabled=torch_dtype() == "bfloat16"
+        torch.get_default_device().type, torch.bfloat16, enabled=product_dtype() == torch.bfloat16
     )
     return context
 
@@ -85,7 +91,7 @@ def feature_spread(states: TargetStates, rows: Sequence[int], hidden: int) -> Te
 
     In the middle and high layers, a text's first token has hidden states about a hundred times as large as any other.
     """
-    features = torch.cat([states.row(row)[1:, : 3 * hidden] for row in rows])
+    features = torch.cat([row[1:, : 3 * hidden] for row in states.rows(rows)])
     return features.float().std(0).clamp_min(1e-3)
 
 
@@ -114,8 +120,7 @@ class Training:
             self.optimizer.load_state_dict(stored["optimizer"])
             self.update, self.losses, self.seconds = stored["update"], stored["losses"], stored["seconds"]
         # Only now: the draft vocabulary comes with the checkpoint.
-        kind = torch.bfloat16 if torch_dtype() == "bfloat16" else torch.float32
-        self.embedding, self.output = embedding.float(), output[head.draft_tokens].to(kind)
+        self.embedding, self.output = embedding.float(), output[head.draft_tokens].to(product_dtype())
 
     def step(self, batch: Batch) -> tuple[float, list[float]]:
         """One update. Returns the loss in nats and the share of right guesses of each step, before the update."""

@@ -41,6 +41,10 @@ class TrainingText:
         """The token ids of one answer."""
         return self.row(number)[self.prompt_tokens[number] :]
 
+    def answers(self, rows: Sequence[int]) -> npt.NDArray[np.uint16]:
+        """The token ids of these rows' answers, one behind another."""
+        return np.concatenate([self.tokens[self.starts[r] + self.prompt_tokens[r] : self.starts[r + 1]] for r in rows])
+
     def rows(self, held_out: bool, group: str | None = None) -> list[int]:
         """The numbers of the held-out rows or of the training rows, of one group or of all."""
         chosen = self.held_out == held_out

@@ -1,12 +1,17 @@
-"""A student's predictions: recorded before a measurement, and shown beside its result.
+"""What a student writes into a lab: predictions before a measurement, and a conclusion at the end.
 
     my_guess = lab.guess(growth=8)                          # in the student's notebook: growth=...
     show(lab.guess_beside_result("load/", growth=7.6))
+    lab.conclude("llama.cpp, because ...", "load/users-16/llamacpp", "precision/")
 
 Each guess is a result in the ledger: its key is `guess/growth`, its kind "guessed". It keeps the time at which its
 number was first recorded, so a guess made after the measurement is recognised and marked.
+
+The conclusion is a result, too: its key is `conclusion`, its kind "written". No program judges the words. What is
+checked is that the results exist on which it rests. The milestone shows it.
 """
 
+import difflib
 from collections.abc import Mapping
 
 from shared.errors import LabError
@@ -14,7 +19,8 @@ from shared.metrics.spread import number
 from shared.report.table import Table
 from shared.results import ledger
 
-GUESSED = "guessed"
+GUESSED, WRITTEN = "guessed", "written"
+CONCLUSION = "conclusion"
 OPEN = "no guess"
 
 
@@ -69,3 +75,36 @@ def key_of(name: str) -> str:
 
 def words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def conclude(lab: str, text: str, evidence: tuple[str, ...]) -> Table | None:
+    """Record the conclusion, and return it as a table beside the results that it rests on; None if it is empty.
+
+    Each of `evidence` is the beginning of a key in the ledger. Raises LabError if none is given, or if no result has
+    such a key.
+    """
+    if not text.strip():
+        print("There is no conclusion yet. Write it in the cell above, and name the results that it rests on.")
+        return None
+    keys = sorted(set(ledger.load_results(lab, None)) - {CONCLUSION})
+    if not evidence:
+        raise LabError(
+            "The conclusion names no result that it rests on.",
+            f"name some by their keys: lab.conclude(my_conclusion, {', '.join(map(repr, keys[:2])) or '...'})",
+        )
+    found = {begin: [key for key in keys if key.startswith(begin)] for begin in evidence}
+    if missing := [begin for begin, those in found.items() if not those]:
+        close = difflib.get_close_matches(missing[0], keys, 3, 0.3) or keys[:3]
+        raise LabError(
+            f"No result of lab {lab} has a key that begins with {missing[0]!r}.",
+            f"name another one, such as {', '.join(close)}" if close else "measure first",
+        )
+    ledger.record(lab, CONCLUSION, {"text": text.strip(), "evidence": list(evidence)}, kind=WRITTEN)
+    rows = [(begin, f"{len(those)} result{'s' * (len(those) > 1)}") for begin, those in found.items()]
+    return Table(f"Your conclusion: {' '.join(text.split())}", ("it rests on", "in the ledger"), rows)
+
+
+def conclusion(lab: str) -> str:
+    """The recorded conclusion, or ""."""
+    entry = ledger.load_results(lab, WRITTEN).get(CONCLUSION)
+    return str(entry["values"]["text"]) if entry else ""

@@ -62,3 +62,32 @@ def test_a_guess_is_no_measurement(lab: labs.OpenLab) -> None:
     lab.guess(growth=8)
     assert lab.results() == {}
     assert time.strftime("%Y") in lab.results("guessed")["guess/growth"]["provenance"]["time"]
+
+
+def test_a_conclusion_is_kept_with_its_evidence_and_shown_by_the_milestone(lab: labs.OpenLab) -> None:
+    results.record("3.3.2", "load/users-1/vllm", {"output_tok_s": 50})
+    results.record("3.3.2", "load/users-4/vllm", {"output_tok_s": 160})
+    table = lab.conclude("Batching pays <here>.\n", "load/", "load/users-4")
+    assert table is not None
+    assert [tuple(row) for row in table.rows] == [("load/", "2 results"), ("load/users-4", "1 result")]
+    entry = lab.results(None)["conclusion"]
+    assert entry["kind"] == "written"
+    assert entry["values"] == {"text": "Batching pays <here>.", "evidence": ["load/", "load/users-4"]}
+    assert "conclusion" not in lab.results()  # no measurement
+    assert repr(lab.milestone()).endswith("In your words: Batching pays <here>.")
+    assert "Batching pays &lt;here&gt;." in lab.milestone()._repr_html_()
+
+
+def test_a_conclusion_without_words_or_evidence_is_not_kept(
+    lab: labs.OpenLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.record("3.3.2", "load/users-1/vllm", {"output_tok_s": 50})
+    assert lab.conclude(" ", "load/") is None
+    assert "There is no conclusion yet" in capsys.readouterr().out
+    with pytest.raises(LabError, match="names no result"):
+        lab.conclude("Batching pays.")
+    with pytest.raises(LabError, match="load/users-9") as wrong:
+        lab.conclude("Batching pays.", "load/users-9")
+    assert "load/users-1/vllm" in str(wrong.value)
+    assert "conclusion" not in lab.results(None)
+    assert "In your words" not in repr(lab.milestone())
