@@ -1,6 +1,6 @@
 """An engine on this disk: what decides its content, how it is built in stages, and the check before it is loaded.
 
-    engine = build.make(Recipe("openvino"), model)     # from the cache, or built now
+    engine = kit.build(Recipe("openvino"))     # from the cache, or built now (shared.course.prefill.kit)
     engine.folder, engine.bytes, engine.build_s
 
 The cache's folder is named by a hash of everything that decides the engine: weights, graph, compiler, its version and
@@ -123,7 +123,7 @@ class Engine:
             raise LabError(
                 f"The engine {self.folder.name} was built for another machine or version: {'; '.join(wrong)}. "
                 "An engine holds machine code for one processor and one runtime.",
-                "build it again on this machine: build.make(recipe, model)",
+                "build it again on this machine: kit.build(recipe)",
             )
 
     def remove(self) -> None:
