@@ -8,7 +8,6 @@ answers are written at once, and for that the reference model (shared/models/lla
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from environment.eagle3_head.prompts import Prompt, prompts
-from environment.eagle3_head.write_text import MOST_TOKENS, folder, written_earlier
+from environment.eagle3_head.write_text import MOST_TOKENS, folder, line, written_earlier
 from shared import hardware, models
 from shared.load.prompts import chat
 from shared.models.llama import Llama
@@ -64,14 +63,10 @@ def main() -> None:
         while bar.n < asked.tokens:
             batch: list[tuple[int, Prompt]] = list(itertools.islice(todo, asked.rows))
             ids = [llama.prompt_ids(chat(model, prompt.question)) for _, prompt in batch]
-            said = answers(llama, ids, [prompt.temperature for _, prompt in batch])
-            for (number, prompt), question, answer in zip(batch, ids, said, strict=True):
-                stored = {
-                    "number": number, "group": prompt.group, "held_out": prompt.held_out,
-                    "temperature": prompt.temperature, "prompt": question, "answer": answer,
-                }  # fmt: skip
-                out.write(json.dumps(stored) + "\n")
-            bar.update(sum(map(len, said)))
+            replies = answers(llama, ids, [prompt.temperature for _, prompt in batch])
+            for (number, prompt), question, answer in zip(batch, ids, replies, strict=True):
+                out.write(line(number, prompt, question, answer))
+            bar.update(sum(map(len, replies)))
     print(f"{bar.n - have} tokens in {time.monotonic() - began:.0f} s")
 
 

@@ -30,7 +30,7 @@ from shared.launch import launch
 from shared.launch.running import Engine
 from shared.load.prompts import chat, tokenizer
 
-TEXT = Path(__file__).resolve().parent / "text.npz"
+TEXT = training_text.FILE
 MOST_TOKENS = 256  # of one answer
 ROOM = 768  # tokens of a prompt and its answer
 REPORT_S = 20
@@ -84,9 +84,18 @@ async def answer(session: aiohttp.ClientSession, engine: Engine, ids: list[int],
         }  # fmt: skip
     async with session.post(engine.url + url, json=body) as response:
         response.raise_for_status()
-        said = await response.json()
-    tokens: list[int] = said["choices"][0]["token_ids"] if engine.spec.name == "vllm" else said["tokens"]
+        reply = await response.json()
+    tokens: list[int] = reply["choices"][0]["token_ids"] if engine.spec.name == "vllm" else reply["tokens"]
     return tokens
+
+
+def line(number: int, prompt: Prompt, ids: list[int], tokens: list[int]) -> str:
+    """One answer as a line of the file that `read` reads."""
+    stored = {
+        "number": number, "group": prompt.group, "held_out": prompt.held_out,
+        "temperature": prompt.temperature, "prompt": ids, "answer": tokens,
+    }  # fmt: skip
+    return json.dumps(stored) + "\n"
 
 
 async def write(engine: Engine, todo: Iterator[tuple[int, Prompt]], users: int, tokens: int, out: TextIO) -> None:
@@ -106,19 +115,15 @@ async def write(engine: Engine, todo: Iterator[tuple[int, Prompt]], users: int, 
             ids = own.encode(text, add_special_tokens=False)
             while True:
                 try:
-                    said = await answer(session, engine, ids, prompt.temperature)
+                    reply = await answer(session, engine, ids, prompt.temperature)
                     break
                 except aiohttp.ClientConnectionError:  # a busy machine: the server gave up waiting for the request
                     if not engine.alive:
                         raise
                     await asyncio.sleep(1)
-            stored = {
-                "number": number, "group": prompt.group, "held_out": prompt.held_out,
-                "temperature": prompt.temperature, "prompt": ids, "answer": said,
-            }  # fmt: skip
-            out.write(json.dumps(stored) + "\n")
+            out.write(line(number, prompt, ids, reply))
             out.flush()
-            written += len(said)
+            written += len(reply)
             if (passed := time.monotonic() - began) - reported > REPORT_S:
                 reported = passed
                 print(f"{written} tokens in {passed:.0f} s, {written / passed:.0f} a second", flush=True)

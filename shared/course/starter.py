@@ -13,6 +13,7 @@ An exercise in JavaScript is a module of its own, which exports its function. It
 import ast
 import contextlib
 import functools
+import hashlib
 import importlib
 import shutil
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 from shared import javascript, paths
 from shared.course.exercise import Exercise, Function, Judgement, Wrong, judge, not_attempted
 from shared.course.registry import Lab
+from shared.results.provenance import syntax
 
 Package = dict[str, ModuleType]  # the modules by their name in the package, such as "relay"
 MARK = "__starter_package__"  # in a loaded module: the package that it belongs to
@@ -54,6 +56,16 @@ def folder(lab: Lab) -> Path:
 
 def reference_folder(lab: Lab) -> Path:
     return lab.solution.with_name(lab.starter)
+
+
+def code_of(package: Path) -> dict[str, str]:
+    """A hash of each file of a package's code. In Python files comments and docstrings don't count."""
+    found = {}
+    for file in sorted(package.rglob("*")):
+        if file.suffix in {".py", ".js", ".css", ".html"} and "vendor" not in file.parts:
+            text = syntax(file.read_text()) if file.suffix == ".py" else file.read_text()
+            found[str(file.relative_to(package))] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
 
 
 def judge_own(lab: Lab, exercise: Exercise) -> Judgement:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared import LabError, hardware, paths
-from shared.course.webui import open_webui, render_lag
+from shared.course.webui import open_webui, own_renderer, render_lag
 from shared.course.webui.in_chromium import chromium
 from shared.course.webui.in_chromium.chat_page import ChatPage, opened, until
 from shared.course.webui.in_chromium.ollama_relay import OllamaRelay, said
@@ -231,7 +231,7 @@ class Bench:
 
     def naive(self) -> None:
         async def render(browser: "Browser", figures: Figures) -> None:
-            await lag(figures, await render_lag.in_naive_page(browser, self.relay, self.size.stream))
+            await lag(figures, await own_renderer.probe(browser, own_renderer.NAIVE, self.relay, self.size.stream))
 
         self.part(NAIVE, "render lag", render)
 

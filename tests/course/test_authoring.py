@@ -225,7 +225,8 @@ def solution_lines(solutions: Path) -> Iterator[tuple[Any, str]]:
     """Every line that no lab may contain, with its place."""
     public = {  # such as `return found`, which other functions of the starter code also contain
         line.strip()
-        for file in solutions.rglob("*.py")
+        for file in solutions.rglob("*")
+        if file.suffix in authoring.TEXTS
         for line in authoring.student_text(file.read_text(), authoring.Place(file)).split("\n")
     }
     public |= {'"""', "[engines.engine]"}  # the settings of a gateway are a text in a cell, in both trees

@@ -112,12 +112,15 @@ def test_paid_requests_are_served_before_free_ones_that_came_earlier(busy: Gatew
     async def everyone() -> None:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=busy.url, trust_env=False, timeout=60, limits=limits) as client:
-            plan = {"ttft_s": 0.4, "gap_s": 0}
-            free = [asyncio.create_task(ask(client, "free", order, **plan)) for _ in range(6)]
+            # The two that run take long, so that all others wait before a seat is free, on a busy machine, too.
+            seated = [asyncio.create_task(ask(client, "free", order, ttft_s=3, gap_s=0)) for _ in range(2)]
+            while busy.count("num_requests_running") < 2:
+                await asyncio.sleep(0.01)
+            free = [asyncio.create_task(ask(client, "free", order, ttft_s=0.2, gap_s=0)) for _ in range(4)]
             while busy.count("num_requests_waiting") < 4:
                 await asyncio.sleep(0.01)
-            paid = [asyncio.create_task(ask(client, "paid", order, **plan)) for _ in range(3)]
-            await asyncio.gather(*free, *paid)
+            paid = [asyncio.create_task(ask(client, "paid", order, ttft_s=0.2, gap_s=0)) for _ in range(3)]
+            await asyncio.gather(*seated, *free, *paid)
 
     asyncio.run(everyone())
     assert [line for line in order if "paid" in line] == ["paid 200"] * 3

@@ -18,7 +18,7 @@ import httpx
 
 from shared import paths
 from shared.course.webui.in_chromium.ollama_relay import LAST, OllamaRelay, line, said
-from shared.launch.process import Guarded
+from shared.launch.process import Guarded, until_ready
 from shared.processes import descendants, free_port
 
 TREE = paths.REPO / os.environ.get("WEBUI_TREE", "solutions")  # an absolute path replaces the repository
@@ -81,17 +81,8 @@ def running(folder: Path, ollama: str, tree: Path = TREE, **settings: object) ->
     with log.open("ab") as out:
         process = Guarded([sys.executable, "-m", "webui"], out, cwd=folder, env=env)
     try:
-        webui = WebUI(port, log, process)
-        end = time.monotonic() + 30
-        while time.monotonic() < end and process.exit_code() is None:
-            with contextlib.suppress(httpx.TransportError):
-                if webui.client.get("/").status_code == 200:
-                    break
-            time.sleep(0.05)
-        else:
-            process.end()
-            raise RuntimeError(f"the page's server did not get ready: {log.read_text()}")
-        yield webui
+        until_ready(process, "The page's server", port, "/", log, 30)
+        yield WebUI(port, log, process)
     finally:
         process.end()
 

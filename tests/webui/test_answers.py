@@ -93,7 +93,8 @@ def test_two_pages_see_the_same_answer(ui: WebUI, scripted: Scripted) -> None:
 
 def test_a_crash_of_the_server_loses_only_what_was_not_saved(scripted: Scripted, tmp_path: Path) -> None:
     scripted.hang = True
-    scripted.blocks = [said("This was saved. "), said("More.")]
+    # The second block comes when a save is due. The third is not read before that save is done.
+    scripted.blocks = [said("This was "), said("saved. "), said("More.")]
     scripted.gap_s = 0.5
     with running(tmp_path, scripted.url, save_s=0.1) as webui:
         answer = webui.ask(webui.new_chat(), "Talk.")

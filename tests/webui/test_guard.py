@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import LabError
 from tests.helpers.webui import Scripted, WebUI, running
 
 UNSAFE = [
@@ -126,7 +127,7 @@ def test_only_a_gguf_file_is_taken_and_only_up_to_the_limit(scripted: Scripted, 
 
 
 def test_it_serves_this_machine_only(tmp_path: Path, scripted: Scripted) -> None:
-    with pytest.raises(RuntimeError, match="ssh -L"), running(tmp_path, scripted.url, host="0.0.0.0"):
+    with pytest.raises(LabError, match="ssh -L"), running(tmp_path, scripted.url, host="0.0.0.0"):
         pass  # a server that refuses to start says so in its log
 
 

@@ -82,9 +82,7 @@ def test_the_gateway_is_a_second_connection(lab: OpenLab, relay: OllamaRelay, ol
 
 
 def test_it_passes_what_any_chat_page_must_do(lab: OpenLab, relay: OllamaRelay, ollama: Engine) -> None:
-    webui = open_webui.before(relay.url)
-    webui.switch_off(["builtin_tools"])
-    found = browser_checks.run(lab, webui.chat_page, relay, ollama)
+    found = open_webui_experiments.checks(lab, relay, ollama)
     raw = lab.raw("browser/open-webui")
     assert found["verdicts"].keys() == ANY.keys()
     failed = {name: browser_checks.came(name, raw[name]) for name, passed in found["verdicts"].items() if not passed}

@@ -10,28 +10,25 @@ To the labs' client a gateway is an engine: it has an address, counters and a pr
 import atexit
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shared import paths
+from shared.course import starter
 from shared.engines import ENGINES
-from shared.engines.http import get
 from shared.errors import LabError
 from shared.launch.memory import Need
-from shared.launch.process import Guarded
+from shared.launch.process import Guarded, until_ready
 from shared.launch.running import Engine
 from shared.load.loads import Load, Run
 from shared.load.loops import run
 from shared.processes import free_port
-from shared.results.provenance import syntax
 
 COUNTERS = {
     "running": "gateway:num_requests_running",
@@ -126,18 +123,11 @@ def start(
         behind=engine, made_of=made_of, folder=folder,
     )  # fmt: skip
     _running[name] = gateway
-    began = time.monotonic()
-    while (get(port, ready) or (0,))[0] != 200:
-        late = time.monotonic() - began > READY_WITHIN_S
-        if late or not gateway.alive:
-            what = f"was not ready after {READY_WITHIN_S} s" if late else "ended while it started"
-            said = gateway.tail()
-            gateway.end()
-            raise LabError(
-                f"{title} {what}. Its log ends with:\n{said}", "correct what the log names, and start it again"
-            )
-        time.sleep(0.05)
-    gateway.startup_s = time.monotonic() - began
+    try:
+        gateway.startup_s = until_ready(process, title, port, ready, log, READY_WITHIN_S)
+    except LabError:
+        gateway.end()
+        raise
     return gateway
 
 
@@ -152,11 +142,8 @@ def naive(version: str, engine: Engine, url: str = "") -> Gateway:
 
 
 def code_of(package: Path) -> dict[str, str]:
-    """A hash of each file of a package, in which comments and docstrings don't count."""
-    return {
-        file.stem: hashlib.sha256(syntax(file.read_text()).encode()).hexdigest()[:16]
-        for file in sorted(package.glob("*.py"))
-    }
+    """A hash of each Python file of the gateway."""
+    return {Path(name).stem: found for name, found in starter.code_of(package).items() if name.endswith(".py")}
 
 
 def stop_all() -> None:

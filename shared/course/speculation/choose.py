@@ -198,7 +198,7 @@ def run(lab: OpenLab, model: ModelChoice, choice: Choice, sizes: Sizes) -> Table
             f"{traffic.copying_percent} % copying", model, questions_of(HELD_OUT, sizes.tokens),
             copies=questions_of(COPYING, sizes.tokens), copying_percent=traffic.copying_percent,
         )  # fmt: skip
-        count = max(traffic.users, 4 * sizes.answers)
+        count = max(traffic.users, 2 * sizes.answers)
         for name in dict.fromkeys(("plain", row.chosen)):
             with launch(ENGINE, model, experiments.FLAGS[ENGINE], draft=option(name, model), quiet=True) as engine:
                 one = Load(engine, mixed, Closed(traffic.users, count), sizes.tokens, sizes.warm_up)

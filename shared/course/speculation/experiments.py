@@ -13,6 +13,7 @@ An answer has `Sizes.tokens` tokens, exactly. Only questions to which the model 
 asked. With the end-of-text token suppressed, a shorter answer would run into repetitions, and those are easy to draft.
 """
 
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +22,12 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from shared import paths
 from shared.course.labs import OpenLab, Values
 from shared.course.speculation.eagle3 import training_text
 from shared.course.speculation.eagle3.training_text import GROUPS as GROUPS
 from shared.engines import ENGINES, Draft
 from shared.engines.http import Endpoint, post_json
+from shared.engines.spec import DRAFTS
 from shared.errors import LabError
 from shared.hardware.machine import Machine, detect
 from shared.launch.running import Engine
@@ -94,19 +95,19 @@ def draft(engine: str, kind: str, tokens: int, model: ModelChoice, synthetic_len
 
 
 def drafts_of(engine: str, model: ModelChoice, sizes: Sizes) -> list[Draft | None]:
-    """Plain decoding (None), and all drafts that the lab measures on this engine and machine."""
+    """Plain decoding (None), and all drafts that the lab measures on this engine and machine.
+
+    At the quick size SGLang is started only once, with its draft: its text and its acceptance are what the lab wants.
+    """
     full = sizes == SIZES["full"]
     asked = {
         "llamacpp": [*(("eagle3", k) for k in sizes.lengths), ("ngram", 8), ("model", 3)],
         "vllm": [("eagle3", 3), *([("ngram", 4)] if full else [])],
         "sglang": [("eagle3", 3)],
     }[engine]
-    cannot = {kind: ENGINES[engine].why_not(detect().runner, name) for kind, name in CAPABILITY.items()}
-    with_draft = [draft(engine, kind, k, model) for kind, k in asked if not cannot[kind]]
-    return [None, *with_draft]
-
-
-CAPABILITY = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "draft model"}
+    cannot = {kind: ENGINES[engine].why_not(detect().runner, name) for kind, name in DRAFTS.items()}
+    with_draft: list[Draft | None] = [draft(engine, kind, k, model) for kind, k in asked if not cannot[kind]]
+    return with_draft if engine == "sglang" and not full else [None, *with_draft]
 
 
 def name_of(draft: Draft | None) -> str:
@@ -131,7 +132,7 @@ def questions_of(group: str, tokens: int) -> tuple[str, ...]:
 
     Raises LabError if there is none.
     """
-    text = training_text.load(paths.REPO / "environment" / "eagle3_head" / "text.npz")
+    text = training_text.load(training_text.FILE)
     rows = [row for row in text.rows(True, group) if len(text.answer(row)) >= tokens and text.temperatures[row] == 0]
     if not rows:
         raise LabError(f"No answer of the group {group!r} has {tokens} tokens.", "ask for shorter answers")
@@ -167,10 +168,14 @@ def speed(
 def speed_rounds(
     lab: OpenLab, engine: Engine, start: int, sizes: Sizes, users: tuple[int, ...] = (1,), group: str = HELD_OUT
 ) -> None:
-    """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start."""
+    """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start.
+
+    One user gets them all. Several users get the first of them, because their answers are many already.
+    """
     each = sizes.rounds // sizes.restarts
-    for number in range((start - 1) * each + 1, start * each + 1):
-        for count in users:
+    first = (start - 1) * each + 1
+    for number in range(first, start * each + 1):
+        for count in users if number == first else users[:1]:
             speed(lab, engine, number, sizes, users=count, group=group)
 
 
@@ -222,14 +227,16 @@ FIRST_TEMPERATURE = 1.0
 def first_tokens(lab: OpenLab, engine: Engine, sizes: Sizes) -> Values:
     """The second and third token of many short answers to one question, at temperature 1.
 
-    The first token comes from the prompt's own pass, before any draft. Each answer has its own seed. Values: how many
-    different pairs there were; the raw data are the pairs.
+    The first token comes from the prompt's own pass, before any draft. Each answer has its own seed, and each draft
+    other seeds: llama.cpp draws the same tokens for the same seed with and without drafts, and one sample compared with
+    itself proves nothing. Values: how many different pairs there were; the raw data are the pairs.
     """
     engine.check_temperature(FIRST_TEMPERATURE)
+    seeds = random.Random(name_of(engine.draft)).sample(range(2**31), sizes.samples)
 
     def ask() -> tuple[Values, list[list[int]]]:
         messages = chat(engine.model, FIRST_QUESTION)
-        pairs = [sampled_tokens(engine, messages, 4, seed)[1:3] for seed in range(sizes.samples)]
+        pairs = [sampled_tokens(engine, messages, 4, seed)[1:3] for seed in seeds]
         return {"answers": len(pairs), "different": len(Counter(map(tuple, pairs)))}, pairs
 
     found: Values = lab.measure(

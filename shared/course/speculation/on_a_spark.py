@@ -1,7 +1,7 @@
 """Lab 3.3.4 on a DGX Spark: how three engines are told to draft for an 8B model, and what others measured.
 
-Nothing here was run on a Spark. The flags come from the engines' descriptions in `shared/engines/`, so they are those with
-which `launch` would start the containers. The figures are quoted from
+Nothing here was run on a Spark. The flags come from the engines' descriptions in `shared/engines/`, so they are those
+with which `launch` would start the containers. The figures are quoted from
 `environment/containers/published_speculation.toml`.
 """
 

@@ -1,5 +1,6 @@
 """The tables and pictures of lab 3.3.4, of results that are measured already. Each title states the processor."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,20 @@ from shared.metrics.spread import interval, number
 from shared.report.plots import INK, LOOK, Plot, layout
 from shared.report.table import Table
 
-# Colour, marker and dash of a kind of draft; and colours with patterns for the parts of a step.
+# Colour and marker of a kind of draft; colours and patterns of the parts of a step.
 KINDS = {"eagle3": ("#0072B2", "circle"), "ngram": ("#E69F00", "diamond"), "model": ("#009E73", "square")}
 TITLES = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "own Q4_0 as draft", "": "plain"}
+LONG = 3  # drafts; markers of longer ones are hollow
 OWN = ("#8c959f", "")
 POSITIONS = (
     ("#0072B2", ""), ("#56B4E9", "/"), ("#009E73", "\\"), ("#E69F00", "x"), ("#D55E00", "-"), ("#CC79A7", "|"),
 )  # fmt: skip
+LEGEND_BELOW = {
+    "showlegend": True,  # plotly hides the legend of a single line
+    "margin": {"t": 56, "b": 136},
+    "legend": {"orientation": "h", "x": 0.02, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom",
+               "traceorder": "normal"},
+}  # fmt: skip
 STAND_IN = {
     "sglang": "torch functions stand in for its kernels on a processor, so only text and acceptance are SGLang's own"
 }
@@ -33,15 +41,15 @@ def place(lab: Any) -> str:
     for key, entry in lab.results().items():
         if key.startswith("speed/"):
             source = entry["provenance"]
-            return f"({source['processor']}, {source['cores']} cores)"
+            cores = source["cores"]
+            return f"({source['processor']}, {cores} core{'s' * (cores > 1)})"
     raise LabError("There are no loads to show.", "run the cells that measure the engines first")
 
 
 def title_of(setting: Setting) -> str:
     """ "EAGLE-3, 2 drafts"."""
-    if not setting.kind:
-        return TITLES[""]
-    return f"{TITLES[setting.kind]}, {setting.k} draft{'s' * (setting.k > 1)}"
+    drafts = f", {setting.k} draft{'s' * (setting.k > 1)}" if setting.kind else ""
+    return TITLES[setting.kind] + drafts
 
 
 def texts(lab: Any) -> Table:
@@ -64,13 +72,13 @@ def texts(lab: Any) -> Table:
 
 def cells(one: Speedup | None, rounds: Rounds) -> tuple[str, ...]:
     """Decode time, speed-up, end to end, acceptance, tokens per step, verdict."""
-    decoding = str(interval(rounds.decode_ms))
+    decoding, counts = str(interval(rounds.decode_ms)), rounds.counts
     if not rounds.setting.kind:
         return decoding, "1", "1", "–", "1", ""
+    accepted = "–" if counts is None or counts.acceptance is None else f"{100 * counts.acceptance:.0f} %"
+    per_step = "–" if rounds.tokens_per_step is None else f"{rounds.tokens_per_step:.2f}"
     if one is None:
-        return decoding, "–", "–", "–", "–", "plain decoding of the same rounds isn't measured"
-    accepted = "–" if one.acceptance is None else f"{100 * one.acceptance:.0f} %"
-    per_step = "–" if one.tokens_per_step is None else f"{one.tokens_per_step:.2f}"
+        return decoding, "–", "–", accepted, per_step, "plain decoding of these rounds is not measured"
     return decoding, str(one), str(one.end_to_end), accepted, per_step, one.verdict
 
 
@@ -88,7 +96,7 @@ def of_drafts(lab: Any, title: str, first: str, wanted: Mapping[str, Sequence[Se
 def settings(lab: Any, **wanted: Any) -> list[Setting]:
     """The measured settings with these values, plain decoding first."""
     found = [s for s in from_lab(lab) if all(getattr(s, name) == value for name, value in wanted.items())]
-    return sorted(found, key=lambda s: (list(TITLES).index(s.kind) if s.kind else -1, s.k))
+    return sorted(found, key=lambda s: (list(TITLES).index(s.kind) if s.kind else -1, s.engine, s.k))
 
 
 def drafts(lab: Any, engine: str) -> Table:
@@ -125,19 +133,17 @@ def line(
     below = [points[x].median - points[x].decoding.low for x in at]
     whiskers = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     figure.add_scatter(
-        x=at,
-        y=[points[x].median for x in at],
-        name=name,
-        mode="lines+markers",
-        error_y=whiskers,
-        line={"color": look[0], "dash": dash, "width": 2.5},
-        marker={"symbol": look[1], "size": 10},
-    )
+        x=at, y=[points[x].median for x in at], name=name, mode="lines+markers", error_y=whiskers,
+        line={"color": look[0], "dash": dash, "width": 2.5}, marker={"symbol": look[1], "size": 10},
+    )  # fmt: skip
 
 
-def break_even_line(figure: go.Figure) -> None:
-    figure.add_hline(y=1, line={"color": INK, "dash": "dot", "width": 1.5}, annotation_text="as fast as plain")
+def finish(figure: go.Figure) -> None:
+    """The line at which drafts neither win nor lose. The legend goes below, since its long names don't fit above."""
+    line = {"color": INK, "dash": "dot", "width": 1.5}
+    figure.add_hline(y=1, line=line, annotation_text="as fast as plain")
     figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(LEGEND_BELOW)
 
 
 def by_length(lab: Any, engine: str) -> Plot:
@@ -151,17 +157,13 @@ def by_length(lab: Any, engine: str) -> Plot:
         if points := {s.k: one for s in wanted if (one := speedup(found, s))}:
             line(figure, TITLES[kind], KINDS[kind], points)
             rows += [(TITLES[kind], str(k), str(one), one.verdict) for k, one in points.items()]
-    try:
+    with contextlib.suppress(LabError):  # the cost model comes later in the lab, and needs more loads
         model = costs.fit(lab, engine)
-    except LabError:
-        pass  # the cost model comes later in the lab, and needs more loads
-    else:
-        lengths = range(1, len(model.accepted_at) + 1)
-        predicted = {k: model.speedup(1, k) for k in lengths}
+        predicted = {k: model.speedup(1, k) for k in range(1, len(model.accepted_at) + 1)}
         grey = {"color": "#6e7781", "dash": "dash", "width": 2}
-        figure.add_scatter(x=list(lengths), y=list(predicted.values()), name="cost model", mode="lines", line=grey)
+        figure.add_scatter(x=list(predicted), y=list(predicted.values()), name="cost model", mode="lines", line=grey)
         rows += [("cost model", str(k), number(one), "") for k, one in predicted.items()]
-    break_even_line(figure)
+    finish(figure)
     return Plot(title, ("", "k", "speed-up", ""), rows, figure)
 
 
@@ -177,11 +179,12 @@ def by_users(lab: Any) -> Plot:
         if len(points) > 1:
             name = f"{ENGINES[engine].title}, {title_of(wanted[0])}"
             colour, _, dash = LOOK[engine]
-            line(figure, name, (colour, KINDS[kind][1]), points, dash)
+            marker = KINDS[kind][1] + "-open" * (k > LONG)
+            line(figure, name, (colour, marker), points, dash)
             seen |= {(name, users): points[users] for users in sorted(points)}
     at = sorted({users for _, users in seen})
     figure.update_xaxes(type="log", tickvals=at, ticktext=[str(users) for users in at])
-    break_even_line(figure)
+    finish(figure)
     rows = [(name, str(users), str(one), one.verdict) for (name, users), one in seen.items()]
     return Plot(title, ("", "users", "speed-up", ""), rows, figure)
 
@@ -219,7 +222,7 @@ def accepted(lab: Any) -> Plot:
             text=["" if value < 0.1 else f"{value:.2f}" for value in values],
             marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "fgopacity": 0.6}},
         )  # fmt: skip
-    figure.update_layout(barmode="stack", height=160 + 40 * len(bars), margin={"l": 240})
+    figure.update_layout(LEGEND_BELOW | {"barmode": "stack", "height": 220 + 40 * len(bars)}, margin_l=280)
     figure.update_yaxes(autorange="reversed")
     shown = {bar: [f"{parts[name]:.2f}" if name in parts else "–" for name in names] for bar, parts in bars.items()}
     rows = [(bar, *shown[bar], f"{sum(parts.values()):.2f}") for bar, parts in bars.items()]
@@ -231,11 +234,11 @@ def first_tokens(lab: Any, engine: str) -> Table:
     rows = []
     for draft, compared in speedups.first_tokens(lab.results(), lab.raw, engine).items():
         for what, test in compared.items():
-            if test is None:
-                rows.append((draft, what, "–", "–", "–", "too few answers agree for a test"))
-            else:
+            figures = ("–", "–", "–", "too few answers agree for a test")
+            if test:
                 verdict = "✘ another distribution" if test.differs else "✔ no difference found"
-                rows.append((draft, what, str(test.categories), f"{test.chi_square:.1f}", f"{test.p:.3f}", verdict))
+                figures = (str(test.categories), f"{test.chi_square:.1f}", f"{test.p:.3f}", verdict)
+            rows.append((draft, what, *figures))
     header = ("draft", "compared", "categories", "chi-square", "p", "against plain decoding")
     return Table(f"{ENGINES[engine].title} at temperature 1: the same distribution?", header, rows)
 
@@ -247,13 +250,10 @@ def passes(lab: Any) -> Plot:
     source = lab.results()["passes/torch"]["provenance"]
     title = f"One pass in torch, {values['dtype'].removeprefix('torch.')} ({source['processor']})"
     figure = go.Figure(layout=layout(title, "new tokens in the pass", "ms"))
-    figure.add_scatter(
-        x=list(ms), y=list(ms.values()), name="one pass", mode="lines+markers", line={"color": "#0072B2"}
-    )
-    grey = {"color": "#6e7781", "dash": "dot"}
-    figure.add_scatter(
-        x=list(ms), y=[count * ms[1] for count in ms], name="one token at a time", mode="lines", line=grey
-    )
+    for name, times, mode in (
+        ("one pass", list(ms.values()), "lines+markers"), ("one token at a time", [n * ms[1] for n in ms], "lines"),
+    ):  # fmt: skip
+        figure.add_scatter(x=list(ms), y=times, name=name, mode=mode)
     figure.update_yaxes(rangemode="tozero")
     rows = [(str(count), number(one), f"{one / ms[1]:.2f}", f"{one / count:.2f}") for count, one in ms.items()]
     return Plot(title, ("new tokens", "ms", "times a pass over one", "ms per token"), rows, figure)

@@ -47,7 +47,7 @@ def watch(model: ModelChoice, llama: Llama, updates: int) -> tuple[dict[str, Any
     Returns the values and the raw data for the ledger: tokens a pass with GUESSES drafts before training, after it,
     and with this lab's head; the history. Raises LabError if the head or its text can't be read.
     """
-    text = training_text.load(HEAD / "text.npz")
+    text = training_text.load(training_text.FILE)
     ready = head_files.load(HEAD, head_files.read_config(model.weights("hf")))
     history = train(llama, text, ready, updates)
     before, *_, after, of_ready = (one["tokens_a_pass"] for one in history)

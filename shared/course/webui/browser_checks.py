@@ -6,7 +6,7 @@
 The plain page that the lab starts from goes through the same checks, which shows that they can fail.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared.course.labs import OpenLab
@@ -57,10 +57,18 @@ def run(lab: OpenLab, chat: ChatPage, relay: OllamaRelay, ollama: Engine) -> dic
     Raises LabError where no browser is found.
     """
 
+    return recorded(lab, chat.name, chat.identity(), lambda: chat, relay, ollama)
+
+
+def recorded(
+    lab: OpenLab, name: str, page: Mapping[str, Any], chat: Callable[[], ChatPage], relay: OllamaRelay, ollama: Engine
+) -> dict[str, Any]:
+    """The same for a page that `chat` starts, only if it isn't checked yet. page: what it is made of."""
+
     def measured() -> tuple[dict[str, Any], dict[str, Raw]]:
-        found = chromium.run(lambda browser: every(Target(chat, relay, ollama, browser)))
+        there = chat()
+        found = chromium.run(lambda browser: every(Target(there, relay, ollama, browser)))
         return values(found), found
 
-    page = dict(chat.made_of) or {"url": chat.url}
-    result: dict[str, Any] = lab.measure(PREFIX + chat.name, measured, engine=ollama, page=page)
+    result: dict[str, Any] = lab.measure(PREFIX + name, measured, engine=ollama, page=page)
     return result

@@ -102,8 +102,8 @@ def wait_behind(lab: OpenLab, page: str) -> float | str:
 
 def queue(title: str, traces: Sequence[Trace]) -> Plot:
     """Each request as a bar: how long it waited for its first token, and how long it streamed."""
-    ordered = sorted(traces, key=lambda one: (one.sent_ns, one.arrivals_ns))
-    began = ordered[0].sent_ns
+    ordered = sorted(traces, key=lambda one: one.arrivals_ns)
+    began = min(one.sent_ns for one in traces)
     figure = go.Figure(layout=layout(title, "seconds since the first request", ""))
     rows = []
     for place, one in enumerate(ordered, 1):

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,11 @@ import httpx
 
 from shared import paths
 from shared.course.webui.in_chromium.chat_page import ChatPage
-from shared.engines.http import get
 from shared.errors import LabError
-from shared.launch.process import Guarded
+from shared.launch.process import Guarded, until_ready
 from shared.processes import free_port
 
+NAME = "open-webui"  # in the ledger: browser/open-webui, render/open-webui
 READY_WITHIN_S = 240  # about 10 s on two idle cores, more after the first start of a new installation
 ADMINISTRATOR = {"name": "Student", "email": "student@example.com", "password": "for-this-lab-only"}
 # Without these it would look for updates and models on the internet, or need a model of its own.
@@ -84,7 +83,7 @@ class OpenWebUI:
     def chat_page(self) -> ChatPage:
         """Its page as a browser finds it, with the administrator signed in."""
         return ChatPage(
-            "open-webui", self.url, prompt="#chat-input", send="", answer="#response-content-container",
+            NAME, self.url, prompt="#chat-input", send="", answer="#response-content-container",
             stop='button[aria-label="Stop"]', ready="#chat-input", storage={"token": self.token},
             made_of={"open_webui": self.version},
         )  # fmt: skip
@@ -200,18 +199,11 @@ def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, fol
     with log.open("ab") as out:
         process = Guarded(command, out, cwd=folder, env=env, inherited=inherited)
     webui = OpenWebUI(port, folder, log, process, given, version=version(), keep=keep)
-    began = time.monotonic()
-    while (get(port, "/health") or (0,))[0] != 200:
-        late = time.monotonic() - began > READY_WITHIN_S
-        if late or process.exit_code() is not None:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            webui.end()
-            what = f"was not ready after {READY_WITHIN_S} s" if late else "ended while it started"
-            raise LabError(
-                f"Open WebUI {what}. Its log ends with:\n{tail}", "correct what the log names, and try again"
-            )
-        time.sleep(0.1)
-    webui.startup_s = time.monotonic() - began
+    try:
+        webui.startup_s = until_ready(process, "Open WebUI", port, "/health", log, READY_WITHIN_S)
+    except LabError:
+        webui.end()
+        raise
     webui.sign_in()
     return webui
 

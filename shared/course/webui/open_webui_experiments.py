@@ -4,6 +4,7 @@
     open_webui_experiments.tools(lab, relay, ollama, switched_off)
     open_webui_experiments.hidden(lab, relay, ollama)
     open_webui_experiments.added(lab, relay, ollama)
+    open_webui_experiments.checks(lab, relay, ollama)
     open_webui_experiments.settings(lab, relay, ollama, in_force)
 
 Each starts Open WebUI where it isn't running yet, and raises LabError with the command where it isn't installed.
@@ -13,15 +14,16 @@ import json
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.course.labs import OpenLab
-from shared.course.webui import open_webui
+from shared.course.webui import browser_checks, open_webui, render_lag
 from shared.course.webui.in_chromium import chromium
 from shared.course.webui.in_chromium.chat_page import opened, until
 from shared.course.webui.in_chromium.ollama_relay import Asked, OllamaRelay
 from shared.course.webui.open_webui import TASKS, OpenWebUI
+from shared.course.webui.render_lag import Stream
 from shared.engines.http import post_json
 from shared.errors import LabError
 from shared.launch.running import Engine
@@ -239,6 +241,30 @@ def connection(lab: OpenLab, relay: OllamaRelay, ollama: Engine, url: str, name:
         return {"models": models, "text": trace.text[:200], "error": trace.error}, {"text": trace.text}
 
     return _recorded(lab, "connection", measured, ollama, connected=name)
+
+
+def checks(lab: OpenLab, relay: OllamaRelay, ollama: Engine) -> Values:
+    """The checks that any chat page must pass, recorded under `browser/open-webui`."""
+    made_of = {"open_webui": open_webui.version()}
+    return browser_checks.recorded(lab, open_webui.NAME, made_of, lambda: _plain(relay).chat_page, relay, ollama)
+
+
+def render(lab: OpenLab, relay: OllamaRelay) -> Values:
+    """How far its page is behind the simulated stream, recorded under `render/open-webui`."""
+
+    def probe(stream: Stream) -> "Callable[[Browser], Awaitable[Raw]]":
+        chat = _plain(relay).chat_page
+        return lambda browser: render_lag.in_page(browser, chat, relay, stream)
+
+    return render_lag.recorded(lab, open_webui.NAME, {"open_webui": open_webui.version()}, probe)
+
+
+def _plain(relay: OllamaRelay) -> OpenWebUI:
+    """It sends nothing but what is typed, also to a model without tools."""
+    webui = open_webui.before(relay.url)
+    webui.switch_off(["builtin_tools", "vision"])
+    webui.set_tasks(())
+    return webui
 
 
 def _recorded(lab: OpenLab, name: str, measured: Callable[[], Any], ollama: Engine, **more: Any) -> Values:

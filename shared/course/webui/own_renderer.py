@@ -1,6 +1,6 @@
 """The open task of lab 3.3.6: a renderer of the student's own, a JavaScript module as text, on a simulated stream.
 
-    print(own_renderer.NAIVE)
+    print(own_renderer.NAIVE)                                   # what the lab's naive page does: render/naive
     found = own_renderer.measure(lab, my_renderer, relay)       # render/yours
     render_lag.good(found)
 
@@ -11,9 +11,9 @@ shared.course.webui.render_lag plays, and gives each piece to `write`.
 from typing import TYPE_CHECKING, Any
 
 from shared.course.labs import OpenLab
-from shared.course.webui.in_chromium import chromium
 from shared.course.webui.in_chromium.ollama_relay import OllamaRelay
-from shared.course.webui.render_lag import PREFIX, Raw, Stream, asked_here, values, watched
+from shared.course.webui.render_lag import NAIVE as NAIVE_NAME
+from shared.course.webui.render_lag import Raw, Stream, recorded, watched
 from shared.errors import LabError
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ def failed(reason: str) -> LabError:
 
 def measure(lab: OpenLab, text: str, relay: OllamaRelay) -> dict[str, Any]:
     """The renderer's lag, recorded under `render/yours`. Raises LabError without a browser, or if the module fails."""
-    stream = asked_here()
+    return _recorded(lab, YOURS, text, relay)
 
-    def measured() -> tuple[dict[str, Any], Raw]:
-        raw = chromium.run(lambda browser: probe(browser, text, relay, stream))
-        return values(raw), raw
 
-    simulated = {"words": stream.words, "rate_per_s": stream.rate, "seconds": stream.seconds}
-    found: dict[str, Any] = lab.measure(PREFIX + YOURS, measured, page={"renderer": text}, simulated_stream=simulated)
-    return found
+def measure_naive(lab: OpenLab, relay: OllamaRelay) -> dict[str, Any]:
+    """The lag of NAIVE, recorded under `render/naive`. Raises LabError where no browser is found."""
+    return _recorded(lab, NAIVE_NAME, NAIVE, relay)
+
+
+def _recorded(lab: OpenLab, name: str, text: str, relay: OllamaRelay) -> dict[str, Any]:
+    return recorded(lab, name, {"renderer": text}, lambda stream: lambda browser: probe(browser, text, relay, stream))

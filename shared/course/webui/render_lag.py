@@ -1,7 +1,7 @@
 """How far a page is behind a fast engine, by the browser's own figures. The stream is simulated: no model writes it.
 
     render_lag.measure(lab, server.chat_page, relay)        # render/webui
-    render_lag.measure_naive(lab, relay)                    # render/naive: `innerHTML +=` for each piece
+    own_renderer.measure_naive(lab, relay)                  # render/naive: `innerHTML +=` for each piece
     show(tables.render_lag(lab))
 
 A long text comes at once, as the history of a chat would. Then words come at a steady rate, each with the moment of its
@@ -12,7 +12,7 @@ the processor time of the main thread meanwhile.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,23 +51,6 @@ const note = () => {
 };
 const frame = () => { setTimeout(note); requestAnimationFrame(frame); };
 requestAnimationFrame(frame);
-"""
-NAIVE_PAGE = """
-void (async () => {
-  const place = document.body.appendChild(document.createElement('div'));
-  place.id = 'naive';
-  const response = await fetch('/api/chat', {method: 'POST', body: '{}'});
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = '';
-  for (;;) {
-    const {done, value} = await reader.read();
-    if (done) break;
-    const lines = (rest + value).split('\\n');
-    rest = lines.pop();
-    for (const line of lines) place.innerHTML += (JSON.parse(line).message?.content ?? '').replace(/\\n/g, '<br>');
-    scrollTo(0, document.body.scrollHeight);
-  }
-})();
 """
 
 
@@ -136,20 +119,6 @@ async def in_page(browser: "Browser", chat: ChatPage, relay: OllamaRelay, stream
         relay.script = None
 
 
-async def in_naive_page(browser: "Browser", relay: OllamaRelay, stream: Stream) -> Raw:
-    """The same stream in a page that does `innerHTML +=` for each piece."""
-    relay.script = stream.script
-    page = await browser.new_page()
-    try:
-        empty = "<!doctype html><body>"
-        await page.route("**/naive", lambda route: route.fulfill(body=empty, content_type="text/html"))
-        await page.goto(f"{relay.url}/naive")
-        return await watched(page, "#naive", stream, lambda: page.evaluate(NAIVE_PAGE))
-    finally:
-        relay.script = None
-        await page.close()
-
-
 def values(raw: Raw) -> dict[str, Any]:
     """Lag and load of the main thread, computed from the evidence. A word that was never drawn is the worst lag."""
     lags = sorted(lag for _, lag in raw["lags"])
@@ -171,18 +140,18 @@ def good(found: dict[str, Any]) -> bool:
 
 def measure(lab: OpenLab, chat: ChatPage, relay: OllamaRelay) -> dict[str, Any]:
     """The page's lag, recorded under `render/<its name>`. Raises LabError where no browser is found."""
-    page = dict(chat.made_of) or {"url": chat.url}
-    return _recorded(lab, chat.name, page, lambda stream: lambda browser: in_page(browser, chat, relay, stream))
+    return recorded(
+        lab, chat.name, chat.identity(), lambda stream: lambda browser: in_page(browser, chat, relay, stream)
+    )
 
 
-def measure_naive(lab: OpenLab, relay: OllamaRelay) -> dict[str, Any]:
-    """The naive page's lag, recorded under `render/naive`. Raises LabError where no browser is found."""
-    return _recorded(lab, NAIVE, {}, lambda stream: lambda browser: in_naive_page(browser, relay, stream))
-
-
-def _recorded(
-    lab: OpenLab, name: str, page: dict[str, Any], probe: Callable[[Stream], Callable[["Browser"], Awaitable[Raw]]]
+def recorded(
+    lab: OpenLab, name: str, page: Mapping[str, Any], probe: Callable[[Stream], Callable[["Browser"], Awaitable[Raw]]]
 ) -> dict[str, Any]:
+    """What `probe` finds with the stream of this machine's size, recorded under `render/<name>`.
+
+    page: what the page is made of. After a change of it, the page is measured again.
+    """
     stream = asked_here()
 
     def measured() -> tuple[dict[str, Any], Raw]:

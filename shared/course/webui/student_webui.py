@@ -10,12 +10,10 @@ with student_webui.plain(relay.url) as server:        # the page that the lab st
 import atexit
 import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,9 @@ from shared import paths
 from shared.course import registry, starter
 from shared.course.labs import OpenLab
 from shared.course.webui.in_chromium.chat_page import ChatPage
-from shared.engines.http import get
 from shared.errors import LabError
-from shared.launch.process import Guarded
+from shared.launch.process import Guarded, until_ready
 from shared.processes import free_port
-from shared.results.provenance import syntax
 
 READY_WITHIN_S = 60
 NAME, PLAIN = "webui", "plain"
@@ -73,7 +69,7 @@ def start(lab: OpenLab, ollama: str, **settings: object) -> PageServer:
     """
     folder = Path(tempfile.mkdtemp(prefix="labs-webui-"))
     package = starter.merge(lab.check.lab, lab.check.use_own(), folder)
-    page = ChatPage(NAME, "", ours=True, made_of=code_of(package))
+    page = ChatPage(NAME, "", ours=True, made_of=starter.code_of(package))
     return serve(page, "webui", folder, package.parent, {"ollama": ollama, "data": folder / "data", **settings})
 
 
@@ -91,7 +87,7 @@ def running(lab: OpenLab, ollama: str, **settings: object) -> Iterator[PageServe
 def plain(ollama: str) -> Iterator[PageServer]:
     """The plain page that the lab starts from, as the lab's authors wrote it, until the end of the block."""
     package = starter.reference_folder(registry.find_lab("3.3.6"))
-    page = ChatPage(PLAIN, "", answer="p.assistant", stop="", made_of=code_of(package / "baseline"))
+    page = ChatPage(PLAIN, "", answer="p.assistant", stop="", made_of=starter.code_of(package / "baseline"))
     server = serve(
         page, "webui.baseline", Path(tempfile.mkdtemp(prefix="labs-webui-")), package.parent, {"ollama": ollama}
     )
@@ -115,28 +111,12 @@ def serve(page: ChatPage, module: str, folder: Path, parent: Path, settings: Map
         process = Guarded(command, out, cwd=folder, env=env, inherited=inherited)
     page = dataclasses.replace(page, url=f"http://127.0.0.1:{port}")
     server = _running[page.name] = PageServer(page.name, page, log, process, folder)
-    end = time.monotonic() + READY_WITHIN_S
-    while (get(port, "/") or (0,))[0] != 200:
-        if process.exit_code() is not None or time.monotonic() > end:
-            what = "ended while it started" if process.exit_code() is not None else "is not ready"
-            last = "\n".join(server.log_text().splitlines()[-8:])
-            server.end()
-            raise LabError(
-                f"The page's server {what}. Its log ends with:\n{last}",
-                "correct what the log names, and start it again",
-            )
-        time.sleep(0.05)
+    try:
+        until_ready(process, "The page's server", port, "/", log, READY_WITHIN_S)
+    except LabError:
+        server.end()
+        raise
     return server
-
-
-def code_of(package: Path) -> dict[str, str]:
-    """A hash of each file of a package. In Python files comments and docstrings don't count."""
-    found = {}
-    for file in sorted(package.rglob("*")):
-        if file.suffix in {".py", ".js", ".css", ".html"} and "vendor" not in file.parts:
-            text = syntax(file.read_text()) if file.suffix == ".py" else file.read_text()
-            found[str(file.relative_to(package))] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return found
 
 
 @atexit.register

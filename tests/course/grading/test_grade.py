@@ -237,7 +237,7 @@ def handed_in(folder: Path, *sources: str) -> tuple[list[str], list[str]]:
         attempts.add_attempt("3.3.1", function, attempts=1, outcome="correct", uses="own")
     functions, faults = one_student.handed_in_code(LAB, folder)
     assert faults == []
-    return one_student.exercise_faults(LAB, functions)
+    return one_student.exercise_faults(LAB, functions, {})
 
 
 STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-ttft: stop')"
@@ -274,6 +274,19 @@ def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> No
         "tpot_ms": True,
     }
     assert not (tmp_path / "was-run").exists()
+
+
+def test_a_module_in_javascript_is_compared_as_a_function_is(tmp_path: Path) -> None:
+    lab, static = registry.find_lab("3.3.6"), tmp_path / "starter" / "1" / "webui" / "static"
+    static.mkdir(parents=True)
+    (static / "lines.js").write_text('export async function* lines() { throw new Error("lines: read"); }')
+    (static / "pacer.js").write_text("export function pacer(render) { return { add: render, flush() {} }; }")
+    for function in ("lines", "pacer"):
+        attempts.add_attempt("3.3.6", function, attempts=1, outcome="correct", uses="own")
+    modules = one_student.handed_in_modules(lab, tmp_path)
+    assert one_student.exercise_faults(lab, [], modules) == (
+        ["lines counts as correct, but the code handed in contains only its stub"], []
+    )  # fmt: skip
 
 
 def test_more_files_of_starter_code_than_a_lab_has_are_not_all_read(

@@ -76,6 +76,22 @@ def test_each_engine_gets_the_draft_in_the_form_that_it_loads(model: ModelChoice
     assert (head["vllm"] / "config.json").exists()
 
 
+def test_the_quick_size_starts_sglang_once(model: ModelChoice) -> None:
+    found = experiments.drafts_of("sglang", model, experiments.SIZES["quick"])
+    assert [experiments.name_of(one) for one in found] == ["eagle3-3"]
+
+
+def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        experiments, "speed", lambda lab, engine, number, sizes, *, users, group: asked.append((number, users))
+    )
+    engine: Any = None
+    for start in (1, 2):
+        experiments.speed_rounds(LAB, engine, start, replace(SIZES, rounds=4, restarts=2), (1, 16))
+    assert asked == [(1, 1), (1, 16), (2, 1), (3, 1), (3, 16), (4, 1)]
+
+
 def test_a_wrong_text_is_a_fault_with_and_without_a_reference() -> None:
     assert experiments.text_fault({}, [{"gaps": [0.0] * 50}]) is None
     assert "3.00 nats" in str(experiments.text_fault({}, [{"gaps": [0.0, 3.0]}]))
@@ -143,6 +159,7 @@ def test_llamacpp_with_and_without_drafts(started: Any, model: ModelChoice) -> N
     assert Setting("llamacpp", "eagle3", 2, users=2, temperature=1) in found
     pairs = {key: LAB.raw(key) for key in LAB.results() if key.startswith("first-tokens/")}
     assert len(pairs) == 3
+    assert len({str(found) for found in pairs.values()}) == 3  # independent samples: other seeds
     assert all(len(found) == SIZES.samples and {len(one) for one in found} == {2} for found in pairs.values())
 
 

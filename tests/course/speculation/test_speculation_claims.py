@@ -12,7 +12,7 @@ from shared.course.speculation.claims import CLAIMS
 from tests.helpers.speculation import MadeUp
 
 LAB = labs.OpenLab("3.3.4")
-PROOF, OWN, LLAMACPP, VLLM, SGLANG, FIRST, COPIED, USERS, COST, CHOICE = range(10)
+OWN, LLAMACPP, VLLM, SGLANG, FIRST, GAINS, COST, CHOICE = range(8)
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +64,8 @@ def test_without_results_each_claim_names_its_cells() -> None:
 @pytest.mark.parametrize(
     ("number", "changed", "said"),
     [
-        (PROOF, {"proof": {"largest_difference": 0.01}}, "1e-02"),
-        (PROOF, {"proof": {"p_value": 1e-6}}, "p = 0.000"),
+        (OWN, {"proof": {"largest_difference": 0.01}}, "1e-02"),
+        (OWN, {"proof": {"p_value": 1e-6}}, "p = 0.000"),
         (OWN, {"own_texts": 3}, "ngram: 3 of 4"),
         (LLAMACPP, {"llamacpp/eagle3-2": 3.0}, "eagle3-2: a greedy token lies 3.00 nats below"),
         (VLLM, {"vllm/eagle3-3": 3.0}, "3.00 nats"),
@@ -102,7 +102,7 @@ def test_an_engine_that_could_not_start_is_not_run_here() -> None:
 
 def test_more_users_that_gain_more_contradict_the_claim() -> None:
     fill(MadeUp(slower={1: 3.0}))
-    assert outcome(USERS).outcome == FAILS
+    assert outcome(GAINS).outcome == FAILS
 
 
 def test_a_cost_model_that_misses_is_no_evidence() -> None:
@@ -116,7 +116,7 @@ def test_a_cost_model_that_misses_is_no_evidence() -> None:
 def test_speeds_are_not_judged_at_the_quick_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_SIZE", "quick")
     fill(MadeUp(slower={1: 3.0}), choice=dict.fromkeys((t.name for t in choose.traffics()), choose.NAIVE))
-    for number in (COPIED, USERS, COST, CHOICE):
+    for number in (GAINS, COST, CHOICE):
         found = outcome(number)
         assert (found.outcome, "not judged at the quick size" in found.evidence) == (HOLDS, True), found.evidence
     fill(None, **{"llamacpp/eagle3-2": 3.0})

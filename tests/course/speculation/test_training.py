@@ -15,6 +15,7 @@ from shared.course.speculation.eagle3.head import Eagle3Head
 from shared.course.speculation.eagle3.target_states import LiveStates, StoredStates, TargetStates, aux_layers, states_of
 from shared.course.speculation.eagle3.training import Settings, Training, batch_of, batches, rate_at
 from shared.course.speculation.eagle3.training_text import TrainingText
+from shared.engines import draft_checks
 from shared.models.llama import Llama
 
 torch.set_num_threads(1)  # on tensors as small as these, a second thread only waits for the first
@@ -231,8 +232,8 @@ def test_a_head_of_another_model_is_refused(tmp_path: Path, change: dict[str, in
 def test_a_head_without_its_layers_or_of_another_class_is_refused(tmp_path: Path) -> None:
     head_files.save(new_head(), TARGET, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert "three layers" in head_files.head_fault({**config, "eagle_aux_hidden_state_layer_ids": None}, TARGET)
-    assert "LlamaForCausalLM, not" in head_files.head_fault({**config, "architectures": ["LlamaForCausalLM"]}, TARGET)
+    assert "three layers" in draft_checks.head_fault({**config, "eagle_aux_hidden_state_layer_ids": None}, TARGET)
+    assert "LlamaForCausalLM, not" in draft_checks.head_fault({**config, "architectures": ["LlamaForCausalLM"]}, TARGET)
     (tmp_path / "config.json").write_text(json.dumps({**config, "draft_vocab_size": 39}))
     with pytest.raises(LabError):
         head_files.load(tmp_path, TARGET)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shared import LabError, results
 from shared.course import labs
-from shared.course.webui import browser_checks, render_lag, student_webui, tables
+from shared.course.webui import browser_checks, own_renderer, render_lag, student_webui, tables
 from shared.course.webui.in_chromium import any_page, chromium, ollama_relay
 from shared.course.webui.in_chromium.any_page import ANY, Target
 from shared.course.webui.in_chromium.chat_page import ChatPage
@@ -95,7 +95,8 @@ def test_a_page_that_is_no_chat_is_told_from_one(relay: OllamaRelay) -> None:
 @pytest.mark.browser
 def test_the_naive_page_and_ours_draw_every_word_of_a_simulated_stream(relay: OllamaRelay) -> None:
     stream = Stream(1_800, 50, 2)
-    raw = {"naive": chromium.run(lambda browser: render_lag.in_naive_page(browser, relay, stream))}
+    naive = own_renderer.NAIVE
+    raw = {"naive": chromium.run(lambda browser: own_renderer.probe(browser, naive, relay, stream))}
     with student_webui.running(labs.open(NUMBER), relay.url) as server:
         chat = server.chat_page
         raw["webui"] = chromium.run(lambda browser: render_lag.in_page(browser, chat, relay, stream))

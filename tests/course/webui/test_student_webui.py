@@ -53,7 +53,7 @@ def test_everything_is_open_at_first_and_the_reference_is_used(
         assert repr(check(name)).startswith(f"○ not attempted: Write the body of {name}")
         assert f"Using the reference solution of {name}, because yours is not written yet." in printed
     merged = starter.merge(LAB, set(), tmp_path / "merged")
-    assert student_webui.code_of(merged) == student_webui.code_of(SOLUTION)
+    assert starter.code_of(merged) == starter.code_of(SOLUTION)
 
 
 def test_a_module_in_javascript_is_judged_as_its_file_is_now(beside: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_right_module_is_taken_with_the_students_other_files(beside: Path, tmp
     for name in ("static/lines.js", "static/style.css"):
         assert "mine" in (merged / name).read_text()
     assert (merged / "static" / "mine.svg").exists()
-    assert student_webui.code_of(merged)["answers.py"] == student_webui.code_of(SOLUTION)["answers.py"]
+    assert starter.code_of(merged)["answers.py"] == starter.code_of(SOLUTION)["answers.py"]
 
 
 def test_the_reference_in_javascript_can_be_shown_without_its_markers(beside: Path) -> None:

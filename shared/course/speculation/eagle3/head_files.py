@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from shared.course.speculation.eagle3.head import Eagle3Head, HeadShape
 from shared.course.speculation.eagle3.target_states import aux_layers
+from shared.engines.draft_checks import HEAD_ARCHITECTURE, head_fault
 from shared.errors import LabError
 from shared.models.llama import rope
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-ARCHITECTURE = "LlamaForCausalLMEagle3"
 
 
 def shape_for(target: Mapping[str, Any], draft_vocabulary: int, intermediate: int) -> HeadShape:
@@ -41,7 +41,7 @@ def config_for(head: Eagle3Head, target: Mapping[str, Any]) -> dict[str, Any]:
     shape = head.shape
     return {
         **target,
-        "architectures": [ARCHITECTURE],
+        "architectures": [HEAD_ARCHITECTURE],
         "dtype": "bfloat16",
         "torch_dtype": "bfloat16",
         "num_hidden_layers": 1,
@@ -95,18 +95,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model or a head."""
     found: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     return found
-
-
-def head_fault(config: Mapping[str, Any], target: Mapping[str, Any]) -> str:
-    """The reason why a head of this config.json can't draft for the model of `target`; "" if it can."""
-    if (config.get("architectures") or ["none"])[0] != ARCHITECTURE:
-        return f"its architecture is {(config.get('architectures') or ['none'])[0]}, not {ARCHITECTURE}"
-    for name, what in (("target_hidden_size", "hidden_size"), ("vocab_size", "vocab_size")):
-        if config.get(name) != target[what]:
-            return f"its {name} is {config.get(name)}, but the model's {what} is {target[what]}"
-    layers = config.get("eagle_aux_hidden_state_layer_ids")
-    if not layers:
-        return "its config.json doesn't name the three layers of the model that it needs"
-    if max(layers) >= target["num_hidden_layers"]:
-        return f"it needs the input of layer {max(layers)}, but the model has {target['num_hidden_layers']} layers"
-    return ""

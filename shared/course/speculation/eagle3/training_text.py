@@ -1,6 +1,6 @@
 """The text that a head learns from, as token ids: prompts, and the answers that the model itself wrote.
 
-One compressed file holds all of it (`environment/eagle3_head/text.npz`, made by `write_text` and `pack_text` there).
+One compressed file holds all of it (FILE, made by `write_text` and `train_head` in its folder).
 Each row is one chat: the tokens of its prompt in the model's template, then those of the answer. Only the answers are
 learned. Held-out rows are never trained on: they judge the head, group by group.
 """
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shared import paths
 from shared.errors import LabError
 
+FILE = paths.REPO / "environment" / "eagle3_head" / "text.npz"
 GROUPS = ("trained topics", "held-out topics", "repetition", "code")
 
 

@@ -141,19 +141,27 @@ async def reload(on: Target) -> Raw:
 
 
 async def scripts(on: Target) -> Raw:
-    """The whole corpus of injections as one simulated answer, and one of them as a question."""
+    """The whole corpus of injections as one simulated answer, and one of them as a question.
+
+    Only an answer that was on the screen to its end proves something, so one that wasn't is asked for once more.
+    """
+    found = await shown_scripts(on)
+    return found if found["shown"] else await shown_scripts(on)
+
+
+async def shown_scripts(on: Target) -> Raw:
     on.relay.script = lambda: pieces("\n\n".join([*ALL, THE_END]), 40)
     async with opened(on.browser, on.chat) as tab:
-        await tab.ask(ALL[0])
+        await on.asked(tab, ALL[0])
         end = time.monotonic() + LOOK_LIMIT_S
-        while THE_END not in await tab.answer() and time.monotonic() < end:
+        while THE_END not in (text := await tab.answer()) and time.monotonic() < end:
             await asyncio.sleep(0.1)
-        shown, foreign = THE_END in await tab.answer(), sorted(set(tab.foreign))[:20]
+        shown, foreign = THE_END in text, sorted(set(tab.foreign))[:20]
         with contextlib.suppress(Exception):  # a link that leads away ends this
             await tab.page.evaluate(CLICK, f"{on.chat.answer} a")
         await asyncio.sleep(0.5)
         hits = await tab.page.evaluate("window.hits")
-        return {"vectors": len(ALL), "shown": shown, "ran": len(hits), "foreign": foreign}
+        return {"vectors": len(ALL), "shown": shown, "characters": len(text), "ran": len(hits), "foreign": foreign}
 
 
 def stopped(raw: Raw) -> str:
@@ -187,7 +195,8 @@ ANY: Mapping[str, Check] = {
     ),
     "scripts": Check(
         f"{len(ALL)} injections in an answer", scripts, lambda raw: raw["shown"] and not raw["ran"],
-        lambda raw: f"{raw['ran']} scripts ran" + ("" if raw["shown"] else "; the answer was not shown to its end")
+        lambda raw: f"{raw['ran']} scripts ran"
+        + ("" if raw["shown"] else f"; {raw['characters']} characters of the answer were shown, and not its end")
         + (f"; {len(raw['foreign'])} requests to other servers" if raw["foreign"] else ""), simulated=True,
     ),
 }  # fmt: skip

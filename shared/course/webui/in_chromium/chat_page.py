@@ -40,6 +40,10 @@ class ChatPage:
     ours: bool = False  # the lab's own page, of which the checks know more
     made_of: Mapping[str, Any] = field(default_factory=dict)  # its code, for provenance
 
+    def identity(self) -> dict[str, Any]:
+        """What a result records of the page: its code, or its address if the lab doesn't know the code."""
+        return dict(self.made_of) or {"url": self.url}
+
 
 @dataclass
 class Tab:
