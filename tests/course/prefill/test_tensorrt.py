@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.course.prefill.tensorrt import bench_report, command_check, detached_build, flows, preflight
-from shared.course.prefill.tensorrt.command_check import explain, explain_yaml
+from shared.course.prefill.tensorrt import bench_report, command_check, config_check, detached_build, flows, preflight
+from shared.course.prefill.tensorrt.command_check import explain
+from shared.course.prefill.tensorrt.config_check import explain as explain_yaml
 from shared.course.prefill.tensorrt.detached_build import Job, Task
 from shared.course.prefill.tensorrt.flows import Sizes
 from shared.engines.published_flags import published, unknown
@@ -82,8 +83,19 @@ def test_the_outlines_command_is_wrong_in_three_ways() -> None:
     [
         ("trtllm-build --checkpoint_dir c --gemm_plugin nvfp5", "--gemm_plugin takes no 'nvfp5', but one of auto"),
         ("trtllm-build --checkpoint_dir c --max_batchsize 8", "has no --max_batchsize: did you mean --max_batch_size?"),
-        ("trtllm-build --checkpoint_dir c --max_batch_size eight", "--max_batch_size takes no 'eight', but int"),
-        ("trtllm-serve --model m", "trtllm-serve has no --model: it is a flag of trtllm-bench"),
+        (
+            "trtllm-build --checkpoint_dir c --max_batch_size eight",
+            "--max_batch_size takes no 'eight', but a whole number",
+        ),
+        ("trtllm-serve --model m", "trtllm-serve has no --model: write the model as a word, without a flag"),
+        ("trtllm-serve --port 8000", "trtllm-serve needs the word MODEL"),
+        ("trtllm-serve m --max-batch-size 8", "has no --max-batch-size: did you mean --max_batch_size?"),
+        ("trtllm-serve m --enable_chunked_context", "trtllm-bench throughput; did you mean --enable_chunked_prefill?"),
+        ("trtllm-serve m --free_gpu_memory_fraction 90%", "takes no '90%', but a number"),
+        ("trtllm-bench --model m", "trtllm-bench needs a subcommand: throughput, latency"),
+        ("trtllm-bench --model m speed", "trtllm-bench takes no 'speed': its subcommands are throughput, latency"),
+        ("trtllm-bench throughput --model m", "it is a flag of trtllm-bench, so it stands before throughput"),
+        ("tensorrt-edgellm-export checkpoint", "tensorrt-edgellm-export needs the word OUTPUT"),
         (
             "trtllm-serve m --dtype bfloat16",
             "trtllm-serve has no --dtype: it is a flag of python convert_checkpoint.py",
@@ -98,7 +110,15 @@ def test_a_wrong_command_gets_its_reason(line: str, reason: str) -> None:
     assert any(reason in one for one in explain(line)), explain(line)
 
 
-@pytest.mark.parametrize(("line", "found"), [("make engine", "not a published command"), ("trtllm-serve 'm", "split")])
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("make engine", "begins with one of: llm_build, "),
+        ("trtllm_serve m", "did you mean trtllm-serve"),
+        ("docker run image trtllm-serve m", "check the part from trtllm-serve on"),
+        ("trtllm-serve 'm", "split"),
+    ],
+)
 def test_what_is_no_command_is_refused(line: str, found: str) -> None:
     with pytest.raises(LabError, match=found):
         explain(line)
@@ -112,10 +132,33 @@ def test_what_is_no_command_is_refused(line: str, found: str) -> None:
         ({"kv_cache_config": {"free_gpu_memory_fractoin": 0.3}}, "did you mean free_gpu_memory_fraction?"),
         ({"cuda_graph_config": {"max_seq_len": 9}}, "versions after 1.3.0rc3 have it"),
         ({"speculative_config": {"decoding_type": "Eagle9"}}, "no decoding_type Eagle9"),
+        ({"speculative_config": {"decoding_type": "Eagle3", "max_draft": 3}}, "did you mean max_draft_len?"),
+        ({"use_cuda_graph": True}, "no key use_cuda_graph: CUDA graphs are set under cuda_graph_config"),
+        ({"kv_cache_config": 0.3}, "kv_cache_config holds 0.3, but needs keys of its own"),
+        ({"kv_cache_config": {"free_gpu_memory_fraction": 90}}, "takes no 90, but a number from 0 to 1"),
     ],
 )
 def test_a_wrong_key_gets_its_reason(keys: dict[str, object], reason: str) -> None:
     assert any(reason in one for one in explain_yaml(json.dumps(keys))), explain_yaml(keys)
+
+
+@pytest.mark.parametrize("text", ["kv_cache_config: {", "- 1", "free"])
+def test_what_is_no_file_of_keys_is_refused(text: str) -> None:
+    with pytest.raises(LabError, match=r"no YAML in line 1|no keys with values"):
+        explain_yaml(text)
+
+
+def test_what_is_found_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    command_check.tell("trtllm-serve")
+    command_check.tell("trtllm_serve m")
+    command_check.tell("trtllm-serve m")
+    config_check.tell("kv_cache_config:\n  free_gpu_memory_fraction: 0.3")
+    config_check.tell("[")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "✘ trtllm-serve needs the word MODEL"
+    assert printed[2].startswith("Fix: did you mean")
+    assert printed[3:5] == ["✔ every flag and value of it is published", "✔ every key of it is published"]
+    assert printed[5].startswith("✘ The file is no YAML")
 
 
 @pytest.mark.parametrize(("version", "has"), [("1.2.1", True), ("1.3.0rc20", True), ("1.3.0rc21", False)])
