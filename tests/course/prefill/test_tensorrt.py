@@ -10,7 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.course.prefill.tensorrt import bench_report, command_check, config_check, detached_build, flows, preflight
+from shared.course.prefill.tensorrt import (
+    bench_report,
+    command_check,
+    config_check,
+    detached_build,
+    engine_folder,
+    flows,
+    on_this_machine,
+    preflight,
+)
 from shared.course.prefill.tensorrt.command_check import explain
 from shared.course.prefill.tensorrt.config_check import explain as explain_yaml
 from shared.course.prefill.tensorrt.detached_build import Job, Task
@@ -282,6 +291,67 @@ def test_a_step_in_a_container_can_be_ended(spark_model: ModelChoice, tmp_path: 
     assert unknown("docker", made.command[: made.command.index("image:tag") + 1]) == []
     assert made.command[made.command.index("image:tag") + 1 :] == one.command
     assert made.end == ("docker", "kill", made.command[made.command.index("--name") + 1])
+
+
+def test_following_a_build_prints_its_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = detached_build.start([task("build", "echo ': convert 1.0 s'; sleep 0.3; echo done")], tmp_path)
+    assert job.follow(0.02).state == "finished"
+    printed = capsys.readouterr().out
+    assert "now: build (50% by its log)" in printed
+    assert "finished: 1 of 1 steps" in printed.splitlines()[-1]
+
+
+def test_without_a_gpu_nothing_is_started_and_the_reasons_are_printed(
+    spark: Machine, spark_model: ModelChoice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = replace(spark, gpu=None)
+    assert on_this_machine.build(none, spark_model, Sizes()) is None
+    printed = capsys.readouterr().out
+    assert "not started (not verified on hardware)" in printed
+    assert "GPU: none" in printed
+    assert on_this_machine.benchmark(none, spark_model, Sizes()) is None
+    assert not on_this_machine.folder().joinpath(spark_model.name).exists()
+    old = preflight.container(none, "triton-trtllm")
+    assert not old.ok
+    assert "25.11-trtllm-python-py3: platforms unknown" in old.found
+
+
+def test_on_a_spark_the_flows_start_in_their_container(
+    on_a_spark: Docker, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_spark.says(inside=["sh", "-c", "echo {arguments}"])
+    monkeypatch.setattr(on_this_machine, "docker_gpu_arguments", lambda: ("--gpus", "all"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500 * 2**30))
+    job = on_this_machine.build(spark, spark_model, Sizes())
+    assert job
+    assert finish(job) == "failed"  # nothing was built: the step left no checkpoint
+    assert "checkpoint/config.json" in job.progress().last_line
+    [run] = [line for line in on_a_spark.asked() if line[0] == "run"]
+    assert "--model_dir" in run
+    assert run[run.index("--model_dir") + 1].startswith("/root/.cache/huggingface/hub/")
+    bench = on_this_machine.benchmark(spark, spark_model, Sizes())
+    assert bench
+    assert finish(bench) == "failed"
+    assert json.loads((bench.folder / "config.yml").read_text())["kv_cache_config"]
+    (bench.folder / "latency.json").write_text(json.dumps(REPORT))
+    assert on_this_machine.reports(bench)["latency"]["requests"] == 64
+
+
+def test_the_folder_of_an_engine_is_explained(tmp_path: Path) -> None:
+    for name, size in (("engine.blob", 3_000_000), ("manifest.json", 900), ("odd", 1)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    rows = engine_folder.contents(tmp_path).rows
+    assert [row[0] for row in rows] == ["engine.blob", "manifest.json", "odd"]
+    assert rows[0][1:] == ("3.000", "OpenVINO's compiled graph and its weights, for this processor")
+    assert engine_folder.on_disk([], [tmp_path]).rows[0][1:] == ("3", "shutil.rmtree(folder)")
+
+
+def test_the_documented_form_of_a_report_is_readable(tmp_path: Path) -> None:
+    file = tmp_path / "form.json"
+    file.write_text(json.dumps(bench_report.form()))
+    found = bench_report.read(file)
+    assert {value for value in found.values() if value != ""} == {0}
+    assert len(bench_report.places().rows) == len(found) - 2  # version and backend are no figures
 
 
 def test_preflight_on_a_spark(on_a_spark: Docker, spark: Machine, spark_model: ModelChoice) -> None:

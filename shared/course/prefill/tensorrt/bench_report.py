@@ -1,7 +1,7 @@
 """The report of `trtllm-bench --report_json`, read into the values of a ledger entry.
 
-The form was read in TensorRT-LLM's source (tensorrt_llm/bench/dataclasses/reporting.py). No report of a Spark was seen:
-not verified on hardware.
+The form was read in TensorRT-LLM's source (tensorrt_llm/bench/dataclasses/reporting.py at commit 024997657505). No
+report of a Spark was seen: not verified on hardware.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import LabError
+from shared.report.table import Table
 
 # our name → (section, key) of the report
 ALWAYS = {
@@ -26,6 +27,22 @@ STREAMING = {
     "ttft_ms": ("streaming_metrics", "avg_ttft_ms"),
     "tpot_ms": ("streaming_metrics", "avg_tpot_ms"),
 }
+
+
+def form(streaming: bool = True) -> dict[str, dict[str, Any]]:
+    """A report without a measurement: the sections and keys that `read` wants, with 0 for every figure."""
+    found: dict[str, dict[str, Any]] = {"engine": {"version": "", "backend": ""}}
+    for section, key in (ALWAYS | (STREAMING if streaming else {})).values():
+        found.setdefault(section, {})[key] = 0
+    return found
+
+
+def places() -> Table:
+    """Where the reader finds each figure."""
+    rows = [(name, f"{section}.{key}") for name, (section, key) in (ALWAYS | STREAMING).items()]
+    return Table(
+        "The report of trtllm-bench (from its source; not verified on hardware)", ("here", "in the report"), rows
+    )
 
 
 def read(file: Path) -> dict[str, Any]:

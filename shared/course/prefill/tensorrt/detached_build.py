@@ -2,11 +2,13 @@
 
     job = detached_build.start(steps, folder)      # returns at once; a closed notebook doesn't end it
     job.progress()                                 # the finished steps, the log's last line, the share done
+    job.follow()                                   # prints the progress until it ends
 
 Each step's command, exit code and time are in `job.json`. A step counts as finished only if its command ended with 0
 and left the files that it should. `start` on the same folder skips finished steps and removes what a broken one left.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -24,9 +26,11 @@ from shared import files, paths, processes
 from shared.errors import LabError
 
 LOG, STATE, PLAN = "build.log", "job.json", "plan.json"
-# Lines of a build's log that show how far it is: (pattern, a rough share of the step). The lines are those
-# of logs in TensorRT-LLM's examples and in one owner's report from a Spark.
+# Lines of a build's log that show how far it is: (pattern, a rough share of the step). The first ones are those of
+# this lab's own builds, the others of logs in TensorRT-LLM's examples and in one owner's report from a Spark.
 MARKS = (
+    (r": convert \d", 0.5),
+    (r": compile \d", 1.0),
     (r"Total time of converting checkpoints", 1.0),
     (r"Build TensorRT engine", 0.2),
     (r"Compute timing cache|Timing cache", 0.3),
@@ -111,6 +115,20 @@ class Job:
         share = max(shares, default=0.0) if open_tasks else 1.0
         return Progress(name, done, len(tasks), running, share, lines[-1] if lines else "the log is empty", seconds)
 
+    def follow(self, every_s: float = 0.5) -> Progress:
+        """Print each change of the progress until the build ends. Interrupting it doesn't interrupt the build."""
+        shown, found = "", self.progress()
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                alive, found = self.alive(), self.progress()
+                if (line := f"{found.state} {found.done} {found.share} {found.last_line}") != shown:
+                    print(found, flush=True)
+                    shown = line
+                if not alive:
+                    break
+                time.sleep(every_s)
+        return found
+
     def log(self) -> str:
         try:
             return (self.folder / LOG).read_text(errors="replace")
@@ -174,7 +192,9 @@ def run(folder: Path) -> int:
         files.write(folder / STATE, json.dumps(state).encode())
         print(f"=== {task.title}: {' '.join(task.command)}", flush=True)
         try:
-            code = subprocess.run(task.command, cwd=folder, stdin=subprocess.DEVNULL).returncode
+            # PYTHONPATH: a step that is a module of this package runs in another folder than the repository.
+            env = {**os.environ, "PYTHONPATH": str(paths.REPO)}
+            code = subprocess.run(task.command, cwd=folder, stdin=subprocess.DEVNULL, env=env).returncode
         except OSError as e:
             print(f"{task.command[0]}: {e.strerror}", flush=True)
             code = 127

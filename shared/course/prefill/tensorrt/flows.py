@@ -22,7 +22,7 @@ from shared.models.choice import ModelChoice
 NOT_VERIFIED = "not verified on hardware"
 CONVERT = "examples/models/core/llama/convert_checkpoint.py"
 WORK = "/labs/work"  # a folder of the host, mounted into the container
-CONFIG = "/labs/config.yml"
+CONFIG = f"{WORK}/config.yml"
 # Of an 8B model, by one owner; not repeated by anyone that we found.
 REPORT = (
     "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): "
@@ -68,7 +68,7 @@ class Step:
     command: tuple[str, ...]
     why: Mapping[str, str]
     leaves: tuple[str, ...] = ()  # files that exist when it has finished
-    files: Mapping[str, str] = field(default_factory=dict)  # that it reads: name below /labs → text
+    files: Mapping[str, str] = field(default_factory=dict)  # that it reads: name in the work folder → text
 
     def __str__(self) -> str:
         return " ".join(self.command)
@@ -83,7 +83,7 @@ def in_container(one: Step, image: str, folder: Path, hub: Path, gpu: Sequence[s
     command = (
         "docker", "run", "--rm", "--pull", "never", "--name", name, "--label", f"{LABEL}={name}", *gpu, "--ipc=host",
         "--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--volume", f"{folder}:{WORK}",
-        "--volume", f"{hub}:{HUB_INSIDE}", image, *one.command,
+        "--volume", f"{hub}:{HUB_INSIDE}", "--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}", image, *one.command,
     )  # fmt: skip
     return Task(one.title, command, one.leaves, ("docker", "kill", name))
 
@@ -170,10 +170,13 @@ def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> 
     )
 
 
-def engine_flow(model: ModelChoice, sizes: Sizes, precision: str = "BF16") -> tuple[Step, ...]:
+def engine_flow(
+    model: ModelChoice, sizes: Sizes, precision: str = "BF16", folder: str = f"{WORK}/hf"
+) -> tuple[Step, ...]:
     """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine.
 
-    Raises LabError for a precision that this flow can't convert.
+    `folder`: of the Hugging Face checkpoint, inside the container. Raises LabError for a precision that this flow can't
+    convert.
     """
     if precision not in PRECISION:
         raise LabError(f"The engine flow can't convert {precision}.", f"choose one of {', '.join(PRECISION)}")
@@ -185,7 +188,7 @@ def engine_flow(model: ModelChoice, sizes: Sizes, precision: str = "BF16") -> tu
             "convert the checkpoint",
             ["python3", CONVERT],
             {
-                "--model_dir": (f"{WORK}/hf", f"the folder of {weights}"),
+                "--model_dir": (folder, f"the folder of {weights}"),
                 "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),
                 "--dtype": (
                     "bfloat16",

@@ -7,6 +7,7 @@ Not verified on hardware.
 
 import os
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,8 +54,13 @@ def gpu(machine: Machine) -> Check:
 
 
 def container(machine: Machine, name: str) -> Check:
-    """Whether the image exists for this processor, by its registry's manifest."""
+    """Whether the image exists for this processor: by its registry's manifest, without a GPU by images.toml."""
     image = containers.images()[name]
+    if not machine.gpu:  # nothing will be pulled, so the registry isn't asked
+        listed = tomllib.loads(containers.IMAGES.read_text())[name]["platforms"]
+        wanted = {"aarch64": "linux/arm64", "x86_64": "linux/amd64"}.get(machine.architecture, machine.architecture)
+        found = f"{image.reference}: {', '.join(listed) or 'platforms unknown'} (quoted from images.toml)"
+        return Check("image", wanted in listed, found, "" if wanted in listed else "ask the registry: docker manifest")
 
     def ask() -> str:
         size = containers.check_manifest(image, machine.architecture)
@@ -81,6 +87,8 @@ def memory(machine: Machine, model: ModelChoice, precision: str, flow: str) -> C
     """Weights, twice for a build; on a Spark the reserve comes on top."""
     times = BUILD_MEMORY_TIMES_WEIGHTS if flow == "build" else 1
     need = times * model.file_bytes(precision) / GIB + (RESERVE_GIB if machine.unified_memory else 0)
+    if not machine.gpu:
+        return Check("memory", False, f"no GPU, so none of about {need:.0f} GiB of GPU memory", "")
     free = machine.available_gib if machine.unified_memory else machine.gpu_memory_gib or 0.0
     found = f"{free:.0f} GiB free, about {need:.0f} needed"
     return Check("memory", free >= need, found, "" if free >= need else "stop other engines, or choose a smaller model")
