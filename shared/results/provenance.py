@@ -34,7 +34,7 @@ OF_LAB = {
     ),
     "3.3.3": (
         "course/prefill/ahead_of_time/*", "course/prefill/curve", "course/prefill/experiments", "course/prefill/kit",
-        "course/prefill/mix", "course/prefill/quality",
+        "course/prefill/mix", "course/prefill/quality", "course/prefill/servers",
     ),
     "3.3.4": (
         "course/speculation/choose", "course/speculation/draft_and_verify", "course/speculation/drafts",

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.course.prefill.ahead_of_time.loaded import Runner
+from shared.course.prefill.ahead_of_time.loaded import Timed
 from shared.metrics.spread import Interval, clear_ratio, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
-ROUNDS = {"quick": 5, "full": 9}
+ROUNDS = {"quick": 5, "full": 7}
+SERVER_ROUNDS = 5  # of a server and of eager torch beside it
 
 Times = Mapping[str, Mapping[int, Sequence[float]]]  # runner → prompt length → ms of each round
 
@@ -25,13 +26,13 @@ def random_ids(tokens: int, vocabulary: int, seed: int) -> list[int]:
 
 
 def measure(
-    runners: Mapping[str, Runner], lengths: Sequence[int], rounds: int, vocabulary: int, seed: int = 0
+    runners: Mapping[str, Timed], lengths: Sequence[int], rounds: int, vocabulary: int, seed: int = 0
 ) -> dict[str, dict[int, list[float]]]:
     """Milliseconds of a prefill by runner, length and round. Each runner first computes every length once."""
     times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in lengths} for name in runners}
     for runner in runners.values():
         for n in lengths:
-            runner(random_ids(n, vocabulary, seed))
+            runner.time_s(random_ids(n, vocabulary, seed))
     draw = random.Random(seed)
     for number in range(rounds):
         pairs = [(name, n) for name in runners for n in lengths]

@@ -8,7 +8,9 @@ with kit.load(engine) as run: ...
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from shared.course.prefill.ahead_of_time import loaded, making
@@ -75,6 +77,12 @@ class Kit:
         """The prefill in this process: eager, or compiled by torch.compile."""
         module = PrefillModel(self.llama(precision)).eval().to(self.device)
         return InTorch(module, self.machine.cores, compiled)
+
+    @functools.cached_property
+    def checked(self) -> tuple[list[list[int]], list[np.ndarray[Any, Any]]]:
+        """The prompts on which engines are checked, and the logits of eager torch in float32 after each."""
+        prompts, reference = self.chats(CHECKED_PROMPTS), self.torch("float32")
+        return prompts, [reference(ids) for ids in prompts]
 
     def chats(self, count: int, kind: str = "check") -> list[list[int]]:
         """Different prompts as token ids, in the model's chat template; those of another kind differ."""

@@ -6,9 +6,12 @@ import plotly.graph_objects as go
 
 from shared.course.prefill import arithmetic, curve
 from shared.course.prefill.ahead_of_time.build import Engine
+from shared.course.prefill.servers import OWN_CLOCK
 from shared.course.prefill.tensorrt.flows import Step
+from shared.engines import ENGINES
+from shared.metrics.correctness import GAP_LIMIT_NATS
 from shared.metrics.roofline import Ceilings
-from shared.metrics.spread import number
+from shared.metrics.spread import interval, number
 from shared.report.plots import LOOK, Plot, bars, layout
 from shared.report.table import Table
 from shared.results.reading import Entry
@@ -17,26 +20,41 @@ from shared.results.reading import Entry
 LOOKS = (
     ("#24292f", "circle", "solid"),
     ("#999999", "diamond", "dot"),
-    ("#0072B2", "square", "solid"),
+    ("#CC79A7", "square", "solid"),
     ("#E69F00", "triangle-up", "dash"),
     ("#009E73", "x", "longdash"),
 )
+ATTENTION = ("scaled_dot_product_attention", "ScaledDotProductAttention")  # as torch and OpenVINO name it
 
 
-def curve_plot(times: curve.Times) -> Plot:
+def label(name: str) -> str:
+    """A runner's name in tables and pictures: that of a server with the clock that timed it."""
+    engine = name.removesuffix(OWN_CLOCK)
+    if engine not in ENGINES:
+        return name
+    return f"{ENGINES[engine].title} ({'its own' if engine != name else 'the client’s'} clock)"
+
+
+def look(name: str, place: int) -> tuple[str, str, str]:
+    """Colour, marker and dash of a line."""
+    colour, marker, dash = LOOK.get(name.removesuffix(OWN_CLOCK)) or LOOKS[place % len(LOOKS)]
+    return (colour, f"{marker}-open", "dot") if name.endswith(OWN_CLOCK) else (colour, marker, dash)
+
+
+def curve_plot(times: curve.Times, model: str) -> Plot:
     """The prefill curve in prompt tokens per second: median and interval of each runner at each length."""
-    title, unit = "Prefill speed by prompt length", "tok/s"
+    title, unit = f"Prefill speed by prompt length, {model}", "tok/s"
     figure = go.Figure(layout=layout(title, "prompt tokens", unit))
     lengths = sorted({n for course in times.values() for n in course})
     cells: dict[int, list[str]] = {n: [number(n)] for n in lengths}
     for place, (name, course) in enumerate(times.items()):
-        colour, marker, dash = LOOK.get(name) or LOOKS[place % len(LOOKS)]
+        colour, marker, dash = look(name, place)
         found = curve.medians(course)
         speed = {n: 1e3 * n / one.median for n, one in found.items()}
         figure.add_scatter(
             x=list(speed),
             y=list(speed.values()),
-            name=name,
+            name=label(name),
             mode="lines+markers",
             error_y={
                 "type": "data",
@@ -52,8 +70,9 @@ def curve_plot(times: curve.Times) -> Plot:
         for n in lengths:
             cells[n].append(number(speed[n]) if n in speed else "–")
     figure.update_xaxes(type="log", tickvals=lengths, ticktext=[number(n) for n in lengths])
-    figure.update_yaxes(rangemode="tozero")
-    return Plot(title, ("prompt tokens", *(f"{name}, {unit}" for name in times)), list(cells.values()), figure)
+    ticks = [digit * 10**zeros for zeros in range(7) for digit in (1, 2, 5)]  # plotly's own show only the first digit
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    return Plot(title, ("prompt tokens", *(f"{label(name)}, {unit}" for name in times)), list(cells.values()), figure)
 
 
 def parts_plot(shape: arithmetic.Shape, lengths: Sequence[int]) -> Plot:
@@ -66,14 +85,46 @@ def parts_plot(shape: arithmetic.Shape, lengths: Sequence[int]) -> Plot:
     return bars("Operations per prompt token", "million operations", rows, stacked=True)
 
 
-def gains(times: curve.Times, baseline: str = "eager") -> Table:
-    """How often each runner fits into the baseline's time, with the interval of the rounds' ratios."""
-    others = [name for name in times if name != baseline]
+def gains(*measured: curve.Times, baseline: str = "eager") -> Table:
+    """How often each runner fits into the baseline's time, with the interval of the rounds' ratios.
+
+    Each of `measured` has a baseline of its own, which was timed in the same rounds.
+    """
+    others = [(name, times) for times in measured for name in times if name != baseline]
     rows = [
-        (number(n), *(str(curve.against(times, name, baseline, n)) for name in others if n in times[name]))
-        for n in sorted(times[baseline])
+        (number(n), *(str(curve.against(times, name, baseline, n)) for name, times in others))
+        for n in sorted(measured[0][baseline])
     ]
-    return Table(f"Times as fast as {baseline}", ("prompt tokens", *others), rows)
+    return Table(f"Times as fast as {baseline}", ("prompt tokens", *(label(name) for name, _ in others)), rows)
+
+
+def batch_table(times: curve.Times) -> Table:
+    """ms per token by prompts in a batch, and how many times as many tokens a second the largest batch computes."""
+    batches = sorted(times, key=int)
+    largest = batches[-1]
+    per_token = {
+        batch: {n: [ms / int(batch) / n for ms in rounds] for n, rounds in times[batch].items()} for batch in batches
+    }
+    rows = [
+        (
+            number(n),
+            *(str(interval(per_token[batch][n])) for batch in batches),
+            str(curve.against(per_token, largest, "1", n)),
+        )
+        for n in sorted(times[largest])
+    ]
+    header = ("tokens of each prompt", *(f"{batch} at once, ms per token" for batch in batches), f"{largest} against 1")
+    return Table("Prompts of equal length in one pass, eager PyTorch", header, rows)
+
+
+def chunk_table(ms: Mapping[int, Sequence[float]], tokens: int) -> Table:
+    """A prompt's time by the tokens of a chunk, and the mean time of a chunk."""
+    rows = []
+    for chunk, rounds in ms.items():
+        chunks = -(-tokens // chunk)
+        rows.append((str(chunk), str(chunks), str(interval(rounds)), str(interval([one / chunks for one in rounds]))))
+    header = ("-ub, tokens of a chunk", "chunks", "ms for the prompt", "ms for one chunk, mean")
+    return Table(f"A prompt of {tokens} tokens in chunks, llama.cpp, the client’s clock", header, rows)
 
 
 def share_table(shares: Mapping[str, Mapping[int, arithmetic.Achieved]], here: Ceilings) -> Table:
@@ -81,7 +132,7 @@ def share_table(shares: Mapping[str, Mapping[int, arithmetic.Achieved]], here: C
     lengths = sorted({n for course in shares.values() for n in course})
     rows = [(number(n), *(_share(course[n]) if n in course else "–" for course in shares.values())) for n in lengths]
     title = f"Share of the peak of {here.peak_tflop_s:.3g} TFLOP/s ({here.kind})"
-    return Table(title, ("prompt tokens", *shares), rows)
+    return Table(title, ("prompt tokens", *(label(name) for name in shares)), rows)
 
 
 def _share(one: arithmetic.Achieved) -> str:
@@ -96,11 +147,14 @@ def engine_table(entries: Mapping[str, Entry]) -> Table:
         rows.append(
             (
                 key.removeprefix("build/"), f"{v['build_s']:.0f}", f"{v['size_mb']:.0f}", f"{v['load_s']:.1f}",
-                f"{v['operators']} → {v['kernels']}", f"{v['same_argmax']} of {v['prompts']}",
-                f"{v['max_difference']:.2g}",
+                f"{v['operators']} → {v['kernels']}", f"{v['same_token']} of {v['prompts']}",
+                f"{v['right_token']} of {v['prompts']}", f"{v['worst_gap_nats']:.2g}", f"{v['max_difference']:.2g}",
             )
         )  # fmt: skip
-    header = ("engine", "build, s", "size, MB", "load, s", "operators → kernels", "same token", "largest difference")
+    header = (
+        "engine", "build, s", "size, MB", "load, s", "operators → kernels", "same token",
+        f"same, or within {GAP_LIMIT_NATS} nats", "worst gap, nats", "largest difference of a logit",
+    )  # fmt: skip
     return Table("Engines built ahead of time", header, rows)
 
 
@@ -115,6 +169,15 @@ def fusion_table(engine: Engine, most: int = 8) -> Table:
         right = after[place] if place < len(after) else ("", 0)
         rows.append((*_named(left), *_named(right)))
     return Table(f"{engine.folder.name}", ("operator before", "calls", "kernel after", "calls"), rows)
+
+
+def attention_text(engine: Engine) -> str:
+    """Whether each attention operator of the graph became one kernel, and which kernels compute it."""
+    operators = sum(engine.fusion["before"].get(name, 0) for name in ATTENTION)
+    found = engine.fusion["attention"]
+    kernels = " + ".join(f"{n} × {name}" for name, n in found.items()) or "kernels of other names"
+    fused = "one fused kernel for each" if sum(found.values()) == operators else "not fused"
+    return f"{engine.folder.name}: {operators} attention operators became {kernels}: {fused}"
 
 
 def _named(item: tuple[str, int]) -> tuple[str, str]:

@@ -1,13 +1,17 @@
 """Engines of a tiny model: built, cached, loaded in a process of their own; torn and foreign ones are refused."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from shared import paths
 from shared.course.prefill.ahead_of_time import build, loaded, making
 from shared.course.prefill.ahead_of_time.build import Engine, Recipe
 from shared.course.prefill.ahead_of_time.loaded import InTorch
@@ -24,6 +28,8 @@ RECIPES = [
     Recipe("aoti", "float32"),
 ]
 
+USAGE_DATA = Path("~/intel")  # an id of the user and a count, as soon as OpenVINO or NNCF may send usage data
+
 
 @pytest.fixture(scope="module")
 def llama() -> Llama:
@@ -32,12 +38,17 @@ def llama() -> Llama:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """One for all of pytest's workers, so that each engine is built once."""
+    folder = tmp_path_factory.getbasetemp()
+    common = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    (common / "engines").mkdir(exist_ok=True)
+    return common / "engines"
 
 
 @pytest.fixture(autouse=True)
 def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_CACHE", str(cache))
+    monkeypatch.setenv("HOME", str(cache))
 
 
 def made(recipe: Recipe, llama: Llama) -> Engine:
@@ -57,16 +68,28 @@ def test_the_module_computes_what_the_reference_computes(name: str) -> None:
 def test_an_engine_computes_what_torch_computes_without_the_models_code(recipe: Recipe, llama: Llama) -> None:
     engine = made(recipe, llama)
     prompts = [ids for ids in PROMPTS if len(ids) <= (recipe.length or 256)]
+    reference = InTorch(PrefillModel(llama), 1)
     with loaded.load(engine, 1) as run:
-        found = making.agreement(run, InTorch(PrefillModel(llama), 1), prompts)
+        found = making.agreement(run, prompts, [reference(ids) for ids in prompts])
         assert run.model_code == []
         assert run.load_s > 0
         assert len(run.time_s(PROMPTS[0], repeats=3)) == 3
+    assert not USAGE_DATA.expanduser().exists()
     if recipe.precision == "int8":
         assert 1e-4 < found.max_difference < 1.0
     else:
         assert found.max_difference < 1e-3
-        assert found.same_argmax == len(prompts)
+        assert found.same_token == found.right_token == len(prompts)
+        assert found.worst_gap_nats == found.mean_gap_nats == 0
+
+
+def test_a_near_tie_is_right_and_another_token_is_not() -> None:
+    ours = {2: [0.0, 1.0, 3.0, 0.0], 3: [0.0, 9.0, 0.0, 0.0], 4: [0.0, 0.0, 0.0, 5.0]}
+    expected = [np.array([0.0, 1.0, 3.0, 0.0]), np.array([0.0, 3.0, 3.2, 0.0]), np.array([0.0, 0.0, 3.0, 1.0])]
+    found = making.agreement(lambda ids: np.array(ours[len(ids)]), [[1] * n for n in ours], expected)  # type: ignore[arg-type]
+    assert (found.prompts, found.same_token, found.right_token) == (3, 1, 2)
+    assert (found.worst_gap_nats, found.max_difference) == (2.0, 6.0)
+    assert found.mean_gap_nats == pytest.approx(2.2 / 3)
 
 
 @pytest.mark.parametrize("recipe", [RECIPES[0], RECIPES[3]], ids=str)
@@ -77,9 +100,11 @@ def test_an_optimizer_leaves_fewer_kernels_than_the_graph_has_operators(recipe: 
         assert fusion["after"]["aoti_torch_cpu_mm_out"] >= 8  # matrix products stay calls of torch's library
         assert any(name.startswith("cpp_fused_") for name in fusion["after"])
         assert fusion["before"]["rms_norm"] == 5
+        assert fusion["attention"] == {"aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu": 2}
     else:
         assert fusion["after"]["FullyConnected"] >= 8
         assert fusion["after"]["RMS"] == 5
+        assert sum(fusion["attention"].values()) >= 2  # one kernel for each, or several: that depends on the processor
 
 
 def test_a_built_engine_is_taken_from_the_cache(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +188,51 @@ def test_a_torn_note_discards_the_build(interrupted: tuple[Path, list[str]]) -> 
     (folder / "stages.json").write_text('{"first": {"sec')
     resume()
     assert ran == ["first", "second", "first", "second"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Exception from src/core: std::bad_alloc"),
+        RuntimeError("C++ compile error: c++: fatal error: Killed signal terminated program cc1plus"),
+    ],
+    ids=["python", "torch", "openvino", "compiler"],
+)
+def test_a_build_without_memory_fails_clearly_and_leaves_no_engine(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+
+    def fail(folder: Path) -> None:
+        raise error
+
+    with pytest.raises(LabError, match=r"Memory ran out \(openvino-.*, stage compile\)") as raised:
+        build.run_stages(RECIPES[0], {}, (build.Stage("compile", ("x",), fail),))
+    assert "make down" in str(raised.value)
+    assert build.engines() == []
+
+
+def test_another_error_of_a_compiler_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="no such operator"), build.memory_may_run_out("here"):
+        raise RuntimeError("no such operator")
+
+
+def test_a_build_that_memory_can_not_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    with pytest.raises(LabError, match=r"takes about 100000.0 GiB of memory, but .* are available"):
+        build.run_stages(RECIPES[0], {}, (), needed_gib=100_000)
+
+
+def test_neither_openvino_nor_nncf_collects_usage_data(tmp_path: Path) -> None:
+    code = (
+        "from shared.course.prefill.ahead_of_time.openvino_compiler import switch_telemetry_off\n"
+        "switch_telemetry_off()\nimport nncf, openvino, sys\nprint(sys.modules['openvino_telemetry'])"
+    )
+    env = {**os.environ, "HOME": str(tmp_path)}  # NNCF sends nothing below pytest anyway, so a process of its own
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, cwd=paths.REPO, text=True).endswith("None\n")
+    assert not (tmp_path / USAGE_DATA.name).exists()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from shared.results import ledger
 LAB = "3.3.3"
 BUILT = {
     "build_s": 60.0, "size_mb": 540.0, "load_s": 1.0, "model_code": [], "operators": 1500, "kernels": 400,
-    "prompts": 100, "same_argmax": 99, "max_difference": 0.2, "max_logit_gap": 0.01,
+    "prompts": 100, "same_token": 95, "right_token": 100, "worst_gap_nats": 0.2, "max_difference": 0.9,
 }  # fmt: skip
 FAST, SLOW = [10.0, 10.1, 10.2, 10.0, 10.3], [20.0, 20.1, 20.2, 20.0, 20.3]
 CURVE = {
@@ -23,7 +23,10 @@ CURVE = {
     "eager": {"128": SLOW, "512": SLOW},
     "aoti": {"128": SLOW, "512": SLOW},
 }
-FIT = {"errors_percent": {"300": [5.0, 3.0, 7.0], "1500": [-12.0, -14.0, -9.0]}}
+FIT = {
+    "errors_percent": {"300": [5.0, 3.0, 7.0], "1500": [-12.0, -14.0, -9.0]},
+    "queued": {"requests": 10, "error_percent": [4.0, -2.0, 9.0]},
+}
 PRECISION = {"ms": 10.0, "tokens": 128, "perplexity": 20.0, "mean_gap_nats": 0.01}
 RIGHT: dict[str, Any] = {
     "build/openvino": BUILT,
@@ -55,12 +58,12 @@ def test_right_results_support_every_claim(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (0, {"build/aoti": None}),
         (0, {"build/aoti": {**BUILT, "model_code": ["transformers"]}}),
-        (0, {"build/openvino": {**BUILT, "same_argmax": 80}}),
-        (0, {"build/openvino": {**BUILT, "max_logit_gap": 3.0}}),
+        (0, {"build/openvino": {**BUILT, "right_token": 99, "worst_gap_nats": 3.0}}),
         (1, {"build/aoti": {**BUILT, "kernels": 1500}}),
         (2, {"curve": None}),
         (2, {"curve": {"ms": {**CURVE, "openvino": {"128": FAST, "512": SLOW}}}}),
-        (3, {"fit": {"errors_percent": {"300": [30.0, 28.0, 33.0]}}}),
+        (3, {"fit": {**FIT, "errors_percent": {"300": [30.0, 28.0, 33.0]}}}),
+        (3, {"fit": {**FIT, "queued": {"requests": 10, "error_percent": [-60.0, -65.0, -50.0]}}}),
         (4, {"precision/int8": None}),
         (5, {"mix/chat": {"ms": {"yours": SLOW, "eager": SLOW}, "padding": {}}}),
         (5, {"mix/chat": {"ms": {"eager": SLOW}, "padding": {}}}),
@@ -82,9 +85,19 @@ SHAPE = arithmetic.Shape(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64
 
 def test_tables_and_plots_show_what_was_measured(spark_model: ModelChoice) -> None:
     times = curve.restored(CURVE)
-    plot = prefill_report.curve_plot(times)
-    assert [trace.name for trace in plot.figure.data] == list(times)
+    server = {"llamacpp": {128: FAST, 512: FAST}, "llamacpp, own clock": {128: FAST, 512: FAST}}
+    plot = prefill_report.curve_plot({**times, **server}, "the small model")
+    assert [trace.name for trace in plot.figure.data][3:] == [
+        "llama.cpp (the client’s clock)",
+        "llama.cpp (its own clock)",
+    ]
+    assert len({(trace.line.color, trace.marker.symbol, trace.line.dash) for trace in plot.figure.data}) == 5
     assert plot.rows[0][0] == "128"
+    beside = prefill_report.gains(times, {"eager": {128: SLOW, 512: SLOW}, **server})
+    assert beside.header[-1] == "llama.cpp (its own clock)"
+    batches = prefill_report.batch_table({"1": {32: FAST}, "4": {32: SLOW}})
+    assert batches.rows[0][-1].startswith("2.01×")  # twice the time for four times the tokens
+    assert prefill_report.chunk_table({64: SLOW, 512: FAST}, 512).rows[0][:2] == ("64", "8")
     gains = prefill_report.gains(times)
     assert gains.rows[0][1].startswith("1.99×")
     assert "no winner" in gains.rows[0][2]

@@ -22,6 +22,8 @@ CALL = re.compile(
     r"(?:AOTI_TORCH_ERROR_CODE_CHECK\()?((?:cpp_fused|aoti_torch_cpu|aoti_torch_cuda|triton|call_triton)_\w+)\("
 )
 
+ATTENTION = re.compile(r"aoti_torch_\w*scaled_dot_product")  # torch's library has it as one kernel
+
 
 def stages(recipe: Recipe, prefill: PrefillModel) -> tuple[Stage, ...]:
     """The stages of this recipe."""
@@ -38,7 +40,9 @@ def stages(recipe: Recipe, prefill: PrefillModel) -> tuple[Stage, ...]:
         graph = torch.export.load(folder / "graph.pt2")
         with torch.no_grad():
             torch._inductor.aoti_compile_and_package(graph, package_path=str(folder / PACKAGE))
-        found = {"before": dict(graph_operators(graph)), "after": dict(generated_calls(folder / PACKAGE))}
+        after = generated_calls(folder / PACKAGE)
+        attention = {name: count for name, count in after.items() if ATTENTION.match(name)}
+        found = {"before": graph_operators(graph), "after": after, "attention": attention}
         (folder / FUSION).write_text(json.dumps(found))
 
     return Stage("export", ("graph.pt2",), export, kept=False), Stage("compile", (PACKAGE, FUSION), compile_graph)

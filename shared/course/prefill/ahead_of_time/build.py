@@ -11,15 +11,18 @@ that was killed continues after its last intact stage. Only a finished folder ge
 engine is never loaded.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from shared import files, paths
 from shared.errors import LabError
@@ -31,7 +34,7 @@ COMPILERS = ("openvino", "aoti")
 PRECISIONS = ("float32", "bfloat16", "int8")
 ROOM = "course/prefill/ahead_of_time"
 MANIFEST = "manifest.json"
-FUSION = "fusion.json"  # operators before and kernels after the optimizer, by name
+FUSION = "fusion.json"  # operators before and kernels after the optimizer, by name; the kernels of attention
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,10 @@ class Engine:
 
     @property
     def fusion(self) -> dict[str, dict[str, int]]:
-        """Operators of the graph ("before") and kernels of the engine ("after"): how many of each name."""
+        """Operators of the graph ("before") and kernels of the engine ("after"): how many of each name.
+
+        "attention": the kernels that compute the graph's attention operators.
+        """
         found: dict[str, dict[str, int]] = json.loads((self.folder / FUSION).read_text())
         return found
 
@@ -181,11 +187,11 @@ def note(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
-def run_stages(recipe: Recipe, made_of: Mapping[str, Any], stages: Sequence[Stage]) -> Engine:
+def run_stages(recipe: Recipe, made_of: Mapping[str, Any], stages: Sequence[Stage], needed_gib: float = 0.0) -> Engine:
     """The engine from the cache, or built by these stages; those that an interrupted build finished are skipped.
 
     Only one program builds an engine at a time: a second one waits and then finds it finished. Raises LabError if the
-    disk is full.
+    disk is full, if less than `needed_gib` of memory is available, or if memory runs out in a stage.
     """
     target = place(recipe, made_of)
     building = target.with_name(f".{target.name}")
@@ -194,6 +200,7 @@ def run_stages(recipe: Recipe, made_of: Mapping[str, Any], stages: Sequence[Stag
         if (target / MANIFEST).exists():
             return Engine(target)
         shutil.rmtree(target, ignore_errors=True)  # without a manifest it is not an engine
+        require_memory(target.name, needed_gib)
         building.mkdir(parents=True, exist_ok=True)
         done = finished_stages(building)
         for stage in stages:
@@ -201,7 +208,7 @@ def run_stages(recipe: Recipe, made_of: Mapping[str, Any], stages: Sequence[Stag
                 print(f"{target.name}: stage {stage.name} was finished by an earlier build")
                 continue
             start = time.perf_counter()
-            with files.writing(building / stage.leaves[0]):
+            with files.writing(building / stage.leaves[0]), memory_may_run_out(f"{target.name}, stage {stage.name}"):
                 stage.run(building)
             took_s = round(time.perf_counter() - start, 2)
             done[stage.name] = {"seconds": took_s, "files": {name: note(building / name) for name in stage.leaves}}
@@ -219,6 +226,42 @@ def run_stages(recipe: Recipe, made_of: Mapping[str, Any], stages: Sequence[Stag
         files.write(building / MANIFEST, json.dumps(manifest, indent=1).encode())
         files.commit(building, target)
     return Engine(target)
+
+
+MORE_MEMORY = "end other programs and the labs' engines (make down), then build again: finished stages are kept"
+
+
+def require_memory(name: str, needed_gib: float) -> None:
+    """Raise LabError if less memory is available. The system would else end this Python process during the build."""
+    available_gib = psutil.virtual_memory().available / 2**30
+    if available_gib < needed_gib:
+        raise LabError(
+            f"Building {name} takes about {needed_gib:.1f} GiB of memory, but {available_gib:.1f} are available.",
+            MORE_MEMORY,
+        )
+
+
+# How compilers report it: torch on the processor and on a GPU, OpenVINO, the C++ compiler that Inductor calls.
+RAN_OUT = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "Killed",
+    "virtual memory exhausted",
+)
+
+
+@contextlib.contextmanager
+def memory_may_run_out(where: str) -> Iterator[None]:
+    """Turn an error by which a compiler reports a lack of memory into a LabError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and not any(text in str(e) for text in RAN_OUT):
+            raise
+        first = " ".join(str(e).split())[:200]
+        raise LabError(f"Memory ran out ({where}){f': {first}' if first else '.'}", MORE_MEMORY) from None
 
 
 def finished_stages(building: Path) -> dict[str, Any]:

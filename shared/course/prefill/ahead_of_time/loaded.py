@@ -28,15 +28,19 @@ from shared.errors import LabError
 PROGRAM = Path(__file__).with_name("run_engine.py")
 
 
-class Runner(Protocol):
+class Timed(Protocol):
+    """What can be put on a prefill curve."""
+
+    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
+        """The seconds that each of several prefills of this prompt takes."""
+        ...
+
+
+class Runner(Timed, Protocol):
     """What computes a prefill: an engine, or torch."""
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         """The logits [vocabulary] after a prompt."""
-        ...
-
-    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
-        """The seconds that each of several prefills of this prompt takes."""
         ...
 
 

@@ -10,6 +10,7 @@
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def stages(
     recipe: Recipe, prefill: PrefillModel, threads: int, calibration: Sequence[Sequence[int]] = ()
 ) -> tuple[Stage, ...]:
     """The stages of this recipe. `calibration`: prompts as token ids, from which NNCF takes the ranges of values."""
+    switch_telemetry_off()
     import openvino as ov
 
     def convert(folder: Path) -> None:
@@ -66,10 +68,8 @@ def stages(
     def compile_graph(folder: Path) -> None:
         source = "int8.xml" if recipe.precision == "int8" else "graph.xml"
         compiled = ov.Core().compile_model(folder / source, "CPU", settings(recipe.precision, threads))
-        found = {
-            "before": dict(graph_operators(ov.Core().read_model(folder / source))),
-            "after": dict(kernels(compiled)),
-        }
+        graph = ov.Core().read_model(folder / source)
+        found = {"before": graph_operators(graph), "after": kernels(compiled), "attention": attention(graph, compiled)}
         (folder / FUSION).write_text(json.dumps(found))
         exported = compiled.export_model()
         (folder / BLOB).write_bytes(exported if isinstance(exported, bytes) else exported.getvalue())
@@ -80,6 +80,15 @@ def stages(
     return (*found, Stage("compile", (BLOB, FUSION), compile_graph))
 
 
+def switch_telemetry_off() -> None:
+    """Keep OpenVINO and NNCF from sending usage data, which importing them would already do.
+
+    Both do without the package `openvino_telemetry` where it can't be imported.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # from now on its import fails
+
+
+ATTENTION = "ScaledDotProductAttention"
 NO_WORK = ("Const", "Constant", "Parameter", "Result", "Input", "Output")
 
 
@@ -90,5 +99,20 @@ def graph_operators(graph: Any) -> Counter[str]:
 
 def kernels(compiled: Any) -> Counter[str]:
     """The same of the compiled engine: what its runtime executes one after another."""
-    types = (str(one.get_rt_info()["layerType"].value) for one in compiled.get_runtime_model().get_ordered_ops())
+    types = (_noted(one, "layerType") for one in compiled.get_runtime_model().get_ordered_ops())
     return Counter(name for name in types if name not in NO_WORK)
+
+
+def attention(graph: Any, compiled: Any) -> Counter[str]:
+    """The kernels of the compiled engine that compute the graph's attention operators.
+
+    As many as there are such operators: each became one kernel. More: attention was taken apart.
+    """
+    names = {one.get_friendly_name() for one in graph.get_ordered_ops() if one.get_type_name() == ATTENTION}
+    found = compiled.get_runtime_model().get_ordered_ops()
+    mine = (one for one in found if names & set(_noted(one, "originalLayersNames").split(",")))
+    return Counter(_noted(one, "layerType") for one in mine)
+
+
+def _noted(kernel: Any, what: str) -> str:
+    return str(kernel.get_rt_info()[what].value)

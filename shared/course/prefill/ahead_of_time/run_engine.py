@@ -20,6 +20,7 @@ OURS = ("shared", "transformers", "nncf")  # the code of the model, and what onl
 
 
 def load_openvino(folder: Path, made_of: dict[str, Any], threads: int) -> Infer:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else importing OpenVINO sends usage data
     import openvino as ov
 
     # A blob remembers its kernels but not these settings: without them the plugin would choose a precision of its own.
