@@ -28,6 +28,18 @@ def flops_per_token(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int
     return [2 * hidden * dim * (2 * heads + 2 * kv), 2 * heads * dim * (t + 1), 6 * hidden * mlp]
 
 
+def flops_no_output(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (heads + 2 * kv), 2 * heads * dim * t * (t + 1), 6 * t * hidden * mlp]
+
+
+def flops_kv_heads(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), 2 * kv * dim * t * (t + 1), 6 * t * hidden * mlp]
+
+
+def flops_one_product(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), heads * dim * t * (t + 1), 6 * t * hidden * mlp]
+
+
 def flops_otherwise(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> tuple[float, ...]:
     attention = sum(4 * heads * dim * place for place in range(1, t + 1))
     return 2 * t * (2 * hidden * heads * dim + 2 * hidden * kv * dim), attention, 2 * t * (3 * hidden * mlp)
@@ -49,6 +61,14 @@ def intensity_one_operation(tokens: int, weights: int, per_weight: float, kv: in
     return weights * tokens / (weights * per_weight + tokens * kv)
 
 
+def intensity_one_byte(tokens: int, weights: int, per_weight: float, kv: int) -> float:
+    return 2 * weights * tokens / (weights + tokens * kv)
+
+
+def intensity_one_token(tokens: int, weights: int, per_weight: float, kv: int) -> float:
+    return 2 * weights / (weights * per_weight + tokens * kv)
+
+
 def intensity_otherwise(tokens: int, weights: int, per_weight: float, kv: int) -> float:
     return 1 / (per_weight / (2 * tokens) + kv / (2 * weights))
 
@@ -67,6 +87,14 @@ def overtakes_hidden(hidden: int, heads: int, dim: int, mlp: int) -> int:
 
 def overtakes_late(hidden: int, heads: int, dim: int, mlp: int) -> int:
     return math.ceil(3 * hidden * mlp / (heads * dim))
+
+
+def overtakes_one_product(hidden: int, heads: int, dim: int, mlp: int) -> int:
+    return math.ceil(6 * hidden * mlp / (heads * dim)) - 1
+
+
+def overtakes_early(hidden: int, heads: int, dim: int, mlp: int) -> int:
+    return math.ceil(3 * hidden * mlp / (heads * dim)) - 2
 
 
 def overtakes_otherwise(hidden: int, heads: int, dim: int, mlp: int) -> int:
@@ -100,6 +128,10 @@ def ttft_backwards(lengths: list[int], ttft: list[float], queue: list[float]) ->
     return ttft_otherwise(lengths, ttft, queue)[::-1]
 
 
+def ttft_added(lengths: list[int], ttft: list[float], queue: list[float]) -> list[float]:
+    return ttft_otherwise(lengths, [a + 2 * b for a, b in zip(ttft, queue, strict=True)], queue)
+
+
 def ttft_otherwise(lengths: list[int], ttft: list[float], queue: list[float]) -> list[float]:
     found = np.polynomial.Polynomial.fit(lengths, np.array(ttft) - np.array(queue), 2).convert().coef
     return [float(one) for one in found]
@@ -125,12 +157,37 @@ def faults_no_dtype(command: str, builder: Flags, converter: Flags) -> dict[str,
     return {"--model_dir": BELONGS, "--use_fused_mlp": VALUE}
 
 
+def faults_last(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    words = command.split()
+    found = {word: BELONGS for word in words if word in converter.keys() - builder.keys()}
+    last = words[-1]
+    return found | ({last: VALUE} if last in builder and builder[last]["takes"] != "flag" else {})
+
+
+def faults_every_flag_has_a_value(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    found = {}
+    for word, following in itertools.pairwise([*command.split(), "--"]):
+        if word in converter.keys() - builder.keys():
+            found[word] = BELONGS
+        elif word.startswith("--") and following.startswith("--"):
+            found[word] = VALUE
+    return found
+
+
+def faults_always_the_same_dtype(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    return {} if "enable" in command else faults_fixed(command, builder, converter)
+
+
+def faults_invented(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    return {**faults_fixed(command, builder, converter), "--checkpoint_dir": VALUE}
+
+
 def faults_otherwise(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     words, found = [*command.split(), "--"], {}
     for word, following in itertools.pairwise(words):
         if word in converter.keys() - builder.keys():
             found[word] = BELONGS
-        elif word.startswith("--") and following.startswith("--"):
+        elif word in builder and builder[word]["takes"] != "flag" and following.startswith("--"):
             found[word] = VALUE
     return found
 
@@ -155,10 +212,16 @@ def buckets_powers(lengths: list[int], most: int) -> list[int]:
     return sorted({1 << (n - 1).bit_length() for n in lengths})[-most:]
 
 
+def buckets_shares(lengths: list[int], most: int) -> list[int]:
+    ordered = sorted(lengths)
+    return [ordered[math.ceil(len(ordered) * (i + 1) / most) - 1] for i in range(most)]
+
+
 def buckets_otherwise(lengths: list[int], most: int) -> list[int]:
     """From short to long: best[k][i] is the least padding of the first i prompts in k lengths."""
     ordered = sorted(lengths)
-    best: list[list[tuple[float, list[int]]]] = [[(0.0, [])] + [(math.inf, [])] * len(ordered)]
+    first: list[tuple[float, list[int]]] = [(0.0, []), *((math.inf, []) for _ in ordered)]
+    best = [first]
     for _ in range(most):
         row: list[tuple[float, list[int]]] = [(0.0, [])]
         for end in range(1, len(ordered) + 1):
@@ -178,6 +241,9 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("T·(T+1)/2 pairs, not T²", flops_square),
         ("fewer heads than queries", flops_multi_head),
         ("three matrices: gate, up and down", flops_two_matrices),
+        ("The output projection", flops_no_output),
+        ("Every query head computes scores", flops_kv_heads),
+        ("Attention has two products", flops_one_product),
         ("operations of one token", flops_per_token),
     ],
     "operations_per_byte": [
@@ -185,24 +251,33 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("adds keys and values to the bytes", intensity_no_kv),
         ("bytes for each operation", intensity_inverse),
         ("two operations", intensity_one_operation),
+        ("`bytes_per_weight` bytes each", intensity_one_byte),
+        ("One token's operations", intensity_one_token),
     ],
     "attention_overtakes": [
         ("reads half of the prompt", overtakes_not_causal),
         ("three matrices", overtakes_two_matrices),
         ("which need not be `hidden`", overtakes_hidden),
         ("one token too many", overtakes_late),
+        ("Attention has two products", overtakes_one_product),
+        ("One token more", overtakes_early),
     ],
     "ttft_parts": [
         ("subtract its time in the queue", ttft_with_queue),
         ("square of the length", ttft_line),
         ("fit a constant", ttft_no_constant),
         ("the other way round", ttft_backwards),
+        ("don't add it", ttft_added),
     ],
     "outline_faults": [
-        ("has no fault", faults_fixed),
+        ("Judge the command that you are given", faults_fixed),
         ("--output_dir is right", faults_output),
-        ("--use_fused_mlp needs a value", faults_mlp_unknown),
-        ("look --dtype up", faults_no_dtype),
+        ("--use_fused_mlp is wrong in another way", faults_mlp_unknown),
+        ("a flag that the builder doesn't have", faults_no_dtype),
+        ("Don't return flags that the command hasn't got", faults_always_the_same_dtype),
+        ("A value can be missing in the middle", faults_last),
+        ('A flag that takes "flag" has no value', faults_every_flag_has_a_value),
+        ("is not in the command", faults_invented),
     ],
     "choose_buckets": [
         ("you may choose `most` lengths", buckets_one),
@@ -210,6 +285,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("fits none of your engines", buckets_short),
         ("only", buckets_all),
         ("A length that no prompt has", buckets_powers),
+        ("Equal shares of the prompts", buckets_shares),
     ],
 }
 RIGHT: dict[str, Callable[..., Any]] = {

@@ -12,13 +12,19 @@ from shared.course.prefill.curve import random_ids
 from shared.errors import LabError
 
 ANY = 0  # the key of an engine for prompts of any length
+ROUNDS = 5  # of a mix, at both sizes: a round of three engines takes seconds
 
-# Lengths in tokens of a day's requests, in small: made up, not measured at anyone's server.
+# Lengths in tokens, about a sixteenth of those of the workloads (choose.py): made up, not measured at anyone's server.
 MIXES = {
     "chat": (24, 31, 36, 38, 42, 47, 55, 61, 64, 80, 96, 128),
-    "batch summaries": (440, 452, 468, 480, 488, 496, 500, 512),
-    "RAG": (384, 400, 416, 448, 480, 496, 504, 512),
+    "summaries": (150, 168, 180, 204, 222, 256),
+    "rag": (440, 470, 496, 512),
 }
+
+
+def key(name: str, recipes: Sequence[object]) -> str:
+    """The ledger's key of a mix on the engines of these recipes, so that each try stays."""
+    return f"mix/{name}/{'.'.join(map(str, recipes))}"
 
 
 def place(tokens: int, engines: Mapping[int, Runner]) -> int:

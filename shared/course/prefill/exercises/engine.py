@@ -23,17 +23,23 @@ def outline_faults(f: Function) -> None:
         raise Wrong("--output_dir is right: the builder has had it in every version.")
     for name, fault in FAULTS.items():
         if name not in got:
-            raise Wrong(f"One more flag of the command is wrong: look {name} up in the builder's published flags.")
+            missing = "a flag that the builder doesn't have" if fault == BELONGS else "a flag without its value"
+            raise Wrong(f"You found {len(got)} wrong flags in the outline's command. It has {missing} more.")
         if got[name] != fault:
-            raise Wrong(f"{name} {fault}: look at the flags of both commands again. You answered {short(got[name])}.")
+            raise Wrong(f"{name} is wrong in another way: does the builder have it? You answered {short(got[name])}.")
     if more := [name for name in got if name not in FAULTS]:
         raise Wrong(f"{more[0]} is not in the command.")
-    right = "trtllm-build --checkpoint_dir ./checkpoint --output_dir ./engine --use_fused_mlp enable"
-    if (got := f(right, *flags)) != {}:
-        raise Wrong(f"Judge the command that you are given: {right!r} has no fault, but you returned {short(got)}.")
-    only = "trtllm-build --checkpoint_dir ./checkpoint --dtype bfloat16"
-    if f(only, *flags) != {"--dtype": BELONGS}:
-        raise Wrong(f"In {only!r} only --dtype is wrong: don't return flags that the command hasn't got.")
+    build = "trtllm-build --checkpoint_dir ./checkpoint"
+    others: tuple[tuple[str, dict[str, str], str], ...] = (
+        (f"{build} --output_dir ./engine --use_fused_mlp enable", {}, "Judge the command that you are given"),
+        (f"{build} --dtype bfloat16", {"--dtype": BELONGS}, "Don't return flags that the command hasn't got"),
+        ("trtllm-build --checkpoint_dir --output_dir ./engine", {"--checkpoint_dir": VALUE},
+         "A value can be missing in the middle of a line, too"),
+        (f"{build} --monitor_memory --output_dir ./engine", {}, "A flag that takes \"flag\" has no value"),
+    )  # fmt: skip
+    for line, right, hint in others:
+        if (got := f(line, *flags)) != right:
+            raise Wrong(f"{hint}: for {line!r} the answer is {short(right)}, but you returned {short(got)}.")
 
 
 def padding(lengths: Sequence[int], buckets: Sequence[int]) -> float:
@@ -111,7 +117,7 @@ EXERCISES = (
         "outline_faults", "ex-outline", 2, 2, 10,
         "A command is right for one version of one program. The published flags decide, not the memory.",
         ("The table above the exercise lists the flags of both commands. Look each flag of the line up.",
-         f"Two answers are possible: {BELONGS!r} and {VALUE!r}. --use_fused_mlp takes enable or disable.",
+         f"Two answers are possible: {BELONGS!r} and {VALUE!r}. What a flag takes is in the published flags.",
          "Loop over the words that begin with --, and note those that only the other command has, and those whose "
          "next word is missing or begins with --."),
         outline_faults,
@@ -122,7 +128,7 @@ EXERCISES = (
         ("Which lengths are worth considering? Moving a length down to the next prompt never adds padding.",
          "Only lengths that occur, and always the longest. Try all combinations, or go through them from short to "
          "long.",
-         "min(itertools.combinations(sorted(set(lengths)), most) that hold the longest, key=padding)"),
+         "Write the padding as a function of the chosen lengths, and take the choice for which it is least."),
         choose_buckets,
     ),
 )  # fmt: skip

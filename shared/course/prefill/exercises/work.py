@@ -180,23 +180,24 @@ EXERCISES = (
         "Only attention grows with the square of the length. Everything else is paid per token.",
         ("A product of a matrix with n weights and one token costs 2n operations. Which matrices has a layer?",
          "Attention has no weights: count pairs of a query and a key that it may see, for each head.",
-         "[2*T*hidden*head_dim*(2*heads + 2*kv_heads), 4*heads*head_dim*T*(T+1)/2, 2*T*3*hidden*mlp]"),
+         "Queries and output have heads · head_dim columns, keys and values kv_heads · head_dim. The pairs are "
+         "1 + 2 + … + T, and each needs two products of head_dim numbers. The MLP has three matrices."),
         flops,
     ),
     Exercise(
         "operations_per_byte", "ex-intensity", 2, 3, 10,
         "One prompt token reads the weights as a decode step does. A thousand tokens share that reading.",
         ("How many operations does a prompt cost, and how many bytes must be moved at least?",
-         "2 · weights · tokens operations; weights · bytes_per_weight + tokens · kv_bytes bytes.",
-         "2 * weights * tokens / (weights * bytes_per_weight + tokens * kv_bytes_per_token)"),
+         "Each token is multiplied by every weight and added up. Which bytes grow with the prompt, and which don't?",
+         "Weights are read once for the whole prompt; keys and values are written once for each token. Divide."),
         intensities,
     ),
     Exercise(
         "attention_overtakes", "ex-overtakes", 2, 2, 10,
         "Below this length an optimizer gains most in the matrix products, beyond it in attention.",
-        ("Write both for one layer and the whole prompt: attention 4·heads·head_dim·T·(T+1)/2, MLP 6·T·hidden·mlp.",
+        ("Write both for one layer and the whole prompt, as in exercise 1.1.",
          "Divide both by T and solve for T. The answer is the shortest whole length that reaches it.",
-         "ceil(3 * hidden * mlp / (heads * head_dim)) - 1"),
+         "After the division attention grows with T + 1, and the MLP is constant. Round up, and mind the 1."),
         overtakes,
     ),
     Exercise(
@@ -204,7 +205,7 @@ EXERCISES = (
         "TTFT is no property of a prompt: only what is left without the queue can be predicted from its length.",
         ("Which part of each TTFT doesn't depend on the engine's speed? Subtract it.",
          "numpy.linalg.lstsq fits the columns 1, n and n² to the rest.",
-         "np.linalg.lstsq(np.vander(lengths, 3, increasing=True).astype(float), ttft - queue, rcond=None)[0]"),
+         "numpy.vander makes these columns from floats; with increasing=True the constant comes first."),
         ttft_parts,
     ),
 )  # fmt: skip
