@@ -49,5 +49,8 @@ def test_buckets_of_every_mix_are_shown_with_their_padding() -> None:
     rows = choose.bucket_table(lambda lengths, most: [max(lengths)], (1,)).rows
     assert [row[:3] for row in rows] == [(name, "1", str(max(lengths))) for name, lengths in mix.MIXES.items()]
     assert mix.key("rag", ("a", "b")) == "mix/rag/a.b"
-    timed: dict[str, dict[str, Any]] = {"ms": {"eager": [4.0] * 5, "yours": [2.0] * 5}, "padding": {"eager": 0.0, "yours": 0.25}}
+    timed: dict[str, dict[str, Any]] = {
+        "ms": {"eager": [4.0] * 5, "yours": [2.0] * 5},
+        "padding": {"eager": 0.0, "yours": 0.25},
+    }
     assert choose.mix_table("chat", timed).rows[1][2:] == ("25%", "2.00× (2.00–2.00)")

@@ -5,6 +5,7 @@ report of a Spark was seen: not verified on hardware.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def places() -> Table:
     return Table(
         "The report of trtllm-bench (from its source; not verified on hardware)", ("here", "in the report"), rows
     )
+
+
+def try_form() -> None:
+    """Print what the reader makes of the documented form, and of a form without its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "form.json"
+        file.write_text(json.dumps(form()))
+        print(f"The documented form, every figure 0, nothing measured:\n{read(file)}\n")
+        file.write_text(json.dumps(form() | {"performance": {}}))
+        try:
+            read(file)
+        except LabError as e:
+            print(f"Without its figures:\n{e}")
 
 
 def read(file: Path) -> dict[str, Any]:

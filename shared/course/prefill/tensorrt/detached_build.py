@@ -26,6 +26,7 @@ from shared import files, paths, processes
 from shared.errors import LabError
 
 LOG, STATE, PLAN = "build.log", "job.json", "plan.json"
+LINE = 150  # characters of the log's last line that are shown
 # Lines of a build's log that show how far it is: (pattern, a rough share of the step). The first ones are those of
 # this lab's own builds, the others of logs in TensorRT-LLM's examples and in one owner's report from a Spark.
 MARKS = (
@@ -64,7 +65,7 @@ class Progress:
 
     def __str__(self) -> str:
         at = f", now: {self.running} ({self.share:.0%} by its log)" if self.running else ""
-        return f"{self.state}: {self.done} of {self.tasks} steps{at}, {self.seconds:.0f} s; {self.last_line}"
+        return f"{self.state}: {self.done} of {self.tasks} steps{at}, {self.seconds:.0f} s; {self.last_line[:LINE]}"
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def run(folder: Path) -> int:
             continue
         state["task_began"] = began = time.time()
         files.write(folder / STATE, json.dumps(state).encode())
-        print(f"=== {task.title}: {' '.join(task.command)}", flush=True)
+        words = ["python" if word == sys.executable else word for word in task.command]
+        print(f"=== {task.title}: {' '.join(words)}", flush=True)
         try:
             # PYTHONPATH: a step that is a module of this package runs in another folder than the repository.
             env = {**os.environ, "PYTHONPATH": str(paths.REPO)}

@@ -10,12 +10,14 @@ import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers
 from shared.models import hub
 from shared.models.choice import ModelChoice
+from shared.report.table import Table
 
 DISK_TIMES_WEIGHTS = 3  # the checkpoint, the converted checkpoint, the engine
 BUILD_MEMORY_TIMES_WEIGHTS = 2  # the builder holds the weights beside the engine that it writes; an estimate
@@ -47,20 +49,39 @@ def checks(machine: Machine, model: ModelChoice, precision: str, flow: str, imag
     ]
 
 
+def image_table() -> Table:
+    """The two images with TensorRT-LLM, with what is known about them: quoted from images.toml."""
+    rows = []
+    for name in ("trtllm", "triton-trtllm"):
+        row = listed(name)
+        platforms = ", ".join(row["platforms"]) or "unknown"
+        rows.append((f"{row['image']}:{row['tag']}", platforms, " ".join(row["note"].split()), row["source"]))
+    return Table(
+        "Images (quoted from images.toml; none was pulled here)", ("image", "platforms", "note", "source"), rows
+    )
+
+
+def listed(name: str) -> dict[str, Any]:
+    """The row of an image in images.toml."""
+    row: dict[str, Any] = tomllib.loads(containers.IMAGES.read_text())[name]
+    return row
+
+
 def gpu(machine: Machine) -> Check:
     if machine.gpu:
         return Check("GPU", True, machine.gpu)
-    return Check("GPU", False, "none; TensorRT needs one from NVIDIA", "build the engines for the processor instead")
+    return Check("GPU", False, "none; TensorRT needs one from NVIDIA", "build this lab's engines for the processor")
 
 
 def container(machine: Machine, name: str) -> Check:
     """Whether the image exists for this processor: by its registry's manifest, without a GPU by images.toml."""
     image = containers.images()[name]
     if not machine.gpu:  # nothing will be pulled, so the registry isn't asked
-        listed = tomllib.loads(containers.IMAGES.read_text())[name]["platforms"]
+        platforms = listed(name)["platforms"]
         wanted = {"aarch64": "linux/arm64", "x86_64": "linux/amd64"}.get(machine.architecture, machine.architecture)
-        found = f"{image.reference}: {', '.join(listed) or 'platforms unknown'} (quoted from images.toml)"
-        return Check("image", wanted in listed, found, "" if wanted in listed else "ask the registry: docker manifest")
+        found = f"{image.reference}: {', '.join(platforms) or 'platforms unknown'} (quoted from images.toml)"
+        fix = "" if wanted in platforms else f"docker manifest inspect {image.reference}"
+        return Check("image", wanted in platforms, found, fix)
 
     def ask() -> str:
         size = containers.check_manifest(image, machine.architecture)
