@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from shared.course.prefill import arithmetic, curve, mix, quality
-from shared.course.prefill.ahead_of_time import making
+from shared.course.prefill.ahead_of_time import making, parts
 from shared.course.prefill.ahead_of_time.build import Engine
-from shared.course.prefill.ahead_of_time.loaded import Runner, Timed
+from shared.course.prefill.ahead_of_time.loaded import InTorch, Runner, Timed
+from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
 from shared.course.prefill.kit import Kit
 from shared.course.prefill.servers import OWN_CLOCK, Served
 from shared.launch.running import Engine as Server
@@ -63,6 +64,17 @@ def server_curve(kit: Kit, server: Server, beside: Mapping[str, Timed]) -> dict[
     times = _measured(kit, {**beside, name: served}, curve.SERVER_ROUNDS)
     own = {n: ms[-curve.SERVER_ROUNDS :] for n, ms in served.own_ms.items()}  # without the first, unmeasured one
     return {"ms": curve.values({**times, **({name + OWN_CLOCK: own} if own else {})})}
+
+
+def time_by_part(kit: Kit, engine: Engine, precision: str, lengths: Sequence[int]) -> dict[str, Any]:
+    """ms by part of a prefill on the processor, by runner and length: eager torch and an OpenVINO engine."""
+    prompts = {n: curve.random_ids(n, kit.llama().embedding.shape[0], seed=3) for n in lengths}
+    eager = InTorch(PrefillModel(kit.llama(precision)).eval(), kit.machine.cores)
+    with kit.load(engine, profile=True) as run:
+        return {
+            "eager": {str(n): parts.of_eager(eager, ids) for n, ids in prompts.items()},
+            "openvino": {str(n): parts.of_openvino(run, ids) for n, ids in prompts.items()},
+        }
 
 
 class Batch:

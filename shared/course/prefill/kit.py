@@ -69,9 +69,9 @@ class Kit:
         calibration = self.chats(CALIBRATION_PROMPTS, "calibration") if recipe.precision == "int8" else ()
         return making.make(recipe, self.prefill(recipe), self.model.sha256("hf"), self.machine.cores, list(calibration))
 
-    def load(self, engine: Engine) -> Loaded:
+    def load(self, engine: Engine, profile: bool = False) -> Loaded:
         """The engine in a process of its own."""
-        return loaded.load(engine, self.machine.cores)
+        return loaded.load(engine, self.machine.cores, profile=profile)
 
     def torch(self, precision: str, compiled: bool = False) -> InTorch:
         """The prefill in this process: eager, or compiled by torch.compile."""

@@ -113,8 +113,19 @@ def batch_table(times: curve.Times) -> Table:
         )
         for n in sorted(times[largest])
     ]
-    header = ("tokens of each prompt", *(f"{batch} at once, ms per token" for batch in batches), f"{largest} against 1")
+    header = (
+        "tokens of each prompt",
+        *(f"{batch} at once, ms per token" for batch in batches),
+        f"{largest} at once against 1, tokens a second",
+    )
     return Table("Prompts of equal length in one pass, eager PyTorch", header, rows)
+
+
+def parts_of_time(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Plot:
+    """ms of a prefill by part, runner and length, as stacked bars."""
+    lengths = next(iter(found.values()))
+    rows = {f"{name}, {n} tokens": dict(course[n]) for n in lengths for name, course in found.items()}
+    return bars("Where the time of a prefill goes, by each runtime’s profiler", "ms", rows, stacked=True)
 
 
 def chunk_table(ms: Mapping[int, Sequence[float]], tokens: int) -> Table:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from shared import paths
-from shared.course.prefill.ahead_of_time import build, loaded, making
+from shared.course.prefill.ahead_of_time import build, loaded, making, parts
 from shared.course.prefill.ahead_of_time.build import Engine, Recipe
 from shared.course.prefill.ahead_of_time.loaded import InTorch
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
@@ -105,6 +105,15 @@ def test_an_optimizer_leaves_fewer_kernels_than_the_graph_has_operators(recipe: 
         assert fusion["after"]["FullyConnected"] >= 8
         assert fusion["after"]["RMS"] == 5
         assert sum(fusion["attention"].values()) >= 2  # one kernel for each, or several: that depends on the processor
+
+
+def test_both_profilers_see_products_attention_and_the_rest(llama: Llama) -> None:
+    with loaded.load(made(RECIPES[0], llama), 1, profile=True) as run:
+        engine = parts.of_openvino(run, PROMPTS[-1])
+    eager = parts.of_eager(InTorch(PrefillModel(llama), 1), PROMPTS[-1])
+    for found in (engine, eager):
+        assert set(found) == {parts.PRODUCTS, parts.ATTENTION, parts.REST}
+        assert min(found.values()) > 0
 
 
 def test_a_built_engine_is_taken_from_the_cache(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:

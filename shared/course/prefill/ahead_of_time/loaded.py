@@ -47,11 +47,11 @@ class Runner(Timed, Protocol):
 class Loaded:
     """An engine in a process of its own. `load_s`: the seconds from its start until it could compute."""
 
-    def __init__(self, engine: Engine, threads: int) -> None:
+    def __init__(self, engine: Engine, threads: int, profile: bool = False) -> None:
         self.engine = engine
         self.length: int | None = engine.manifest["made_of"]["recipe"]["length"]
         self._process = subprocess.Popen(
-            [sys.executable, PROGRAM, engine.folder, str(threads)],
+            [sys.executable, PROGRAM, engine.folder, str(threads), *(["profile"] if profile else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,6 +70,11 @@ class Loaded:
     def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
         took_s: list[float] = self._ask(ids, repeats)[1]
         return took_s
+
+    def nodes_s(self, ids: Sequence[int]) -> list[tuple[str, str, float]]:
+        """Name, type and seconds of each kernel of one prefill, if it was loaded with `profile`."""
+        found: list[tuple[str, str, float]] = self._ask(ids, 1)[2]
+        return found
 
     def _ask(self, ids: Sequence[int], repeats: int) -> Any:
         assert self._process.stdin
@@ -155,12 +160,13 @@ def padded(ids: Sequence[int], length: int | None) -> tuple[np.ndarray[Any, Any]
     return full, np.array([len(ids) - 1], dtype=np.int64)
 
 
-def load(engine: Engine, threads: int, anyway: bool = False) -> Loaded:
+def load(engine: Engine, threads: int, anyway: bool = False, profile: bool = False) -> Loaded:
     """Load a finished engine in a fresh process. Raises LabError if it is damaged or was built for another machine.
 
-    `anyway` skips both checks, to see what the loader itself does with such a file.
+    `anyway` skips both checks, to see what the loader itself does with such a file. `profile` times every kernel of
+    OpenVINO's engine (`nodes_s`), which slows it down a little.
     """
     if not anyway:
         engine.raise_if_damaged()
         engine.raise_if_foreign()
-    return Loaded(engine, threads)
+    return Loaded(engine, threads, profile)
