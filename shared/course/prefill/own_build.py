@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from shared import hardware, models
+from shared.course.prefill.ahead_of_time import build
 from shared.course.prefill.ahead_of_time.build import Recipe
 from shared.course.prefill.kit import Kit
 from shared.course.prefill.tensorrt import detached_build
@@ -19,9 +20,13 @@ from shared.errors import LabError
 
 
 def start(recipe: Recipe) -> Job:
-    """Start the build, or find it finished. Raises LabError if it already runs."""
+    """Start the build, or find it finished. Raises LabError if it already runs.
+
+    Its folder has the engine's name, so a changed recipe or compiler is another build.
+    """
+    name = build.place(recipe, build.ingredients(recipe, models.small().sha256("hf"))).name
     command = (sys.executable, "-m", __name__, recipe.compiler, recipe.precision, str(recipe.length or 0))
-    return detached_build.start([Task(f"build {recipe}", command, (ENGINE,))], folder() / str(recipe))
+    return detached_build.start([Task(f"build {recipe}", command, (ENGINE,))], folder() / name)
 
 
 def build_here(compiler: str, precision: str, length: str) -> None:

@@ -28,6 +28,7 @@ from shared.engines.published_flags import published, unknown
 from shared.errors import LabError
 from shared.hardware import Machine
 from shared.models import ModelChoice, catalogue
+from shared.models import choice as models
 from tests.helpers.standin_docker import Docker
 
 OUTLINE = (
@@ -69,6 +70,22 @@ def test_the_engine_holds_what_the_sizes_ask_for(spark_model: ModelChoice) -> No
 def test_a_precision_that_the_flow_can_not_convert_is_refused(spark_model: ModelChoice) -> None:
     with pytest.raises(LabError, match="can't convert INT3"):
         flows.engine_flow(spark_model, Sizes(), "INT3")
+
+
+def test_a_gpu_gets_the_smallest_format_that_it_multiplies(spark: Machine, spark_model: ModelChoice) -> None:
+    assert flows.serving_precision(spark, spark_model) == "NVFP4"
+    for capability, wanted in (("8.9", "FP8"), ("8.6", "BF16"), ("12.0", "NVFP4")):
+        gpu = replace(spark, compute_capability=capability)
+        assert flows.serving_precision(gpu, spark_model) == wanted
+    only = replace(spark_model, sources={"hf BF16": spark_model.sources["hf BF16"]})
+    assert flows.serving_precision(spark, only) == "BF16"
+
+
+def test_the_converter_is_that_of_the_models_family(spark_model: ModelChoice) -> None:
+    assert "core/llama/convert_checkpoint.py" in str(flows.engine_flow(spark_model, Sizes())[0])
+    small = models.from_catalogue_entry(catalogue.entry(catalogue.QWEN_1B), "3.3.3", token=False)
+    assert "core/qwen/convert_checkpoint.py" in str(flows.engine_flow(small, Sizes())[0])
+    assert explain(flows.engine_flow(small, Sizes())[0].command) == []
 
 
 def test_sizes_below_one_are_refused() -> None:

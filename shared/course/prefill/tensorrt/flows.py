@@ -16,11 +16,12 @@ from shared.course.prefill.tensorrt.detached_build import Task
 from shared.engines import ENGINES, LaunchPlan
 from shared.engines.spec import as_arguments
 from shared.errors import LabError
+from shared.hardware.machine import Machine
 from shared.launch.containers import HUB_INSIDE, LABEL
 from shared.models.choice import ModelChoice
 
 NOT_VERIFIED = "not verified on hardware"
-CONVERT = "examples/models/core/llama/convert_checkpoint.py"
+CONVERT = "examples/models/core/{family}/convert_checkpoint.py"  # below the image's folder of TensorRT-LLM
 WORK = "/labs/work"  # a folder of the host, mounted into the container
 CONFIG = f"{WORK}/config.yml"
 # Of an 8B model, by one owner; not repeated by anyone that we found.
@@ -35,6 +36,8 @@ PRECISION = {  # → (the source of weights, flags of the conversion, the GEMM p
     "FP8": ("FP8", {"--use_fp8": (True, "the checkpoint's weights are FP8")}, "fp8"),
     "NVFP4": ("NVFP4", {"--use_nvfp4": (True, "the checkpoint's weights are NVFP4")}, "nvfp4"),
 }
+# The compute capability from which a GPU multiplies a number format: (format, capability), the smallest format first.
+MULTIPLIES = (("NVFP4", 10.0), ("FP8", 8.9), ("BF16", 0.0))
 ENGINE_FILES = ("config.json", "rank0.engine")  # of a finished engine folder, for one GPU
 
 
@@ -94,10 +97,20 @@ def step(title: str, start: list[str], flags: Mapping[str, tuple[Any, str]], **m
     return Step(title, (*start, *words), {name: why for name, (_, why) in flags.items()}, **more)
 
 
-def serving_config(model: ModelChoice, sizes: Sizes, share: float = 0.3) -> dict[str, Any]:
+def serving_precision(machine: Machine, model: ModelChoice) -> str:
+    """The smallest number format that this GPU multiplies and of which weights are known; without a GPU a Spark's."""
+    capability = float(machine.compute_capability or 0) if machine.gpu else 12.1
+    return next(
+        name
+        for name, needed in MULTIPLIES
+        if name == "BF16" or (capability >= needed and f"hf {name}" in model.sources)
+    )
+
+
+def serving_config(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4", share: float = 0.3) -> dict[str, Any]:
     """The YAML file of the server, from the labs' engine spec, with CUDA graphs."""
     plan = LaunchPlan(
-        home=model.folder, model=model, precision="NVFP4", port=8000, cores=1, share=share,
+        home=model.folder, model=model, precision=precision, port=8000, cores=1, share=share,
         kv_bytes=sizes.users * sizes.sequence_tokens * model.kv_bytes_per_token(),
         flags={"cuda_graph_config": {"enable_padding": True, "max_batch_size": sizes.users}},
     )  # fmt: skip
@@ -107,7 +120,10 @@ def serving_config(model: ModelChoice, sizes: Sizes, share: float = 0.3) -> dict
 
 def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> tuple[Step, ...]:
     """The current way: a server on a Hugging Face checkpoint, and its own benchmark."""
-    weights, config = model.source("hf", precision).repository, json.dumps(serving_config(model, sizes), indent=2)
+    weights, config = (
+        model.source("hf", precision).repository,
+        json.dumps(serving_config(model, sizes, precision), indent=2),
+    )
     limits = {
         "--max_batch_size": (sizes.users, "requests that one step may hold"),
         "--max_num_tokens": (sizes.step_tokens, "tokens that one step may hold: the chunk of a prefill"),
@@ -186,7 +202,7 @@ def engine_flow(
     return (
         step(
             "convert the checkpoint",
-            ["python3", CONVERT],
+            ["python3", CONVERT.format(family="qwen" if model.name.startswith("qwen") else "llama")],
             {
                 "--model_dir": (folder, f"the folder of {weights}"),
                 "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),

@@ -41,8 +41,9 @@ def build(
     return start(machine, steps, image, f"{model.name}-{precision}")
 
 
-def benchmark(machine: Machine, model: ModelChoice, sizes: flows.Sizes, precision: str = "NVFP4") -> Job | None:
+def benchmark(machine: Machine, model: ModelChoice, sizes: flows.Sizes) -> Job | None:
     """Start `trtllm-bench`, throughput and latency, detached; None, with the reasons printed, if that can't work."""
+    precision = flows.serving_precision(machine, model)
     if blocked(machine, model, precision, "serve", "trtllm"):
         return None
     _, *steps = flows.serving_flow(model, sizes, precision)

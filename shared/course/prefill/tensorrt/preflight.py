@@ -57,7 +57,9 @@ def image_table() -> Table:
         platforms = ", ".join(row["platforms"]) or "unknown"
         rows.append((f"{row['image']}:{row['tag']}", platforms, " ".join(row["note"].split()), row["source"]))
     return Table(
-        "Images (quoted from images.toml; none was pulled here)", ("image", "platforms", "note", "source"), rows
+        "Images, quoted: none was pulled here. (1): one owner's report, (M): a maintainer or vendor",
+        ("image", "platforms", "note", "source"),
+        rows,
     )
 
 
