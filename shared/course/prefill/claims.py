@@ -94,7 +94,7 @@ def chosen(evidence: Evidence) -> tuple[bool, str]:
             continue
         times = {name: {0: rounds} for name, rounds in ms.items()}
         gain = curve.against(times, "yours", "eager", 0)
-        texts.append(f"{key.removeprefix('mix/')}: {gain} of eager")
+        texts.append(f"{key.removeprefix('mix/').replace('/', ' on ')}: {gain} against eager")
         good |= gain.times >= GAIN_AT_LEAST and gain.clear
     return evidence.judged(good, "; ".join(texts)) if texts else (False, "no mix was timed with your engines")
 

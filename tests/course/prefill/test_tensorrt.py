@@ -86,6 +86,8 @@ def test_the_converter_is_that_of_the_models_family(spark_model: ModelChoice) ->
     small = models.from_catalogue_entry(catalogue.entry(catalogue.QWEN_1B), "3.3.3", token=False)
     assert "core/qwen/convert_checkpoint.py" in str(flows.engine_flow(small, Sizes())[0])
     assert explain(flows.engine_flow(small, Sizes())[0].command) == []
+    with pytest.raises(LabError, match="Qwen's converter has no --use_fp8"):
+        flows.engine_flow(small, Sizes(), "FP8")
 
 
 def test_sizes_below_one_are_refused() -> None:

@@ -192,17 +192,20 @@ def engine_flow(
     """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine.
 
     `folder`: of the Hugging Face checkpoint, inside the container. Raises LabError for a precision that this flow can't
-    convert.
+    convert, or that the model's converter can't.
     """
     if precision not in PRECISION:
         raise LabError(f"The engine flow can't convert {precision}.", f"choose one of {', '.join(PRECISION)}")
     form, convert, plugin = PRECISION[precision]
+    family = "qwen" if model.name.startswith("qwen") else "llama"
+    if family == "qwen" and convert:
+        raise LabError(f"Qwen's converter has no {', '.join(convert)}.", "build it in BF16")
     weights = model.source("hf", form).repository
     checkpoint, engine = f"{WORK}/checkpoint", f"{WORK}/engine"
     return (
         step(
             "convert the checkpoint",
-            ["python3", CONVERT.format(family="qwen" if model.name.startswith("qwen") else "llama")],
+            ["python3", CONVERT.format(family=family)],
             {
                 "--model_dir": (folder, f"the folder of {weights}"),
                 "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),
