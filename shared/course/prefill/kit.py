@@ -60,8 +60,9 @@ class Kit:
 
     def prefill(self, recipe: Recipe) -> PrefillModel:
         """The graph that this recipe's compiler is given: OpenVINO converts float32 by itself."""
-        module = PrefillModel(self.llama("float32" if recipe.compiler == "openvino" else recipe.precision)).eval()
-        placed: PrefillModel = module.to(self.device if recipe.compiler == "aoti" else "cpu")
+        for_openvino = recipe.compiler == "openvino"
+        module = PrefillModel(self.llama("float32" if for_openvino else recipe.precision), mask_once=for_openvino)
+        placed: PrefillModel = module.eval().to("cpu" if for_openvino else self.device)
         return placed
 
     def build(self, recipe: Recipe) -> Engine:

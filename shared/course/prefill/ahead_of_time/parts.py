@@ -35,7 +35,8 @@ def _once_eager(run: InTorch, ids: Sequence[int]) -> Parts:
 def of_openvino(run: Loaded, ids: Sequence[int]) -> Parts:
     """ms by part of a prefill in an OpenVINO engine.
 
-    Where attention isn't one kernel, its two products are kernels of the type MatMul, and its softmax is another.
+    A Subgraph is a kernel that OpenVINO generates; here it is attention. Where attention isn't one kernel, its two
+    products are of the type MatMul, and its softmax is another kernel.
     """
     return _medians(lambda: _summed(run.nodes_s(ids), lambda _, kind: kind == "FullyConnected"))
 
@@ -52,7 +53,7 @@ def _summed(kernels: Iterable[tuple[str, str, float]], is_product: Callable[[str
     for name, kind, seconds in kernels:
         if is_product(name, kind):
             part = PRODUCTS
-        elif "scaled_dot_product" in name or kind in ("MatMul", "Softmax"):
+        elif "scaled_dot_product" in name or kind in ("Subgraph", "MatMul", "Softmax"):
             part = ATTENTION
         else:
             part = REST

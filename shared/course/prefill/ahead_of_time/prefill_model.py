@@ -22,9 +22,14 @@ SHORTEST = 2  # torch.export takes a length of 1 for a constant
 class PrefillModel(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Token ids [1, T] and the place of the last real one [1] → its logits [1, vocabulary], as `Llama.forward`'s."""
 
-    def __init__(self, llama: Llama) -> None:
-        """Take the weights of `llama` (shared, not copied)."""
+    def __init__(self, llama: Llama, mask_once: bool = False) -> None:
+        """Take the weights of `llama` (shared, not copied).
+
+        mask_once: the graph holds the causal mask as a tensor that all layers share. OpenVINO 2026.4 turns `is_causal`
+        into a mask that each layer makes anew. Torch wants `is_causal`: its kernel then skips most masked pairs.
+        """
         super().__init__()
+        self.mask_once = mask_once
         self.layers, self.hidden, self.eps = llama.layers, llama.hidden, llama.eps
         self.heads, self.kv_heads, self.head_dim = llama.heads, llama.kv_heads, llama.head_dim
         self.longest = min(LONGEST, llama.context)
@@ -44,6 +49,10 @@ class PrefillModel(nn.Module):  # type: ignore[misc]  # torch is not followed
         steps = ids.shape[1]
         cos, sin = self.cos[:steps, None], self.sin[:steps, None]  # [T, 1, head_dim]
         half = self.head_dim // 2
+        mask = None
+        if self.mask_once:
+            places = torch.arange(steps, device=ids.device)
+            mask = places[:, None] >= places  # [T, T]: which keys each token sees
 
         def rotate(x: Tensor) -> Tensor:  # [1, T, heads, head_dim]
             return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
@@ -60,7 +69,7 @@ class PrefillModel(nn.Module):  # type: ignore[misc]  # torch is not followed
             # Each KV head serves several query heads. OpenVINO 2026.4 and torch's flash attention take them repeated.
             k, v = (one.repeat_interleave(self.heads // self.kv_heads, 2) for one in (rotate(k), v))
             h = F.scaled_dot_product_attention(
-                rotate(q).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+                rotate(q).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, is_causal=mask is None
             )
             x = x + F.linear(h.transpose(1, 2).reshape(1, steps, -1), self.out[i])
             gate, up = F.linear(F.rms_norm(x, (self.hidden,), self.mlp_norm[i], self.eps), self.gate_up[i]).chunk(2, -1)
