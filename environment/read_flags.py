@@ -3,8 +3,8 @@
 The engines' containers were not available when the labs were written. So tests check every flag that the labs pass to
 a container against the files in environment/containers/cli, one for each engine. Their content comes from the engine
 itself: from the argument parser of its Python package, from `--help`, or from its source, fetched as a Go module.
-TensorRT-LLM can't be imported without a GPU. Its file was assembled from sources by hand, and this program doesn't
-write it.
+TensorRT-LLM can't be imported without a GPU. Its file was assembled from sources by hand, that of TensorRT Edge-LLM
+from its documentation, and this program writes neither.
 
 `takes` is the kind of a flag's value: "flag" (no value), a list of choices, "int", "float", "number" (either kind),
 "size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse; without it, one value.

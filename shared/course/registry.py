@@ -48,7 +48,7 @@ LABS = {
     for lab in (
         Lab("3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report", 3, "benchmark"),
         Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching", 2, "batching"),
-        Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3),
+        Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3, "prefill"),
         Lab(
             "3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2, "speculation"
         ),

@@ -32,6 +32,10 @@ OF_LAB = {
         "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load",
         "course/batching/own_text",
     ),
+    "3.3.3": (
+        "course/prefill/ahead_of_time/*", "course/prefill/curve", "course/prefill/experiments", "course/prefill/kit",
+        "course/prefill/mix", "course/prefill/quality", "course/prefill/servers",
+    ),
     "3.3.4": (
         "course/speculation/choose", "course/speculation/draft_and_verify", "course/speculation/drafts",
         "course/speculation/exactness", "course/speculation/experiments", "course/speculation/train_a_head",

@@ -21,11 +21,13 @@ from tests.wrong_answers import (
     open_webui,
     production_gateway,
     speculative_decoding,
+    tensorrt_prefill,
 )
 
 LABS = {
     "3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps),
     "3.3.2": (continuous_batching,),
+    "3.3.3": (tensorrt_prefill,),
     "3.3.4": (speculative_decoding,),
     "3.3.5": (production_gateway,),
     "3.3.6": (chat_ui, open_webui),

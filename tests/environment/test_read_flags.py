@@ -17,10 +17,10 @@ from environment import read_flags
 from environment.containers.cli import own_parser
 from shared import paths
 from shared.engines import ENGINES, LaunchPlan
+from shared.engines.published_flags import CLI, flags_of, published, unknown, unknown_keys, unknown_settings
 from shared.models import ModelChoice
-from tests.helpers.command_lines import CLI, flags_of, published, unknown, unknown_keys, unknown_settings
 
-FILES = ("vllm", "sglang", "llamacpp", "ollama", "trtllm", "docker")
+FILES = ("vllm", "sglang", "llamacpp", "ollama", "trtllm", "edgellm", "docker")
 NATIVE = [name for name, spec in ENGINES.items() if spec.native]
 NEEDED = {
     "vllm": "--max-num-seqs --max-model-len --kv-cache-memory-bytes --gpu-memory-utilization --enforce-eager "
@@ -41,7 +41,7 @@ def test_a_file_says_what_it_was_read_from(engine: str) -> None:
     assert content["engine"] == engine
     assert re.fullmatch(r"2026-1[12]-\d\d", content["checked"])
     assert re.search(r"\d+\.\d+\.\d+", content["version"])
-    assert re.search(r"==\d|tag v\d|each command names its commit", content["source"])
+    assert re.search(r"==\d|tag v\d|each command names its commit|documentation of \d", content["source"])
 
 
 def test_there_is_no_other_file() -> None:

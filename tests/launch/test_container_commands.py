@@ -12,10 +12,10 @@ import yaml
 from environment import compose
 from shared import paths, proxies
 from shared.engines import ENGINES, LaunchPlan
+from shared.engines.published_flags import unknown, unknown_keys, unknown_settings
 from shared.launch import containers
 from shared.launch.containers import images
 from tests.helpers import container_commands
-from tests.helpers.command_lines import unknown, unknown_keys, unknown_settings
 
 COMMANDS = list(container_commands.commands())
 # The nearest version of TensorRT-LLM whose flags could be read: see environment/containers/cli/trtllm.json.

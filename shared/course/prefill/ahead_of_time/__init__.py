@@ -1,0 +1,1 @@
+"""Engines built ahead of time from the small model's prefill."""

@@ -1,0 +1,1 @@
+"""TensorRT-LLM and TensorRT Edge-LLM as data: their commands, checked; nothing of it was run on hardware."""

@@ -1,0 +1,142 @@
+"""Whether this machine can run a flow, checked before hours are spent: image, disk, memory, access, version.
+
+    for check in preflight.checks(machine, model, "BF16", "build"): print(check)
+
+Not verified on hardware.
+"""
+
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import LabError
+from shared.hardware.machine import Machine
+from shared.launch import containers
+from shared.models import hub
+from shared.models.choice import ModelChoice
+from shared.report.table import Table
+
+DISK_TIMES_WEIGHTS = 3  # the checkpoint, the converted checkpoint, the engine
+BUILD_MEMORY_TIMES_WEIGHTS = 2  # the builder holds the weights beside the engine that it writes; an estimate
+RESERVE_GIB = 20.0  # of a Spark's shared memory; owners leave this free
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what was asked, the answer, and the fix if it failed."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{'✔' if self.ok else '✘'} {self.name}: {self.found}" + (f"\n  Fix: {self.fix}" if self.fix else "")
+
+
+def checks(machine: Machine, model: ModelChoice, precision: str, flow: str, image: str = "trtllm") -> list[Check]:
+    """All checks of a flow ("serve" or "build"), failed ones included."""
+    return [
+        gpu(machine),
+        container(machine, image),
+        disk(model, precision, flow),
+        memory(machine, model, precision, flow),
+        access(model, precision),
+    ]
+
+
+def image_table() -> Table:
+    """The two images with TensorRT-LLM, with what is known about them: quoted from images.toml."""
+    rows = []
+    for name in ("trtllm", "triton-trtllm"):
+        row = listed(name)
+        platforms = ", ".join(row["platforms"]) or "unknown"
+        rows.append((f"{row['image']}:{row['tag']}", platforms, " ".join(row["note"].split()), row["source"]))
+    return Table(
+        "Images, quoted: none was pulled here. (1): one owner's report, (M): a maintainer or vendor",
+        ("image", "platforms", "note", "source"),
+        rows,
+    )
+
+
+def listed(name: str) -> dict[str, Any]:
+    """The row of an image in images.toml."""
+    row: dict[str, Any] = tomllib.loads(containers.IMAGES.read_text())[name]
+    return row
+
+
+def gpu(machine: Machine) -> Check:
+    if machine.gpu:
+        return Check("GPU", True, machine.gpu)
+    return Check("GPU", False, "none; TensorRT needs one from NVIDIA", "build this lab's engines for the processor")
+
+
+def container(machine: Machine, name: str) -> Check:
+    """Whether the image exists for this processor: by its registry's manifest, without a GPU by images.toml."""
+    image = containers.images()[name]
+    if not machine.gpu:  # nothing will be pulled, so the registry isn't asked
+        platforms = listed(name)["platforms"]
+        wanted = {"aarch64": "linux/arm64", "x86_64": "linux/amd64"}.get(machine.architecture, machine.architecture)
+        found = f"{image.reference}: {', '.join(platforms) or 'platforms unknown'} (quoted from images.toml)"
+        fix = "" if wanted in platforms else f"docker manifest inspect {image.reference}"
+        return Check("image", wanted in platforms, found, fix)
+
+    def ask() -> str:
+        size = containers.check_manifest(image, machine.architecture)
+        return f"{image.reference} for {machine.architecture}, {size / GIB:.1f} GiB to download"
+
+    return _asked("image", ask)
+
+
+def disk(model: ModelChoice, precision: str, flow: str) -> Check:
+    """A build writes the weights three times; serving stores them once."""
+    times = DISK_TIMES_WEIGHTS if flow == "build" else 1
+    need = times * model.file_bytes(precision) / GIB
+    folder = hub.home()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    found = f"{free:.0f} GiB free, {need:.0f} needed ({times} × the weights)"
+    return Check(
+        "disk", free >= need, found, "" if free >= need else "free some space, or set HF_HOME to a larger disk"
+    )
+
+
+def memory(machine: Machine, model: ModelChoice, precision: str, flow: str) -> Check:
+    """Weights, twice for a build; on a Spark the reserve comes on top."""
+    times = BUILD_MEMORY_TIMES_WEIGHTS if flow == "build" else 1
+    need = times * model.file_bytes(precision) / GIB + (RESERVE_GIB if machine.unified_memory else 0)
+    if not machine.gpu:
+        return Check("memory", False, f"no GPU, so none of about {need:.0f} GiB of GPU memory", "")
+    free = machine.available_gib if machine.unified_memory else machine.gpu_memory_gib or 0.0
+    found = f"{free:.0f} GiB free, about {need:.0f} needed"
+    return Check("memory", free >= need, found, "" if free >= need else "stop other engines, or choose a smaller model")
+
+
+def access(model: ModelChoice, precision: str) -> Check:
+    """Whether the weights need an account, and a token is there."""
+
+    def ask() -> str:
+        source = model.source("hf", precision)
+        if not source.gated:
+            return f"{source.repository} needs no account"
+        if os.environ.get("HF_TOKEN"):
+            return f"{source.repository} is gated; HF_TOKEN is set"
+        instead = f"use {source.ungated}, or " if source.ungated else ""
+        raise LabError(
+            f"{source.repository} is gated, and HF_TOKEN is not set",
+            f"{instead}accept the licence at https://huggingface.co/{source.repository} and export HF_TOKEN",
+        )
+
+    return _asked("access", ask)
+
+
+def _asked(name: str, ask: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, ask())
+    except LabError as e:
+        return Check(name, False, str(e).partition("\nFix: ")[0], e.fix)

@@ -1,0 +1,89 @@
+"""The curve's rounds, ratios and fit, the quality of a precision, and the mix of prompts: on made-up runners."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.course.prefill import curve, mix, quality
+from shared.errors import LabError
+
+
+class Made:
+    """A runner that takes `ms` per token, answers with fixed logits, and notes what it was asked."""
+
+    def __init__(self, ms: float = 1.0, logits: Sequence[float] = (0.0, 0.0, 0.0, 0.0)) -> None:
+        self.ms, self.logits = ms, np.array(logits)
+        self.asked: list[list[int]] = []
+
+    def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        self.asked.append(list(ids))
+        return self.logits
+
+    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
+        self.asked.append(list(ids))
+        return [self.ms * len(ids) / 1e3] * repeats
+
+
+def test_every_runner_gets_every_length_in_every_round() -> None:
+    runners = {"a": Made(1.0), "b": Made(2.0)}
+    times = curve.measure(runners, (4, 8), 5, 100)
+    assert times["a"] == {4: [4.0] * 5, 8: [8.0] * 5}
+    assert times["b"] == {4: [8.0] * 5, 8: [16.0] * 5}
+    assert sorted(map(tuple, runners["a"].asked)) == sorted(map(tuple, runners["b"].asked))
+    assert len({tuple(ids) for ids in runners["a"].asked}) == 2 * 6  # a prompt is never repeated
+    assert curve.restored(curve.values(times)) == times
+
+
+def test_a_ratio_has_an_interval_and_may_have_no_winner() -> None:
+    times = {"ours": {8: [10, 11, 10, 12, 10]}, "eager": {8: [20, 21, 20, 22, 20]}, "same": {8: [11, 10, 12, 10, 11]}}
+    found = curve.against(times, "ours", "eager", 8)
+    assert (found.clear, round(found.times, 2)) == (True, 2.0)
+    assert found.low <= found.times <= found.high
+    assert not curve.against(times, "ours", "same", 8).clear
+    assert "no winner" in str(curve.against(times, "ours", "same", 8))
+    assert curve.best_at_all(times, ("ours", "same"), "eager", (8,)) == "ours"
+
+
+def test_a_fit_is_judged_on_lengths_that_it_has_not_seen() -> None:
+    fit = curve.Fit(10.0, 0.2, 1e-4)
+    assert fit.ms(100) == pytest.approx(31.0)
+    errors = fit.errors_percent({100: [31.0] * 5, 200: [27.0] * 5})
+    assert errors[100].median == pytest.approx(0)
+    assert errors[200].median == pytest.approx(100 * (54 / 27 - 1))
+
+
+def test_perplexity_and_gaps_of_known_logits() -> None:
+    even = Made(logits=(1.0, 1.0, 1.0, 1.0))
+    assert quality.surprise(even, [0, 1, 2, 3, 0], first=2) == pytest.approx([math.log(4)] * 3)
+    assert even.asked == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    run, reference = Made(logits=(0.0, 5.0, 0.0, 0.0)), Made(logits=(0.0, 1.5, 2.0, 0.0))
+    assert quality.greedy(run, [3], 2) == [1, 1]
+    assert run.asked == [[3], [3, 1]]
+    assert quality.gaps(reference, [3], [1, 2]) == pytest.approx([0.5, 0.0])
+    found = quality.quality(run, reference, [[1] * 20], [[3]], 2)
+    assert (found.predicted_tokens, found.greedy_tokens) == (4, 2)
+    assert found.worst_gap_nats == pytest.approx(0.5)
+    assert found.perplexity == pytest.approx(math.exp(-float(quality.log_probabilities(run.logits)[1])))
+
+
+def test_a_prompt_goes_to_the_shortest_engine_that_holds_it() -> None:
+    engines = {64: Made(), 512: Made()}
+    assert [mix.place(n, engines) for n in (10, 64, 65, 512)] == [64, 64, 512, 512]
+    with pytest.raises(LabError, match="No engine takes a prompt of 513 tokens: the lengths are 64, 512"):
+        mix.place(513, engines)
+    assert mix.place(513, {64: Made(), mix.ANY: Made()}) == mix.ANY
+    assert mix.padded_share((32, 64), engines) == pytest.approx(0.25)
+    assert mix.padded_share((32, 64), {mix.ANY: Made()}) == 0
+
+
+def test_a_mix_is_timed_way_by_way() -> None:
+    ways = {"eager": {mix.ANY: Made(2.0)}, "static": {64: Made(1.0)}}
+    assert mix.rounds_ms((10, 20), ways, 3, 50) == {"eager": [60.0] * 3, "static": [30.0] * 3}
+
+
+@pytest.mark.parametrize("name", mix.MIXES)
+def test_every_mix_fits_the_quick_size(name: str) -> None:
+    assert max(mix.MIXES[name]) <= max(curve.QUICK)
