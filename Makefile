@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines lab report test check drill lint progress grade labs labs-check solutions bench bench-client compare doctor \
+.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
     verify-spark compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -28,6 +28,9 @@ model: setup # torch and the small model: all that `make check` needs
 engines: setup ## install the small model and all engines (images and weights where engines run in containers)
 	@$(PY) -m environment.install
 
+open-webui: setup ## install Open WebUI for lab 3.3.6, in an environment of its own (1 GB; optional)
+	@$(PY) -m environment.install open-webui
+
 lab: setup ## start here: open JupyterLab as soon as one engine is ready, and install the others meanwhile
 	@$(PY) -m environment.start_jupyterlab
 
@@ -44,7 +47,7 @@ UNIT := not engine and not browser and not drill
 TESTS := $(if $(LAB),tests/course,tests)
 NOTEBOOKS := $(if $(LAB),$(wildcard labs/lab-$(LAB)-*.ipynb solutions/lab-$(LAB)-*.ipynb),labs solutions)
 
-test: engines lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
+test: engines open-webui lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
 	@$(if $(NOTEBOOKS),,echo "There is no lab $(LAB). Fix: name one that is in solutions/, as in make test LAB=3.3.2"; exit 2)
 	@$(PY) -m environment.browser
 	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" $(TESTS)
@@ -61,6 +64,14 @@ drill: engines ## long tests: kernels, engines and writers are killed again and 
 
 lint: setup
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --quiet --check . && $(PY) -m mypy --no-error-summary
+
+webui: export WEBUI_OLLAMA := $(WEBUI_OLLAMA)
+webui: setup ## open lab 3.3.6's chat page in front of the labs' Ollama (WEBUI_OLLAMA=URL: another one; TREE=labs)
+	@$(PY) -m environment.start_webui $(if $(TREE),--tree "$(TREE)") $(ARGS)
+
+gateway: setup ## put the gateway in front of the running engines (ENGINE=llamacpp: start one, too; URL=...; TREE=labs)
+	@$(PY) -m environment.start_gateway $(if $(ENGINE),--engine "$(ENGINE)") $(if $(URL),--url "$(URL)") \
+	    $(if $(TREE),--tree "$(TREE)")
 
 progress: setup ## show your progress: the milestones of all six labs
 	@$(PY) -m shared.course.milestones
@@ -79,6 +90,12 @@ solutions: engines labs ## (for instructors) write labs/, run the solutions at f
 
 bench-client: setup ## measure the error and the cost of the labs' client, aiohttp, httpx and the openai SDK (4 minutes)
 	@$(PY) -m tests.bench.client $(ARGS)
+
+bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM's router (6 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.gateway $(ARGS)
+
+bench-webui: open-webui ## measure our chat page beside a naive one and Open WebUI in Chromium (5 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.webui_render $(ARGS)
 
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
@@ -103,4 +120,4 @@ down: setup ## end all engines that the labs started
 
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines models build-tools tools logs run || true
+	cd $${LABS_CACHE:-$$HOME/.cache/inference-labs} 2>/dev/null && rm -rf engines open-webui* models build-tools bench tools logs run || true

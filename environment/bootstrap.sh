@@ -6,13 +6,13 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${LABS_CACHE:-$HOME/.cache/inference-labs}
 stamp=$root/.venv/.ready
 cd "$root"
-# An activated .venv is no place to take Python and uv from: it may be removed below.
+# Don't take Python or uv from an activated .venv, because it may be removed below.
 case $PATH in "$root/.venv/bin:"*) PATH=${PATH#"$root/.venv/bin:"} ;; esac
 export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
 fail() { printf '%s\nFix: %s\n' "$1" "$2" >&2; exit 1; }
 
-# A changed lock makes the environment again: it is never patched up.
+# After a change of a lock the environment is made anew, never updated in place.
 key=$(cat environment/requirements.lock environment/uv.txt environment/bootstrap.sh | cksum)
 key="$key $root"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ] && [ -x .venv/bin/python ] && [ -x .venv/bin/uv ] && exit 0
@@ -20,19 +20,19 @@ key="$key $root"
 python=
 for p in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.13; do
     "$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && python=$p && break
-    # A Python that was asked for is not silently replaced by another.
+    # A Python that PYTHON names is never silently replaced by another.
     [ "$p" != "${PYTHON:-}" ] || fail "PYTHON=$PYTHON does not run, or is not a Python from 3.11 to 3.13." \
-        "name another one, or none, to take the one on the PATH"
+        "set PYTHON to another one, or unset it to use the one on the PATH"
 done
 [ -n "$python" ] || fail "No Python from 3.11 to 3.13 was found on the PATH (python3 is $(python3 --version 2>/dev/null || echo missing))." \
-    "install one (Ubuntu: sudo apt install python3.12), or name it: make PYTHON=/path/to/python3.12"
+    "install one (Ubuntu: sudo apt install python3.12), or give its path: make PYTHON=/path/to/python3.12 lab"
 
 free_mib=$(df -Pm . | awk 'NR==2 {print $4}')
-[ "$free_mib" -ge 2048 ] || fail "Setting up needs 2 GiB of disk in $root, and $free_mib MiB are free." \
+[ "$free_mib" -ge 2048 ] || fail "The set-up needs 2 GiB of disk space in $root, but only $free_mib MiB are free." \
     "free some space, or put the project on another disk"
 
 uv=$(command -v uv || true)
-# 0.9 is the oldest uv whose options are used here.
+# The options below need uv 0.9 or newer.
 if [ -z "$uv" ] || ! "$uv" --version 2>/dev/null | awk '{split($2, v, "."); ok = v[1] > 0 || v[2] >= 9} END {exit !ok}'; then
     uv=$cache/tools/uv/bin/uv
     if ! "$uv" --version >/dev/null 2>&1; then
@@ -40,7 +40,7 @@ if [ -z "$uv" ] || ! "$uv" --version 2>/dev/null | awk '{split($2, v, "."); ok =
         "$python" -m pip --version >/dev/null 2>&1 ||
             fail "Neither uv nor pip was found." "install pip (Ubuntu: sudo apt install python3-pip), or uv"
         mkdir -p "$cache/tools" ||
-            fail "The folder $cache can't be written." "make it yours, or name another one: make LABS_CACHE=/some/folder"
+            fail "The folder $cache can't be written." "make it writable, or choose another folder: make LABS_CACHE=/some/folder lab"
         rm -rf "$cache/tools/uv.partial"
         "$python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
             --target "$cache/tools/uv.partial" -r environment/uv.txt ||
@@ -55,15 +55,15 @@ echo "Making .venv with $("$python" --version) ..."
 rm -rf .venv
 "$uv" venv --quiet --python "$(command -v "$python")" .venv ||
     fail "The environment .venv could not be made (uv's message is above)." \
-        "put right what it says, then run the same command again"
+        "correct what uv reports, then run the same command again"
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes --no-deps -r environment/requirements.lock ||
     fail "The packages of environment/requirements.lock could not be installed (uv's message is above)." \
         "check the network and the disk, then run the same command again"
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e . ||
     fail "The project itself could not be installed into .venv (uv's message is above)." \
-        "run the same command again; if it stays so: make clean, then again"
+        "run the same command again; if it fails again, run make clean first"
 ln -sf "$uv" .venv/bin/uv
-# JupyterLab would ask each newcomer whether to fetch its news.
+# Otherwise JupyterLab asks each new user whether to fetch its news.
 mkdir -p .venv/etc/jupyter/labconfig
 echo '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}' \
     > .venv/etc/jupyter/labconfig/page_config.json

@@ -1,7 +1,7 @@
 """Write containers/compose.yaml from the engines' specs, with the images and flags of `launch`: `make compose`.
 
-It is for an engine that stays up beside the notebooks, and for the web pages around it. The labs don't need it: they
-start, measure and end their engines themselves.
+It is for an engine that stays up beside the notebooks, and for what stands around it: the gateway of lab 3.3.5, a web
+UI, and monitoring. The labs don't need it: they start, measure and end their engines themselves.
 """
 
 import textwrap
@@ -25,10 +25,12 @@ HEADER = """\
 #
 #   docker compose -f environment/containers/compose.yaml --profile vllm up      # one engine; Ctrl-C ends it
 #   ... --profile vllm --profile webui --profile monitoring up                   # with web UI and monitoring
+#   ... --profile vllm --profile gateway --profile monitoring up                 # with the gateway of lab 3.3.5
 #
 # Run one engine at a time: CPU and GPU of a Spark share their memory, and running out of it freezes the machine.
-# No restart policy, on purpose: a crash loop leaked memory until the machine died (several owners' reports).
-# Everything listens on 127.0.0.1 only.
+# No engine has a restart policy, on purpose: a crash loop leaked memory until the machine died (several owners'
+# reports). Everything listens on 127.0.0.1 only. Gateway, Prometheus and Grafana share the machine's network, so that
+# they reach each other and the engines there, and work in the same way as without containers.
 """
 FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
     "ollama": {"OLLAMA_NUM_PARALLEL": 16, "OLLAMA_CONTEXT_LENGTH": 8192},
@@ -38,6 +40,7 @@ FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
     "trtllm": {"--max_batch_size": 16, "--max_seq_len": 8192},
 }
 
+HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:9000/health', timeout=4)"
 
 SPARK = Machine(
     profile="spark",
@@ -111,10 +114,37 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return service, {f"{name}-{file}": {"content": text} for file, text in files.items()}
 
 
-def pages() -> dict[str, Any]:
-    """Open WebUI, Prometheus and Grafana."""
+def beside() -> dict[str, Any]:
+    """The gateway, Open WebUI, Prometheus and Grafana."""
     image = containers.images()
     return {
+        "gateway": {
+            "profiles": ["gateway"],
+            "build": {
+                "context": "../..",
+                "dockerfile": "environment/gateway/Dockerfile",
+                "args": {"PYTHON": image["python"].reference},
+            },
+            "network_mode": "host",
+            "user": "${GATEWAY_USER:-1000:1000}",  # who may read keys.json
+            # Folders, not files: a file that is replaced would stay the old one inside.
+            "volumes": [
+                "${GATEWAY_SETTINGS:-../gateway}:/etc/gateway:ro",
+                "${GATEWAY_KEYS:-~/.config/gateway}:/var/lib/gateway:ro",
+            ],
+            "read_only": True,
+            "tmpfs": ["/tmp"],
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "stop_grace_period": "40s",  # longer than drain_s
+            "restart": "on-failure:5",
+            "healthcheck": {
+                "test": ["CMD", "python", "-c", HEALTH],
+                "interval": "10s",
+                "timeout": "5s",
+                "start_period": "10s",
+            },
+        },
         "webui": {
             "profiles": ["webui"],
             "image": image["open-webui"].reference,
@@ -124,22 +154,31 @@ def pages() -> dict[str, Any]:
                 # Read only at the first start and copied into a database. Change them later in the web UI's settings.
                 "OPENAI_API_BASE_URL=${OPENAI_API_BASE_URL:-http://vllm:8000/v1}",
                 "OPENAI_API_KEY=${OPENAI_API_KEY:-none}",
-                "WEBUI_SECRET_KEY=${WEBUI_SECRET_KEY:?set it to a long secret, always the same one}",
+                "OLLAMA_BASE_URL=${OLLAMA_BASE_URL:-http://ollama:11434}",
+                # Its sessions are signed with a secret. Where none is given, the first start makes one and keeps it in
+                # the volume. A variable that must be set (":?") would stop every profile of this file.
+                "WEBUI_SECRET_KEY",
+                "WEBUI_SECRET_KEY_FILE=/app/backend/data/secret_key",
             ],
             "volumes": ["webui:/app/backend/data"],
         },
         "prometheus": {
             "profiles": ["monitoring"],
             "image": image["prometheus"].reference,
-            "ports": ["127.0.0.1:9090:9090"],
-            "extra_hosts": ["host.docker.internal:host-gateway"],
-            "volumes": ["../monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro", "prometheus:/prometheus"],
+            "network_mode": "host",
+            "command": [
+                "--config.file=/etc/prometheus/prometheus.yml",
+                "--storage.tsdb.path=/prometheus",
+                "--web.listen-address=127.0.0.1:9090",
+            ],
+            "volumes": ["../monitoring:/etc/prometheus:ro", "prometheus:/prometheus"],
         },
         "grafana": {
             "profiles": ["monitoring"],
             "image": image["grafana"].reference,
-            "ports": ["127.0.0.1:3001:3000"],
-            "volumes": ["../monitoring/grafana:/etc/grafana/provisioning/datasources:ro", "grafana:/var/lib/grafana"],
+            "network_mode": "host",
+            "environment": ["GF_SERVER_HTTP_ADDR=127.0.0.1", "GF_SERVER_HTTP_PORT=3001"],
+            "volumes": ["../monitoring/grafana:/etc/grafana/provisioning:ro", "grafana:/var/lib/grafana"],
         },
     }
 
@@ -151,8 +190,8 @@ def compose() -> str:
     for name in ENGINES:
         services[name], read = engine(name)
         configs |= read
-    services |= pages()
-    named = {v.split(":")[0] for s in services.values() for v in s["volumes"] if v[0] not in "$./"}
+    services |= beside()
+    named = {v.split(":")[0] for s in services.values() for v in s["volumes"] if v[0] not in "$./~"}
     whole = {
         "name": "inference-engine-labs",
         "services": services,

@@ -21,10 +21,12 @@ from environment.engines.ollama import recipe as ollama
 from environment.engines.sglang import recipe as sglang
 from environment.engines.vllm import recipe as vllm
 from environment.install_steps import Job, Step
+from environment.open_webui import recipe as open_webui
 from environment.pause_builds import Quiet, Stopped
 from environment.small_model import named
 from environment.small_model import recipe as small_model
 from shared import LabError, paths
+from shared.errors import command
 from shared.files import exclusive, held
 from shared.hardware import detect
 from shared.hardware.doctor_checks import check_tool
@@ -36,7 +38,10 @@ ENGINES = [
     dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
     for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
 ]
-STEPS: dict[str, Step] = {step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES)}
+OPTIONAL = (open_webui.STEP,)  # installed only where they are named
+STEPS: dict[str, Step] = {
+    step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES, *OPTIONAL)
+}
 
 # The steps for a machine whose engines run in containers: torch, and the small model that the labs compute with it.
 BESIDE_CONTAINERS = ("torch", "models/smollm2-135m-instruct")
@@ -123,7 +128,7 @@ class Installation:
             with contextlib.suppress(OSError), step.log.open("a") as log:
                 traceback.print_exc(file=log)
             what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
-            bug = "please report this bug in the labs with the end of the log"
+            bug = "this is a bug in the labs: show your instructor the end of the log"
             self.fail(str(LabError(what, job.advice([str(e)], bug))))
 
     def fail(self, message: str) -> None:
@@ -214,7 +219,7 @@ def one_at_a_time() -> contextlib.AbstractContextManager[None]:
 
 
 def choose(names: list[str]) -> dict[str, Step]:
-    """The named steps and all steps that they need. Without names: all steps that this machine needs.
+    """The named steps and all steps that they need. Without names: all that this machine needs, without optional ones.
 
     Raises LabError if there is no step of that name.
     """
@@ -222,7 +227,7 @@ def choose(names: list[str]) -> dict[str, Step]:
         names = list(BESIDE_CONTAINERS)
     if unknown := [name for name in names if name not in STEPS]:
         raise LabError(f"No such step: {', '.join(unknown)}.", f"name one of: {', '.join(STEPS)}")
-    wanted = list(names or STEPS)
+    wanted = list(names or (name for name, step in STEPS.items() if step not in OPTIONAL))
     for name in wanted:  # the list grows during this loop
         wanted += [other for other in (*STEPS[name].after, *STEPS[name].verify_after) if other not in wanted]
     return {name: step for name, step in STEPS.items() if name in wanted}
@@ -246,27 +251,22 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@command
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: keep it ignored
             signal.signal(number, interrupt)
     os.chdir(paths.REPO)
-    try:
-        steps = choose(sys.argv[1:])
-        if all(step.ready() for step in steps.values()):
-            code = 0
-        else:
-            check_compiler(steps)
-            with one_at_a_time():
-                code = Installation(steps).run()
-        if not sys.argv[1:] and not code and detect().runner == "container":
-            code = min(1, container_images.fetch_all(detect()))
-        return code
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    steps = choose(sys.argv[1:])
+    if all(step.ready() for step in steps.values()):
+        code = 0
+    else:
+        check_compiler(steps)
+        with one_at_a_time():
+            code = Installation(steps).run()
+    if not sys.argv[1:] and not code and detect().runner == "container":
+        code = min(1, container_images.fetch_all(detect()))
+    return code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "environment"
+PEERS = "tests/bench/gateway_peers"  # other gateways, only for `make bench-gateway`
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,17 @@ LOCKS = (
         (f"{HERE}/engines/sglang/requirements.in", f"{HERE}/engines/sglang/overrides.txt"),
         ("--overrides", f"{HERE}/engines/sglang/overrides.txt"),
     ),
+    Lock(
+        f"{HERE}/gateway/requirements.lock",
+        (f"{HERE}/gateway/requirements.in",),
+        ("--constraints", f"{HERE}/requirements.lock"),
+    ),
+    Lock(
+        f"{HERE}/open_webui/requirements.lock",
+        (f"{HERE}/open_webui/requirements.in", f"{HERE}/open_webui/overrides.txt"),
+        ("--overrides", f"{HERE}/open_webui/overrides.txt"),
+    ),
+    *(Lock(f"{PEERS}/{name}.lock", (f"{PEERS}/{name}.in",)) for name in ("litellm", "vllm_router")),
 )
 
 

@@ -1,4 +1,4 @@
-"""Torch, whose builds live in different indexes: the small CPU build where it can be had."""
+"""Install torch: the small CPU build if its index is reachable, else the ordinary build from the registry."""
 
 from environment.install_steps import UV, Job
 from shared import LabError, hardware, paths
@@ -11,11 +11,12 @@ VERSION = next(
 
 
 def install_torch(job: Job, python: str, *also: str) -> str:
-    """Put the pinned torch into the environment of `python`; returns which build it is, for the record.
+    """Install the pinned torch into the environment of `python`; returns the name of the build, for the record.
 
-    Without a GPU the CPU build (200 MB) is tried first. Its index can't be hashed here, and many networks
-    don't reach it: then the registry's ordinary build (3 GB with its CUDA libraries), by hash. `also` names
-    packages that must come from the same index as a CPU build (torchvision); otherwise the caller's lock has them.
+    Without a GPU the CPU build (200 MB) is tried first. Its index has no pinned hashes, and many networks block it.
+    In that case the ordinary build comes from the registry, by hash (3 GB with its CUDA libraries). `also` names
+    packages that must come from the same index as a CPU build (torchvision). For the ordinary build they are in the
+    caller's lock.
     """
     if hardware.detect().gpu is None:
         try:
@@ -28,19 +29,6 @@ def install_torch(job: Job, python: str, *also: str) -> str:
         except LabError as e:
             if "No space left" in str(e):
                 raise
-            job.say("torch's CPU index is out of reach: taking the registry's ordinary build (3 GB)")
-    job.run(
-        "installing torch (ordinary build)",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            python,
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/torch.lock",
-        ],
-    )
+            job.say("torch's CPU index is out of reach. Installing the ordinary build from the registry (3 GB)")
+    job.install("installing torch (ordinary build)", python, "--require-hashes", "-r", "environment/torch.lock")
     return "ordinary build"

@@ -22,14 +22,14 @@ from pathlib import Path
 
 from environment import compose
 from shared import LabError, files, models, paths
-from shared.engines import ENGINES, Flags, http
+from shared.engines import ENGINES, Draft, Flags, http
 from shared.hardware import Machine, detect
 from shared.launch import containers, launch
 from shared.launch.running import Engine
 from shared.load import stream
 from shared.load.prompts import chat
 from shared.metrics.correctness import KNOWN, ask
-from shared.models import ModelChoice, hub
+from shared.models import ModelChoice
 from shared.processes import port_taken
 from shared.report import verified
 
@@ -110,11 +110,9 @@ def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, re
 
 def speculate(name: str, model: ModelChoice, report: Report) -> None:
     """Check one known answer with an EAGLE-3 head, and that the engine's counter of accepted drafts grows."""
-    way, head = ENGINES[name].container, model.drafts.get(f"{name} EAGLE-3")
-    if way.speculate is None or head is None:
+    if f"{name} EAGLE-3" not in model.drafts:
         return
-    where = hub.inside(hub.fetch(head), containers.HUB_INSIDE)
-    with launch(name, model, {**FLAGS[name], **way.speculate(where)}) as engine:
+    with launch(name, model, FLAGS[name], draft=Draft("eagle3", 3)) as engine:
         question, expected = KNOWN[0]
         answer = ask(engine, model, question)
         report.add("speculates: answers", expected in answer.lower(), answer.strip()[:60])

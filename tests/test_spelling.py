@@ -13,6 +13,7 @@ from shared import paths
 PAGES = [
     *sorted((paths.REPO / "solutions").glob("*.ipynb")),
     *(paths.REPO / name for name in ("README.md", "environment/OUTLINE.md", "environment/small_model/MODEL_CARD.md")),
+    paths.REPO / "environment" / "gateway" / "README.md",
 ]
 NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$?[^$]*\$\$?|<[^>]*>|\]\([^)]*\)|https?://\S+", re.S)
 

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from environment.small_model.templates import take_apart
 from shared import LabError
 from shared.hardware import host
-from shared.models.catalogue import Source
+from shared.models.catalogue import ANOTHER_MODEL, Source
 from shared.models.choice import slug
 from shared.models.hub import gated
 from shared.models.llama import Llama, architecture_fault
@@ -102,10 +102,11 @@ def download(source: Source, *patterns: str) -> Path:
 def check_config(config: dict[str, Any], repository: str) -> None:
     """Raise LabError unless the reference can compute this model: it judges whether an engine's text is right."""
     if fault := architecture_fault(config):
-        raise LabError(f"The labs can't use {repository}: {fault}.", "choose another model")
+        raise LabError(f"The labs can't use {repository}: {fault}.", ANOTHER_MODEL)
     if "quantization_config" in config:
         raise LabError(
-            f"{repository} is quantized. The labs quantize a BF16 model themselves.", "choose the original model"
+            f"{repository} is quantized. The labs quantize a BF16 model themselves.",
+            "name the original in LABS_MODEL",
         )
 
 
@@ -113,9 +114,7 @@ def check_tokenizer(tokenizer: Path, repository: str) -> None:
     """Raise LabError unless the tokenizer is a byte-level BPE: the labs identify tokens by their bytes."""
     stored = json.loads(tokenizer.read_text()) if tokenizer.exists() else {}
     if stored.get("model", {}).get("type") != "BPE" or "ByteLevel" not in json.dumps(stored.get("decoder")):
-        raise LabError(
-            f"The tokenizer of {repository} is not a byte-level BPE (tokenizer.json).", "choose another model"
-        )
+        raise LabError(f"The tokenizer of {repository} is not a byte-level BPE (tokenizer.json).", ANOTHER_MODEL)
 
 
 def one_template(hf: Path, tokenizer: Any) -> None:

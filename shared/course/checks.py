@@ -7,6 +7,8 @@
     check.use(ceiling_tok_s)        # your function if it passes its check, else the reference solution
 
 Because of `use`, a lab always runs to its end with real numbers, however many exercises are open.
+
+A function in a file of starter code is given by its name, as in check("pass_on"): it is read from the file each time.
 """
 
 import functools
@@ -18,14 +20,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import paths
-from shared.course import attempts, registry
-from shared.course.exercise import Exercise, Function, judge
+from shared.course import attempts, registry, starter
+from shared.course.exercise import Exercise, Function, Judgement, judge
 from shared.course.registry import Lab
 from shared.errors import LabError
 
 SIGNS = {"correct": "✔", "incorrect": "✘", "not attempted": "○", "hint": "→", "solution": "→"}
 COLOURS = {"correct": "#1a7f37", "incorrect": "#cf222e"}
-MARKER = re.compile(r"^\s*# (BEGIN|END) SOLUTION.*\n?", re.M)
+MARKER = re.compile(r"^\s*(?:#|//) (BEGIN|END) SOLUTION.*\n?", re.M)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +59,7 @@ class Checker:
 
     def __call__(self, function: Function | str) -> Feedback:
         exercise = self._exercise(function)
-        found = judge(exercise, function)
+        found = self._judge(exercise, function)
         tried = found.outcome != "not attempted"
         attempts.add_attempt(self.lab.number, exercise.function, attempts=int(tried), outcome=found.outcome)
         return Feedback(found.outcome, found.text)
@@ -66,14 +68,8 @@ class Checker:
         """The student's function if it passes its check. Else print the reason and return the reference solution."""
         exercise = self._exercise(function)
         found = judge(exercise, function)
-        if found.outcome == "correct":
-            attempts.add_attempt(self.lab.number, exercise.function, uses="own", outcome="correct")
-            return function
-        attempts.add_attempt(self.lab.number, exercise.function, uses="reference", outcome=found.outcome)
-        why = "not written yet" if found.outcome == "not attempted" else found.outcome
-        name = exercise.function
-        print(f"Using the reference solution of {name}, because yours is {why}. Yours is used once it passes.")
-        return reference(self.lab, exercise)
+        self._use(exercise, found)
+        return function if found.outcome == "correct" else reference(self.lab, exercise)
 
     def hint(self, function: Function | str) -> Feedback:
         """The next hint. After the last one, the last one again."""
@@ -91,9 +87,34 @@ class Checker:
     def reveal(self, function: Function | str) -> Feedback:
         """The solution. It is recorded that it was shown."""
         exercise = self._exercise(function)
-        text = solution(self.lab, exercise)
+        text = starter.reference_source(self.lab, exercise) if exercise.file else solution(self.lab, exercise)
         attempts.add_attempt(self.lab.number, exercise.function, revealed=True)
         return Feedback("solution", MARKER.sub("", text))
+
+    def use_own(self) -> set[str]:
+        """The names of the functions in files that pass their checks.
+
+        For each other one, print that the reference solution is used. What is used is recorded.
+        """
+        own = set()
+        for exercise in self.lab.exercises:
+            if exercise.file:
+                found = starter.judge_own(self.lab, exercise)
+                self._use(exercise, found)
+                if found.outcome == "correct":
+                    own.add(exercise.function)
+        return own
+
+    def _judge(self, exercise: Exercise, function: Function | str) -> Judgement:
+        return starter.judge_own(self.lab, exercise) if exercise.file else judge(exercise, function)
+
+    def _use(self, exercise: Exercise, found: Judgement) -> None:
+        """Record whether the student's function is used, and print the reason if it is not."""
+        own, name = found.outcome == "correct", exercise.function
+        attempts.add_attempt(self.lab.number, name, uses="own" if own else "reference", outcome=found.outcome)
+        if not own:
+            why = "not written yet" if found.outcome == "not attempted" else found.outcome
+            print(f"Using the reference solution of {name}, because yours is {why}. Yours is used once it passes.")
 
     def _exercise(self, function: object) -> Exercise:
         name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
@@ -119,7 +140,9 @@ def solution(lab: Lab, exercise: Exercise) -> str:
 
 
 def reference(lab: Lab, exercise: Exercise) -> Function:
-    """The solution's function, made by running its cell alone."""
+    """The solution's function, made by running its cell alone, or loaded from its file."""
+    if exercise.file:
+        return starter.reference(lab, exercise)
     names: dict[str, Any] = {}
     source, file = solution(lab, exercise), f"<solution {exercise.cell}>"
     exec(compile(source, file, "exec"), names)

@@ -137,8 +137,8 @@ class ClaimResult:
 
 def test_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     """Test one claim. It fails without being tested if a result that it rests on is refused."""
-    if said := refusal(claim, evidence):
-        return ClaimResult(claim.text, FAILS, said)
+    if reason := refusal(claim, evidence):
+        return ClaimResult(claim.text, FAILS, reason)
     evidence.seen.clear()
     try:
         ok, found = claim.test(evidence)
@@ -147,9 +147,8 @@ def test_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     except NotRunHere as e:
         return ClaimResult(claim.text, NOT_RUN, f"not run here: {e}{origin(evidence.seen)}")
     except NONSENSE as e:
-        return ClaimResult(
-            claim.text, FAILS, f"refused: its results are not as the lab's cells write them ({error_line(e)})"
-        )
+        what = f"refused: a result has an unexpected format ({error_line(e)})"
+        return ClaimResult(claim.text, FAILS, f"{what}: {cells_to_run(claim)} again")
     if ok:
         return ClaimResult(claim.text, HOLDS, found + origin(evidence.seen) + by_reference(evidence.lab, claim))
     return ClaimResult(claim.text, FAILS, found or nothing_recorded(claim))
@@ -168,10 +167,15 @@ def refusal(claim: Claim, evidence: Evidence) -> str:
 
 def nothing_recorded(claim: Claim) -> str:
     """For a claim whose test found nothing and gave no reason."""
+    return f"nothing recorded: {cells_to_run(claim)}"
+
+
+def cells_to_run(claim: Claim) -> str:
+    """Which cells to run for the results that the claim rests on, as an action."""
     if not isinstance(claim.needs, Mapping) or not claim.needs:
-        return "nothing recorded: run the lab's cells"
+        return "run the lab's cells"
     *others, last = dict.fromkeys(f"`{cell}`" for cell in claim.needs.values())
-    return "nothing recorded: run the cell" + (f"s {', '.join(others)} and" if others else "") + f" {last}"
+    return "run the cell" + (f"s {', '.join(others)} and" if others else "") + f" {last}"
 
 
 def count(results: Sequence[ClaimResult], unit: str = "") -> str:
@@ -190,7 +194,7 @@ def doubt(lab: str, entry: Entry, any_code: bool = False) -> str:
     source = entry["provenance"]
     lacking = [name for name in NAMED if not isinstance(source.get(name), str)]
     if lacking:
-        return f"it doesn't name its {', '.join(lacking)}, which every measured result does"
+        return f"it lacks {', '.join(lacking)}, which every measured result has"
     beside = ledger.stored_copy(lab, entry["key"])
     if beside is None:
         return "its raw data is missing or damaged"
@@ -214,7 +218,8 @@ def origin(entries: list[Entry]) -> str:
     if not entries:
         return ""
     times = sorted(e["provenance"]["time"][:16].replace("T", " ") for e in entries)
-    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    day, first, last = times[0][:11], times[0], times[-1]
+    when = first if first == last else f"{first} to {last.removeprefix(day)}"
     hosts = sorted({(e["provenance"]["host"], e["provenance"]["processor"]) for e in entries})
     where = "; ".join(
         "this machine" if host == platform.node() else f"ANOTHER MACHINE, {host} ({processor})"

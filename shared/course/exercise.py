@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LIMIT_S = 5.0  # of one judgement; a right answer passes its test within milliseconds
+PROGRAM_LIMIT_S = 60.0  # of one that starts another program (node), which has a limit of its own
 NEAR = 1e-6  # relative: allows for another order of operations, not for another formula
 
 Function = Callable[..., Any]
@@ -37,13 +38,20 @@ class Exercise:
     """A function for the student to write, with its hints and its test."""
 
     function: str  # its name
-    cell: str  # the notebook's cell that defines it, `ex-…`
+    cell: str  # the notebook's cell that defines it, `ex-…`; for a function in a file the cell above its check
     difficulty: int  # 1 to 3
     importance: int  # 1 to 3
     minutes: int
     why: str  # one sentence shown for a right answer: why it matters
     hints: tuple[str, ...]  # shown one by one on request, from a nudge to almost the answer
     test: Callable[[Function], None]  # raises Wrong
+    file: str = ""  # of starter code, such as gateway/relay.py, if it has the function and not the notebook
+    within: str = ""  # the class whose method it is
+
+    @property
+    def place(self) -> str:
+        """Where the student writes it."""
+        return f"the file `{self.file}`" if self.file else f"the cell `{self.cell}`"
 
     def header(self) -> str:
         """The line above the exercise in the notebook."""
@@ -65,30 +73,34 @@ def dots(count: int) -> str:
 def judge(exercise: Exercise, function: object) -> Judgement:
     """Test the student's function. Whatever it raises becomes part of the judgement, except KeyboardInterrupt."""
     if not callable(function):
-        return Judgement(
-            "not attempted", f"{exercise.function} is not a function. Run the cell `{exercise.cell}` again."
-        )
+        return Judgement("not attempted", f"{exercise.function} is not a function. Run {exercise.place} again.")
+    limit_s = PROGRAM_LIMIT_S if exercise.file.endswith(".js") else LIMIT_S
     try:
-        with time_limit(LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
+        with time_limit(limit_s), contextlib.redirect_stdout(io.StringIO()):
             exercise.test(function)
     except NotImplementedError as e:
         still_open = traceback.extract_tb(e.__traceback__)[-1].name
         if still_open != exercise.function:
             return Judgement("incorrect", f"{exercise.function} calls {still_open}, which is not written yet.")
-        return Judgement(
-            "not attempted",
-            f"Write the body of {exercise.function} in place of the TODO in the cell `{exercise.cell}`. "
-            "Run that cell, then run this one again.",
-        )
+        return not_attempted(exercise)
     except Wrong as hint:
         return Judgement("incorrect", str(hint))
     except TooSlow:
-        return Judgement("incorrect", f"{exercise.function} did not return within {LIMIT_S:g} s. Does every loop end?")
+        return Judgement("incorrect", f"{exercise.function} did not return within {limit_s:g} s. Does every loop end?")
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # a student's function may raise anything, SystemExit included
         return Judgement("incorrect", raised(exercise, e))
     return Judgement("correct", exercise.why)
+
+
+def not_attempted(exercise: Exercise) -> Judgement:
+    then = "Save the file" if exercise.file else "Run that cell"
+    return Judgement(
+        "not attempted",
+        f"Write the body of {exercise.function} in place of the TODO in {exercise.place}. "
+        f"{then}, then run this one again.",
+    )
 
 
 def raised(exercise: Exercise, e: BaseException) -> str:

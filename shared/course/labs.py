@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from shared.course import cell_times, checks, milestones, registry, workload
-from shared.course.guesses import guess_beside_result, record_guesses
+from shared.course import cell_times, checks, milestones, registry
+from shared.course.own_words import conclude, guess_beside_result, record_guesses
 from shared.engines import Flags
 from shared.errors import LabError
 from shared.launch.launcher import alone
@@ -166,16 +166,21 @@ class OpenLab:
         """Display the milestone with a button that tests the claims again."""
         milestones.live(self.number)
 
+    def conclude(self, text: str, *evidence: str) -> Table | None:
+        """Record your conclusion, and return it beside the results that it rests on.
+
+        `evidence` are keys of results, or their beginnings: `lab.conclude(my_conclusion, "load/users-16")`. The
+        milestone shows the conclusion. An empty text is not recorded. Raises LabError if no result is named, or if
+        one doesn't exist.
+        """
+        return conclude(self.number, text, evidence)
+
     def write_timeline(self, key: str) -> Path:
         """Write the requests of the load under `key` as a timeline, and return its file.
 
         Open the file at https://ui.perfetto.dev. Raises LabError if no load is recorded under `key`.
         """
         return timeline.write(self.number, key)
-
-    def workload(self) -> Table:
-        """A table of how long this lab takes you, section by section: minutes of reading, exercises and waiting."""
-        return workload.workload(registry.find_lab(self.number))
 
     def record(self, key: str, values: Mapping[str, Any], **more: Any) -> Entry:
         """Record a result that was computed from others or is quoted, and return its entry.

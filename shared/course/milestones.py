@@ -13,9 +13,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from shared.course import attempts, registry
+from shared.course import attempts, own_words, registry
 from shared.course.evidence import NOT_RUN, ClaimResult, Evidence, count, test_claim
-from shared.errors import LabError
+from shared.errors import LabError, command
 from shared.report.table import Table
 
 
@@ -26,6 +26,7 @@ class Milestone:
     lab: str
     title: str
     claims: tuple[ClaimResult, ...]
+    conclusion: str = ""  # the student's own words
 
     @property
     def complete(self) -> bool:
@@ -39,7 +40,7 @@ class Milestone:
 
     def __repr__(self) -> str:
         lines = [f"{c.sign} {c.text}\n    {c.evidence}" for c in self.claims]
-        return "\n".join([self.headline(), *lines])
+        return "\n".join([self.headline(), *lines, *([f"In your words: {self.conclusion}"] if self.conclusion else [])])
 
     def headline(self) -> str:
         return f"Milestone {self.lab}, {self.title}: {count(self.claims, ' claims')}"
@@ -50,14 +51,16 @@ class Milestone:
             f"<td style='text-align:left'>{html.escape(c.evidence)}</td></tr>"
             for c in self.claims
         )
-        return f"<b>{html.escape(self.headline())}</b><table>{items}</table>"
+        words = f"<p><b>In your words:</b> {html.escape(self.conclusion)}</p>" if self.conclusion else ""
+        return f"<b>{html.escape(self.headline())}</b><table style='font-size:90%'>{items}</table>{words}"
 
 
 def check(number: str, any_code: bool = False) -> Milestone:
     """Test every claim of one lab against the ledger."""
     lab = registry.find_lab(number)
     evidence = Evidence(number, any_code) if lab.claims else None
-    return Milestone(number, lab.milestone, tuple(test_claim(c, evidence) for c in lab.claims if evidence))
+    tested = tuple(test_claim(c, evidence) for c in lab.claims if evidence)
+    return Milestone(number, lab.milestone, tested, own_words.conclusion(number))
 
 
 def progress() -> Table:
@@ -103,18 +106,13 @@ def live(number: str) -> None:
     display({**view, "text/html": found._repr_html_(), "text/plain": repr(found)}, raw=True)
 
 
-def main() -> int:
-    try:
-        table = progress()
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    for lab, milestone, claims, exercises, following in table.rows:
+@command
+def main() -> None:
+    for lab, milestone, claims, exercises, following in progress().rows:
         counted = claims.replace(" hold", " claims hold")
         print(f"{lab}  {milestone}: {counted}" + (f", {exercises} exercises right" if exercises else ""))
         if following:
             print(f"       {'' if following.startswith(NOT_RUN) else 'next: '}{following}")
-    return 0
 
 
 if __name__ == "__main__":

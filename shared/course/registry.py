@@ -49,9 +49,13 @@ LABS = {
         Lab("3.3.1", "lab-3.3.1-engine-benchmark.ipynb", "comprehensive engine benchmark report", 3, "benchmark"),
         Lab("3.3.2", "lab-3.3.2-vllm-continuous-batching.ipynb", "vLLM with continuous batching", 2, "batching"),
         Lab("3.3.3", "lab-3.3.3-tensorrt-llm-prefill.ipynb", "TensorRT-LLM engine built and tested", 3),
-        Lab("3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2),
-        Lab("3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2, starter="gateway"),
-        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2, starter="webui"),
+        Lab(
+            "3.3.4", "lab-3.3.4-speculative-decoding.ipynb", "speculative decoding speed-up measured", 2, "speculation"
+        ),
+        Lab(
+            "3.3.5", "lab-3.3.5-production-api.ipynb", "production FastAPI server implemented", 2, "gateway", "gateway"
+        ),
+        Lab("3.3.6", "lab-3.3.6-ollama-web-ui.ipynb", "Ollama web UI enhanced", 2, "webui", "webui"),
     )
 }
 

@@ -1,13 +1,13 @@
 """Every engine of the course as data, one file each."""
 
 from shared.engines import llamacpp, ollama, sglang, trtllm, vllm
-from shared.engines.spec import CAPABILITIES, EngineSpec, Flags, LaunchPlan, as_arguments
+from shared.engines.spec import CAPABILITIES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments
 
 ENGINES: dict[str, EngineSpec] = {
     spec.name: spec for spec in (ollama.SPEC, llamacpp.SPEC, vllm.SPEC, sglang.SPEC, trtllm.SPEC)
 }
 
-__all__ = ["CAPABILITIES", "ENGINES", "EngineSpec", "Flags", "LaunchPlan", "as_arguments", "matrix"]
+__all__ = ["CAPABILITIES", "ENGINES", "Draft", "EngineSpec", "Flags", "LaunchPlan", "as_arguments", "matrix"]
 
 
 def matrix(runner: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
 Message = Mapping[str, str]
+READ_LOG = "read the engine's log (print(engine.tail())), then launch it again"
 
 
 class Process(Protocol):
@@ -82,13 +83,14 @@ def get(port: int, path: str) -> tuple[int, str] | None:
 
 
 def post_json(url: str, body: Mapping[str, object], timeout_s: float = 120) -> dict[str, Any]:
-    """POST to an engine and return its JSON. Raises LabError, with the engine's own message if it refuses."""
+    """POST to an engine and return its JSON. Raises LabError, with the engine's own message if it rejects the body."""
     try:
         answer = request("POST", url, timeout_s, body)
     except OSError as e:
-        raise LabError(f"{url} did not answer: {e}.") from None
+        raise LabError(f"{url} did not answer: {e}.", READ_LOG) from None
     if answer.status_code != 200:
-        raise LabError(f"{url} answered {answer.status_code}: {answer.content[:300].decode(errors='replace')}")
+        fix = "correct what this message names" if answer.status_code < 500 else READ_LOG
+        raise LabError(f"{url} answered {answer.status_code}: {answer.content[:300].decode(errors='replace')}", fix)
     parsed: dict[str, Any] = answer.json()
     return parsed
 
@@ -96,8 +98,9 @@ def post_json(url: str, body: Mapping[str, object], timeout_s: float = 120) -> d
 def counters(engine: Endpoint) -> dict[str, float]:
     """The engine's own counters, under the names of `EngineSpec.counters`. Counters that it does not have are left out.
 
-    A metric with several label sets is summed over them. Empty if the engine's metrics are not available or not
-    readable.
+    A metric with several label sets is summed over them. The accepted drafts of each position are `accepted_at_0`,
+    `accepted_at_1` and so on: `shared.engines.draft_counts` reads them. Empty if the engine's metrics are not available
+    or not readable.
     """
     spec, port = engine.spec, engine.port
     if spec.metrics_of:
@@ -110,13 +113,17 @@ def counters(engine: Endpoint) -> dict[str, float]:
         return {}
     try:
         seen = sums(answer[1], spec.counters.values())
+        drafts = sums(answer[1], [spec.accepted_at], by="position") if spec.accepted_at else {}
     except ValueError:
         return {}
-    return {ours: seen[theirs] for ours, theirs in spec.counters.items() if theirs in seen}
+    own = {ours: seen[theirs] for ours, theirs in spec.counters.items() if theirs in seen}
+    return own | {f"accepted_at_{position}": accepted for position, accepted in drafts.items()}
 
 
-def sums(text: str, names: Collection[str]) -> dict[str, float]:
+def sums(text: str, names: Collection[str], by: str = "") -> dict[str, float]:
     """The metrics of these names in a text of Prometheus' format, each summed over its label sets.
+
+    With `by`, the name of a label, they are summed for each of its values, and these are the keys.
 
     Only their sample lines are parsed, for two reasons. A page of vLLM has 56 kB, and parsing it all in a thread would
     delay the measuring client. With its "# TYPE" line, a counter whose name does not end in "_total" (llama.cpp's
@@ -130,7 +137,8 @@ def sums(text: str, names: Collection[str]) -> dict[str, float]:
     for family in text_string_to_metric_families(lines):
         for sample in family.samples:
             if sample.name in names:
-                seen[sample.name] = seen.get(sample.name, 0.0) + sample.value
+                key = sample.labels[by] if by else sample.name
+                seen[key] = seen.get(key, 0.0) + sample.value
     return seen
 
 

@@ -1,26 +1,21 @@
 """llama.cpp's own server. `-c` sets the context of all `-np` slots together."""
 
+import re
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
+from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.models.choice import ModelChoice
 
 
 def command(plan: LaunchPlan) -> list[str]:
     return [
         str(plan.home / "bin" / "llama-server"),
-        "--model",
-        plan.weights,
-        "--alias",
-        plan.model.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(plan.port),
-        "--threads",
-        str(plan.cores),
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--threads", str(plan.cores),
         "--metrics",
-    ]
+    ]  # fmt: skip
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -29,18 +24,12 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
 
 def arguments(plan: LaunchPlan) -> list[str]:
     return [
-        "--model",
-        plan.weights,
-        "--alias",
-        plan.model.name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
-        "--n-gpu-layers",
-        "999",
+        "--model", plan.weights,
+        "--alias", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        "--n-gpu-layers", "999",
         "--metrics",
-    ]
+    ]  # fmt: skip
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
@@ -53,8 +42,24 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     return context * model.kv_bytes_per_token() if context else None
 
 
-def speculate(head: str) -> Flags:
-    return {"--spec-type": "draft-eagle3", "--model-draft": head, "--spec-draft-n-max": 2}
+def speculate(draft: Draft, weights: str) -> Flags:
+    synthetic = {} if draft.synthetic_length is None else {"--spec-synth-len": draft.synthetic_length}
+    if draft.kind == "ngram":
+        return {
+            "--spec-type": "ngram-simple",
+            # It never drafts fewer tokens than must match.
+            "--spec-ngram-simple-size-n": min(draft.match, draft.tokens),
+            "--spec-ngram-simple-size-m": draft.tokens,
+            **synthetic,
+        }
+    kind = "draft-eagle3" if draft.kind == "eagle3" else "draft-simple"
+    return {"--spec-type": kind, "--spec-draft-model": weights, "--spec-draft-n-max": draft.tokens, **synthetic}
+
+
+def draft_fault(log: str) -> str:
+    """Why it runs without its draft: its log has an error, but the server starts and answers all the same."""
+    error = re.search(r"failed to initialize speculative decoding context: (.*)", log)
+    return error[1] if error else ""
 
 
 COUNTERS = {
@@ -63,6 +68,8 @@ COUNTERS = {
     "prompt_tokens": "llamacpp:prompt_tokens_total",
     "cached_tokens": "llamacpp:prompt_tokens_cached_total",
     "generated_tokens": "llamacpp:tokens_predicted_total",
+    "verifications": "llamacpp:spec_decode_num_drafts_total",
+    "draft_tokens": "llamacpp:spec_decode_num_draft_tokens_total",
     "accepted_draft_tokens": "llamacpp:spec_decode_num_accepted_tokens_total",
 }
 
@@ -76,6 +83,7 @@ SPEC = EngineSpec(
         startup_s=2,
         overhead_gib=0.3,
         kv_bytes=kv_bytes,
+        speculate=speculate,
         cannot={"tensor parallel": "it splits a model over GPUs, not over processor cores"},
     ),
     container=Container(
@@ -93,5 +101,7 @@ SPEC = EngineSpec(
     token_ids="llamacpp",
     # Without `cache_prompt: false` a slot would reuse the template's first tokens from its last prompt.
     exact_length={"ignore_eos": True, "cache_prompt": False},
+    draft_fault=draft_fault,
     counters=COUNTERS,
+    accepted_at="llamacpp:spec_decode_num_accepted_tokens_per_pos_total",
 )

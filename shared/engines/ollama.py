@@ -70,9 +70,9 @@ def create(url: str, model: ModelChoice, precision: str) -> None:
             parameters=parameters,
         )
     except ResponseError as e:
-        raise LabError(f"Ollama refused the model: {e}.") from None
+        raise LabError(f"Ollama rejected the model: {e}.") from None
     except httpx.HTTPError as e:
-        raise LabError(f"Ollama broke off while it registered the model: {e}.") from None
+        raise LabError(f"The connection to Ollama broke while the model was being registered: {e}.") from None
 
 
 def has_blob(url: str, digest: str) -> bool:
@@ -110,6 +110,7 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
 
 
 NO_DRAFT = "its API offers drafts only for models that contain their own (MTP, DFlash)"
+DRAFTS = {"draft model": NO_DRAFT, "EAGLE-3": NO_DRAFT, "n-gram look-up": NO_DRAFT}
 NO_METRICS = "it has no metrics of its own"
 SPEC = EngineSpec(
     name="ollama",
@@ -122,8 +123,7 @@ SPEC = EngineSpec(
         overhead_gib=0.5,
         kv_bytes=kv_bytes,
         cannot={
-            "draft model": NO_DRAFT,
-            "EAGLE-3": NO_DRAFT,
+            **DRAFTS,
             "tensor parallel": "it splits a model by layers only",
             "Prometheus": f"{NO_METRICS}; the labs read those of its llama-server",
         },
@@ -138,8 +138,7 @@ SPEC = EngineSpec(
         kv_bytes=kv_bytes_asked,
         bound_by="OLLAMA_CONTEXT_LENGTH",
         cannot={
-            "draft model": NO_DRAFT,
-            "EAGLE-3": NO_DRAFT,
+            **DRAFTS,
             "tensor parallel": ONE_GPU,
             "Prometheus": NO_METRICS,
         },

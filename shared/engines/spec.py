@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shared.errors import LabError
 from shared.hardware.processor import torch_dtype
@@ -12,6 +13,59 @@ Flags = Mapping[str, object]
 
 ONE_GPU = "it splits a model over GPUs, and a Spark has one"
 CAPABILITIES = ("continuous batching", "prefix cache", "draft model", "EAGLE-3", "tensor parallel", "Prometheus")
+DRAFTS = {"eagle3": "EAGLE-3", "model": "draft model", "ngram": "n-gram look-up"}  # kind → the capability it needs
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Where an engine's drafts come from, and how many tokens it drafts for each verification.
+
+    kind     "eagle3": a head; "model": a small model; "ngram": what followed the last tokens earlier in the text
+    tokens   drafted for each verification, one after the other (k)
+    path     the head's or model's folder, or its GGUF for llama.cpp. None for n-gram look-up, and for an engine in a
+             container, which takes the draft that the catalogue names for the model.
+    """
+
+    kind: str
+    tokens: int
+    path: Path | None = None
+    match: int = 3  # n-gram look-up: so many last tokens must occur earlier in the text
+    synthetic_length: float | None = (
+        None  # llama.cpp accepts drafts at random: tokens per verification, its own included
+    )
+
+    def __post_init__(self) -> None:
+        if self.kind not in DRAFTS:
+            raise LabError(f"There is no draft of kind {self.kind!r}.", f"choose one of {', '.join(DRAFTS)}")
+        if self.tokens < 1 or self.match < 1:
+            raise LabError(
+                f"A draft has tokens={self.tokens} and match={self.match}, but both must be at least 1.",
+                "to run without drafts, leave out the argument draft of launch()",
+            )
+        length = self.synthetic_length
+        if length is not None and not 1 <= length <= self.tokens + 1:
+            raise LabError(
+                f"synthetic_length is {length}, but a verification of {self.tokens} drafts adds 1 to {self.tokens + 1} "
+                "tokens.",
+                f"choose a length between 1 and {self.tokens + 1}",
+            )
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """A draft as one engine was started with it."""
+
+    draft: Draft
+    flags: Flags  # that make the engine draft
+    weights: str = ""  # the hash of the draft's weights, or repository@revision; "" for n-gram look-up
+    bytes: int = 0  # of the draft's weights on disk
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result records about it: no path."""
+        draft = self.draft
+        more = {"weights": self.weights} if draft.kind != "ngram" else {"match": draft.match}
+        synthetic = {} if draft.synthetic_length is None else {"synthetic_length": draft.synthetic_length}
+        return {"kind": draft.kind, "tokens": draft.tokens, **more, **synthetic}
 
 
 @dataclass(frozen=True)
@@ -27,6 +81,12 @@ class LaunchPlan:
     weights: str = ""  # the file, folder or repository to load, as the engine sees it
     kv_bytes: int = 0  # the size of the KV cache that the flags ask for
     share: float = 0.0  # of the GPU's memory, for weights, KV cache and the engine itself together
+    speculation: Speculation | None = None
+
+    @property
+    def every_flag(self) -> Flags:
+        """The notebook's flags, and those of the draft."""
+        return {**self.flags, **(self.speculation.flags if self.speculation else {})}
 
 
 @dataclass(frozen=True)
@@ -41,6 +101,9 @@ class Native:
     on_torch: bool = False  # computes in hardware.torch_dtype(), which may be wider than the weights
     kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # size of its KV cache
     ready_within_s: float = 300
+    speculate: Callable[[Draft, str], Flags] | None = None  # (draft, its weights as the engine sees them) → flags
+    refuses: Callable[[Flags], str] = lambda _: ""  # flags → why it must not be started with them
+    greedy_only: str = ""  # why it verifies drafts at temperature 0 only; "" if it also does at other temperatures
     cannot: Mapping[str, str] = field(default_factory=dict)  # capability → reason
 
 
@@ -59,7 +122,9 @@ class Container:
     share_flag: str = ""  # the flag that sets the share of memory, if the engine has one
     precisions: tuple[str, ...] = ("BF16",)
     ready_within_s: float = 1800  # loading 16 GB from a cold disk, compiling kernels for a new GPU
-    speculate: Callable[[str], Flags] | None = None  # (the EAGLE-3 head's repository or folder) → flags
+    speculate: Callable[[Draft, str], Flags] | None = None  # (draft, its weights inside the container) → flags
+    refuses: Callable[[Flags], str] = lambda _: ""
+    greedy_only: str = ""
     cannot: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,12 +142,14 @@ class EngineSpec:
     built_on: str = ""  # the name of another engine whose programs it runs natively
     flags_in: str = "arguments"  # or "environment": where it reads its flags
     flags_fault: Callable[[str, Flags], str] | None = None  # (its log, flags) → which flag it silently ignored
+    draft_fault: Callable[[str], str] | None = None  # its log → why it runs without the draft that it was given
     served_name: Callable[[ModelChoice, str], str] = lambda model, _: model.name  # the model's name in requests
     prepare: Callable[[str, ModelChoice, str], None] | None = None  # (url, model, precision), before the first token
     health: str = "/health"
     metrics: str = "/metrics"  # Prometheus text; "" if it has none
     metrics_of: str = ""  # the child program that serves the metrics, if the engine itself doesn't
     counters: Mapping[str, str] = field(default_factory=dict)  # our name → the name of its metric
+    accepted_at: str = ""  # the metric of accepted drafts by their position, which is its label; "" if it has none
     exact_length: Mapping[str, object] = field(default_factory=dict)  # request fields that suppress end-of-text
 
     def way(self, runner: str) -> Native | Container:
@@ -127,4 +194,7 @@ def whole_number(flags: Flags, name: str) -> int | None:
     try:
         return int(str(flags[name]))
     except ValueError:
-        raise LabError(f"{name} is {flags[name]!r}, but must be a whole number.", "correct the flag") from None
+        raise LabError(
+            f"{name} is {flags[name]!r}, but must be a whole number.",
+            "give a number without a unit, for example {'--max-model-len': 4096}",
+        ) from None

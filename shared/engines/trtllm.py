@@ -7,7 +7,7 @@ that file: {"--max_batch_size": 16, "enable_chunked_prefill": True}.
 import json
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, whole_number
+from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, whole_number
 from shared.models.choice import ModelChoice
 
 
@@ -15,13 +15,9 @@ def arguments(plan: LaunchPlan) -> list[str]:
     return [
         "trtllm-serve",
         plan.weights,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
-        "--config",
-        "/labs/config.yml",
-    ]
+        "--host", "0.0.0.0", "--port", str(plan.port),
+        "--config", "/labs/config.yml",
+    ]  # fmt: skip
 
 
 def config(plan: LaunchPlan) -> Mapping[str, str]:
@@ -33,7 +29,7 @@ def config(plan: LaunchPlan) -> Mapping[str, str]:
         },
         "enable_iter_perf_stats": True,
         "return_perf_metrics": True,  # /prometheus/metrics exists only with it
-        **{key: value for key, value in plan.flags.items() if not key.startswith("--")},
+        **{key: value for key, value in plan.every_flag.items() if not key.startswith("--")},
     }
     return {"config.yml": json.dumps(keys, indent=2)}
 
@@ -43,8 +39,10 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     return users * context * model.kv_bytes_per_token() if users and context else None
 
 
-def speculate(head: str) -> Flags:
-    return {"speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": head}}
+def speculate(draft: Draft, weights: str) -> Flags:
+    kinds = {"eagle3": "Eagle3", "model": "Draft_Target", "ngram": "NGram"}
+    where = {"max_matching_ngram_size": draft.match} if draft.kind == "ngram" else {"speculative_model": weights}
+    return {"speculative_config": {"decoding_type": kinds[draft.kind], "max_draft_len": draft.tokens, **where}}
 
 
 SPEC = EngineSpec(

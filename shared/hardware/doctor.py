@@ -47,7 +47,7 @@ def doctor(host: Host | None = None) -> tuple[Machine, list[Check]]:
         except Exception as e:
             name = check.__name__.removeprefix("check_").replace("_", " ")
             seen = f"the check itself failed: {type(e).__name__}: {e}"
-            found = Check(name, "failed", seen, "this is a bug in the labs", "please report this line")
+            found = Check(name, "failed", seen, "this is a bug in the labs", "show this line to your instructor")
         if found:
             checks.append(found)
     return machine, checks

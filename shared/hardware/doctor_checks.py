@@ -73,7 +73,7 @@ def check_package(host: Host, machine: Machine) -> Check:
         "failed",
         paths.show(here),
         "another package of that name is imported instead",
-        "uninstall it, then: make lab",
+        "unset PYTHONPATH; rm -rf .venv; make lab",
     )
 
 
@@ -133,7 +133,10 @@ def check_cores(host: Host, machine: Machine) -> Check:
     if machine.cpu_quota is None or machine.cores == host.cores():
         return ok("cores", str(machine.cores))
     seen = f"{machine.cores} of {host.cores()}: the quota is {machine.cpu_quota:g} CPUs"
-    why = "engines start as many threads as the quota allows; with more, all would be stopped most of the time"
+    why = (
+        "engines start as many threads as the quota allows; with more threads, the quota would pause all of them most "
+        "of the time"
+    )
     fix = f"for more, start the container with a larger quota: docker run --cpus {host.cores()} ..."
     return Check("cores", "ok", seen, why, fix)
 

@@ -22,6 +22,7 @@ CONTAINER_DISK_GIB = 113
 REGISTER = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
 TOOLKIT_GUIDE = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
 UPDATE_DGX_OS = "sudo apt update && sudo apt dist-upgrade && sudo reboot"
+UPDATE_DRIVER = "install driver release 580 or newer (https://www.nvidia.com/drivers), then: sudo reboot"
 UPDATE_WINDOWS = "update the NVIDIA driver in Windows, then in PowerShell: wsl --shutdown"
 
 
@@ -73,7 +74,7 @@ def check_cuda(host: Host, machine: Machine) -> Check | None:
     observed = f"up to {machine.cuda}" if machine.cuda else "unknown"
     if machine.cuda and int(machine.cuda.split(".")[0]) >= 13:
         return ok("CUDA of the driver", observed)
-    state, fix = "warning", UPDATE_WINDOWS if in_wsl(host) else "install a driver of release 580 or newer"
+    state, fix = "warning", UPDATE_WINDOWS if in_wsl(host) else UPDATE_DRIVER
     if machine.unified_memory:
         state, fix = "failed", UPDATE_DGX_OS
     return Check("CUDA of the driver", state, observed, "the engines' images are built for CUDA 13", fix)
@@ -127,7 +128,7 @@ def check_docker(host: Host, machine: Machine) -> Check | None:
             "docker",
             "failed",
             docker.message,
-            why + ". A running Jupyter does not see a new group",
+            why + ". A new group takes effect only after Jupyter is restarted",
             "sudo usermod -aG docker $USER   # then log out and in, and start Jupyter again",
         )
     if docker.trouble in ("down", "hangs"):

@@ -12,7 +12,7 @@ from shared.hardware.host import HERE, MISSING, TIMED_OUT, CommandOutput, Host
 CDI_SPECIFICATIONS = ("/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml")
 DOCKER_TROUBLES = {
     "missing": "docker is not on the PATH",
-    "permission": "docker refuses this user",
+    "permission": "this user has no permission to use docker",
     "down": "docker's daemon can't be reached",
     "hangs": "docker does not answer",
     "no GPU": "docker has no way to give a GPU to a container",

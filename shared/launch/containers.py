@@ -126,7 +126,7 @@ def check_manifest(image: Image, architecture: str) -> int:
     if wanted not in made_for:
         there = ", ".join(name for name in made_for if name != "unknown")
         raise LabError(
-            f"{image.reference} is made for {there or 'no named processor'}, but this machine is {wanted}.",
+            f"The image {image.reference} has no version for {wanted} (it has: {there or 'none that is named'}).",
             "choose another image in environment/containers/images.toml",
         )
     return made_for[wanted]

@@ -24,14 +24,14 @@ from typing import Any
 from tqdm import tqdm
 
 from shared import paths
-from shared.engines import ENGINES, EngineSpec, Flags, LaunchPlan, as_arguments
+from shared.engines import ENGINES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments
 from shared.engines.http import client, get, post_json
 from shared.engines.spec import Native
 from shared.errors import LabError
 from shared.files import held
 from shared.hardware.gpu import docker_gpu_arguments
 from shared.hardware.machine import Machine, detect
-from shared.launch import containers, memory, reuse
+from shared.launch import containers, memory, reuse, speculation
 from shared.launch.diagnosis import failure
 from shared.launch.memory import Need
 from shared.launch.process import keeper
@@ -52,6 +52,7 @@ def launch(
     model: ModelChoice,
     flags: Flags | None = None,
     *,
+    draft: Draft | None = None,
     precision: str | None = None,
     cores: int | None = None,
     port: int | None = None,
@@ -60,11 +61,11 @@ def launch(
 ) -> Engine:
     """Start the engine `name` and return it once it has answered one request.
 
-    If the same engine already runs with the same model, precision, flags and cores, it is returned. If it runs with
-    other ones, it is ended first.
+    If the same engine already runs with the same model, precision, flags, draft and cores, it is returned. If it runs
+    with other ones, it is ended first.
 
-    Raises LabError if the engine isn't installed or doesn't fit into memory. If it dies, or isn't ready within
-    `timeout_s`, the error shows the last lines of its log and the likeliest causes.
+    Raises LabError if the engine isn't installed or doesn't fit into memory, or if the draft doesn't fit the model. If
+    it dies, or isn't ready within `timeout_s`, the error shows the last lines of its log and the likeliest causes.
     """
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
@@ -75,20 +76,24 @@ def launch(
         raise LabError(
             f"{spec.title} can't load {precision} on this machine.", f"choose one of {', '.join(way.precisions)}"
         )
+    if fault := way.refuses(flags):
+        raise LabError(f"{spec.title} can't be started with these flags: {fault}.", "correct the flags of launch()")
     cores = cores or machine.cores
+    if isinstance(way, Native):
+        home = wait_until_installed(spec, model, precision, quiet)
+    drafts = speculation.prepare(spec, draft, model, precision, flags, machine) if draft else None
+    wanted = (model, precision, flags, cores, drafts)
     old = _running.get(name)
     if old:
-        same = (old.model, old.precision, old.flags, old.cores) == (model, precision, flags, cores)
+        same = (old.model, old.precision, old.flags, old.cores, old.speculation) == wanted
         if same and old.alive and port in (None, old.port):
             return old
         if not old.alive or keeper() is None:  # else reuse.take_over pauses it
             old.end()
         del _running[name]
-    if isinstance(way, Native):
-        home = wait_until_installed(spec, model, precision, quiet)
-    needed = memory.need(spec, model, precision, flags, machine)
+    needed = memory.need(spec, model, precision, flags, machine, drafts)
     in_use = {other.process.pid for other in _running.values()}
-    if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed, in_use):
+    if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed, in_use, drafts):
         _running[name] = engine
         if not quiet:
             print(f"{spec.title} {engine.version} answers on {engine.url}. An earlier notebook started it.")
@@ -105,17 +110,18 @@ def launch(
         weights = str(model.weights(spec.weights_form(model, precision)))
         if (ignored := inherited_environment()[1]) and not quiet:
             print(
-                f"Not passed on to {spec.title}: {', '.join(ignored)}. Set engines by flags instead, so that each "
-                "result records its settings."
+                f"These environment variables were not passed to {spec.title}: {', '.join(ignored)}. Use flags "
+                "instead, so that each result records its settings."
             )
-        engine = start_native(spec, LaunchPlan(home, model, precision, port, cores, flags, weights), needed, machine)
+        what = LaunchPlan(home, model, precision, port, cores, flags, weights, speculation=drafts)
+        engine = start_native(spec, what, needed, machine)
     else:
         image = containers.images()[way.image]
         containers.ensure(image, machine.architecture, quiet)
         weights = hub.inside(hub.fetch(model.source(spec.reads, precision)), containers.HUB_INSIDE)
         kv_bytes, part = int(needed.kv * 2**30), memory.share(needed, machine)
         home = paths.cache() / "run" / f"{name}-{port}"
-        what = LaunchPlan(home, model, precision, image.port, cores, flags, weights, kv_bytes, part)
+        what = LaunchPlan(home, model, precision, image.port, cores, flags, weights, kv_bytes, part, drafts)
         engine = start_container(spec, what, port, needed, machine)
     _running[name] = engine
     try:
@@ -147,7 +153,7 @@ def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, q
                 line.set_description_str(f"{spec.title} is still being installed {paths.install_status().read_text()}")
             time.sleep(1)
     for needed in absent():
-        how = "the set-up ended without it" if waited else "no set-up is running"
+        how = "the set-up ended without installing it" if waited else "no set-up is running"
         where = paths.show(link[needed.name])
         raise LabError(f"{needed.title} is not installed in {where}, and {how}.", "make engines")
     return link[spec.name].resolve()
@@ -157,7 +163,7 @@ def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Mach
     """Start the native process under its watchdog, without waiting until it is ready."""
     way = spec.way("native")
     assert isinstance(way, Native)
-    command = way.command(what) + (as_arguments(what.flags) if spec.flags_in == "arguments" else [])
+    command = way.command(what) + (as_arguments(what.every_flag) if spec.flags_in == "arguments" else [])
     version = json.loads((what.home / "installed.json").read_text())["version"]
     env = {**way.env(what), **flag_environment(spec, what.flags)}
     return start_guarded(spec, what, command, what.port, env, version, needed, machine)
@@ -167,7 +173,7 @@ def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need,
     """Start `docker run` under its watchdog, without waiting until it is ready. The watchdog removes the container."""
     name = containers.name_for(spec, port)
     containers.write_files(spec.container, what)
-    arguments = {flag: value for flag, value in what.flags.items() if flag.startswith("-")}
+    arguments = {flag: value for flag, value in what.every_flag.items() if flag.startswith("-")}
     flags = as_arguments(arguments) if spec.flags_in == "arguments" else []
     gpu = docker_gpu_arguments()
     command = containers.run_command(spec, what, flags, name=name, port=port, hub=hub.home(), gpu=gpu)
@@ -203,7 +209,13 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
             time.sleep(0.1)
         body = {"model": engine.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
         if engine.spec.flags_fault and (fault := engine.spec.flags_fault(engine.log_text(), engine.flags)):
-            raise LabError(f"{engine.spec.title} {fault}.", "check the setting's name and value")
+            raise LabError(
+                f"{engine.spec.title} {fault}.",
+                'correct this setting in the flags of launch(), or leave it out; the line "server config" in '
+                f"{paths.show(engine.log)} lists all settings",
+            )
+        if engine.spec.draft_fault and (fault := engine.spec.draft_fault(engine.log_text())):
+            raise failure(engine, f"{engine.spec.title} started without its draft: {fault}.")
         try:
             if engine.spec.prepare:
                 engine.spec.prepare(engine.url, engine.model, engine.precision)
@@ -211,12 +223,17 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
         except (OSError, LabError) as e:
             raise failure(
                 engine,
-                f"{engine.spec.title} reported that it was ready, but its first request failed: {str(e).rstrip('.')}.",
+                f"{engine.spec.title} reported that it was ready, but its first request failed: {without_fix(e)}.",
             ) from None
     engine.process.ready()
     engine.startup_s = time.monotonic() - began
     if not quiet:
         print(f"{engine.spec.title} {engine.version} answers on {engine.url} after {engine.startup_s:.1f} s")
+
+
+def without_fix(error: Exception) -> str:
+    """The text of an error without its fix and its last full stop."""
+    return str(error).removesuffix(f"\nFix: {getattr(error, 'fix', '')}").rstrip(".")
 
 
 @contextlib.contextmanager

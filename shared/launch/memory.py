@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.engines import EngineSpec, Flags
-from shared.engines.spec import Container
+from shared.engines.spec import Container, Speculation
 from shared.errors import LabError
 from shared.hardware.gpu import gpu_holders
 from shared.hardware.machine import Machine
@@ -34,19 +34,28 @@ class Need:
     kv: float
     own: float  # the engine itself: its processes, and on a GPU its workspaces and captured graphs
     reserve: float  # left for everything else
+    draft: float = 0.0  # weights and KV cache of its draft
 
     @property
     def total(self) -> float:
-        return self.weights + self.kv + self.own + self.reserve
+        return self.weights + self.kv + self.own + self.reserve + self.draft
 
     def __str__(self) -> str:
+        draft = f"{self.draft:.1f} for the draft + " if self.draft else ""
         return (
             f"{self.title} needs {self.weights:.1f} GiB for weights + {self.kv:.1f} for the KV cache + {self.own:.1f} "
-            f"for the engine itself + {self.reserve:.1f} in reserve = {self.total:.1f} GiB"
+            f"for the engine itself + {draft}{self.reserve:.1f} in reserve = {self.total:.1f} GiB"
         )
 
 
-def need(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, machine: Machine) -> Need:
+def need(
+    spec: EngineSpec,
+    model: ModelChoice,
+    precision: str,
+    flags: Flags,
+    machine: Machine,
+    speculation: Speculation | None = None,
+) -> Need:
     """The memory that a launch needs. Raises LabError if the flags set no limit for the KV cache of a container."""
     way = spec.way(machine.runner)
     kv_bytes = way.kv_bytes(model, flags)
@@ -60,12 +69,17 @@ def need(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, mac
     wider = BYTES_PER_VALUE[spec.dtype(machine.runner)] / 2
     weights = model.file_bytes(spec.weights_form(model, precision)) * wider
     reserve = SPARK_RESERVE_GIB if machine.unified_memory else NATIVE_RESERVE_GIB
-    return Need(spec.title, weights / 2**30, kv_bytes / 2**30, way.overhead_gib, reserve)
+    draft_bytes = 0.0
+    if speculation:
+        # A head keeps keys and values as one layer of the model does. A draft model is smaller than the model.
+        layers = {"eagle3": 1, "model": model.layers, "ngram": 0}[speculation.draft.kind]
+        draft_bytes = speculation.bytes * wider + kv_bytes * layers / model.layers
+    return Need(spec.title, weights / 2**30, kv_bytes / 2**30, way.overhead_gib, reserve, draft_bytes / 2**30)
 
 
 def share(needed: Need, machine: Machine) -> float:
-    """Weights, KV cache and the engine's own memory as a share of the GPU's memory, rounded up to a hundredth."""
-    used = needed.weights + needed.kv + needed.own
+    """All that the engine needs, without the reserve, as a share of the GPU's memory, rounded up to a hundredth."""
+    used = needed.total - needed.reserve
     return min(0.99, int(used / gpu_memory_gib(machine) * 100 + 1) / 100)
 
 
@@ -100,10 +114,14 @@ def require(spec: EngineSpec, needed: Need, flags: Flags, machine: Machine, ours
     try:
         asked_gib = float(str(asked)) * gpu_memory_gib(machine)
     except ValueError:
-        raise LabError(f"{way.share_flag} is {asked!r}, but must be a number.", "correct the flag") from None
+        raise LabError(
+            f"{way.share_flag} is {asked!r}, but must be a number.",
+            f"give a share of the GPU's memory, for example {{{way.share_flag!r}: 0.3}}, or leave the flag out",
+        ) from None
     if asked_gib > there:
         raise LabError(
-            f"{way.share_flag} {asked} of {gpu_memory_gib(machine):.1f} GiB is {asked_gib:.1f} GiB, but {only}.",
+            f"{way.share_flag} {asked} asks for {asked_gib:.1f} of the GPU's {gpu_memory_gib(machine):.1f} GiB, but "
+            f"{only}.",
             f"leave {way.share_flag} out: the labs set the share that this launch needs",
         )
 
@@ -139,6 +157,7 @@ def story(samples: Path, needed: Need) -> str:
     return (
         f"The memory guard ended it before the machine could freeze. {needed}. The guard's last samples:\n"
         + "\n".join(f"  | {line}" for line in lines)
-        + "\nFix: use fewer or shorter sequences or a smaller model, or end other programs. LABS_MEMORY_FLOORS_GIB "
-        "sets the floors."
+        + "\nFix: lower the number of sequences or the context length in the flags of launch(), choose a smaller "
+        "model, or end other programs (make down ends all engines). To lower the guard's limits: "
+        "export LABS_MEMORY_FLOORS_GIB=<GiB while loading>,<GiB while running>"
     )

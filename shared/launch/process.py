@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from shared.engines.http import get
+from shared.errors import LabError
 from shared.processes import start_time
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
@@ -84,6 +86,25 @@ class Guarded:
             if self._owned and self._process.poll() is None:
                 os.kill(self.pid, signal.SIGTERM)
         self._process.wait()
+
+
+def until_ready(server: Guarded, title: str, port: int, path: str, log: Path, within_s: float) -> float:
+    """Wait until GET `path` of a server returns 200. Returns the seconds that it took.
+
+    Raises LabError, with the last lines of its log, if the server ends or isn't ready in time. It has then ended.
+    """
+    began = time.monotonic()
+    while (get(port, path) or (0,))[0] != 200:
+        late = time.monotonic() - began > within_s
+        if late or server.exit_code() is not None:
+            server.end()
+            what = f"was not ready after {within_s:.0f} s" if late else "ended while it started"
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise LabError(
+                f"{title} {what}. Its log ends with:\n{last}", "correct what the log names, and start it again"
+            )
+        time.sleep(0.05)
+    return time.monotonic() - began
 
 
 class Adopted:

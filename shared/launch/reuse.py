@@ -14,6 +14,7 @@ from typing import Any
 
 from shared import paths
 from shared.engines import EngineSpec, Flags
+from shared.engines.spec import Speculation
 from shared.hardware.machine import detect
 from shared.launch.memory import Need
 from shared.launch.process import Adopted, keeper
@@ -31,7 +32,7 @@ def keep(engine: Engine) -> None:
         return
     file = record_file(engine.process.pid)
     more = {
-        "same": identity(engine.spec, engine.model, engine.precision, engine.flags, engine.cores),
+        "same": identity(engine.spec, engine.model, engine.precision, engine.flags, engine.cores, engine.speculation),
         "version": engine.version,
         "command": engine.command,
         "container": engine.container,
@@ -49,6 +50,7 @@ def take_over(
     port: int | None,
     needed: Need,
     in_use: Collection[int],
+    speculation: Speculation | None,
 ) -> Engine | None:
     """Return the wanted engine if an earlier launch left it running, else None. Others of the same name are paused.
 
@@ -56,7 +58,7 @@ def take_over(
     """
     if keeper() is None:
         return None
-    wanted = identity(spec, model, precision, flags, cores)
+    wanted = identity(spec, model, precision, flags, cores, speculation)
     found = None
     for file, record in records():
         process = Adopted(record["pid"], record["started"])
@@ -76,6 +78,7 @@ def take_over(
             needed,
             record["container"],
             record["startup_s"],
+            speculation,
         )
         if record["same"] == wanted and port in (None, record["port"]):
             engine.resume()  # paused below, or by a notebook that was killed while it measured another engine
@@ -109,8 +112,11 @@ def records() -> Iterator[tuple[Path, Record]]:
                 yield file, record
 
 
-def identity(spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int) -> list[Any]:
+def identity(
+    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, speculation: Speculation | None
+) -> list[Any]:
     """What two launches must have in common to share one engine, as it reads back from JSON."""
     weights = model.sha256(spec.weights_form(model, precision))
-    same: list[Any] = json.loads(json.dumps([model.name, weights, precision, dict(flags), cores]))
+    draft = speculation.provenance() if speculation else None
+    same: list[Any] = json.loads(json.dumps([model.name, weights, precision, dict(flags), cores, draft]))
     return same

@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 
 from shared import paths
-from shared.engines import EngineSpec, Flags, LaunchPlan
+from shared.engines import Draft, EngineSpec, Flags, LaunchPlan
+from shared.engines.spec import Speculation
+from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers, memory
 from shared.launch.memory import Need
@@ -42,6 +44,21 @@ class Engine:
     need: Need
     container: str = ""  # the name of its container; "" for a native process
     startup_s: float = 0.0
+    speculation: Speculation | None = None
+
+    @property
+    def draft(self) -> Draft | None:
+        """The draft that it was started with."""
+        return self.speculation.draft if self.speculation else None
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise LabError if it would verify drafts greedily although the request asks for another temperature."""
+        way = self.spec.way("container" if self.container else "native")
+        if temperature > 0 and self.draft and way.greedy_only:
+            raise LabError(
+                f"{self.spec.title} can't answer at temperature {temperature} with drafts: {way.greedy_only}.",
+                "ask it at temperature 0, start it without a draft, or use llama.cpp or vLLM",
+            )
 
     @property
     def url(self) -> str:
@@ -122,6 +139,7 @@ class Engine:
                 for name, value in self.environment().items()
                 if name not in self.flags and "/" not in value and str(self.port) not in value
             },
+            **({"draft": self.speculation.provenance()} if self.speculation else {}),
             "cores": self.cores,
             "model": self.model.name,
             "model_origin": self.model.origin,
@@ -135,7 +153,9 @@ class Engine:
         """The variables that the labs set for a native process. Empty for a container, whose command holds them."""
         if self.container or self.spec.native is None:
             return {}
-        plan = LaunchPlan(Path(), self.model, self.precision, self.port, self.cores, self.flags)
+        plan = LaunchPlan(
+            Path(), self.model, self.precision, self.port, self.cores, self.flags, speculation=self.speculation
+        )
         return {**self.spec.native.env(plan), **flag_environment(self.spec, self.flags)}
 
     def command_line(self) -> str:
@@ -157,10 +177,13 @@ ENGINES_READ = re.compile(
 )
 
 
+SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR"}  # in the notebook's own process, once torch is loaded
+
+
 def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
     """The variables of the user that an engine gets, and the names of those that it does not get."""
     kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
-    return kept, sorted(environment.keys() - kept.keys())
+    return kept, sorted(environment.keys() - kept.keys() - SET_BY_TORCH)
 
 
 def flag_environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
@@ -212,6 +235,7 @@ def start_guarded(
         process,
         needed,
         container,
+        speculation=what.speculation,
     )
     record = {
         "pid": process.pid,

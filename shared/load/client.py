@@ -185,31 +185,46 @@ class Exchange:
 
 
 async def stream(
-    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+    url: str,
+    body: Mapping[str, object],
+    limits: Limits | None = None,
+    connections: Connections | None = None,
+    api_key: str = "",
 ) -> Trace:
     """POST `body` with `stream: true` to an endpoint of OpenAI's API or Ollama's, and return the trace.
 
-    The path decides the dialect: /api/ is Ollama's. `connections` keeps connections open for the next request; without
-    it, each request opens its own. A fault of the server never raises: a refused connection, an HTTP error, an error
-    event, a reset or a time limit is in `Trace.error`. Cancelling closes the connection at once.
+    The path decides the dialect (`streams.is_ollama`). `connections` keeps connections open for the next request;
+    without it, each request opens its own. `api_key` goes into the Authorization header. A fault of the server never
+    raises: a refused connection, an HTTP error, an error event, a reset or a time limit is in `Trace.error`. Cancelling
+    closes the connection at once.
     """
-    return (await exchange(url, body, limits, connections)).trace()
+    return (await exchange(url, body, limits, connections, api_key=api_key)).trace()
 
 
 async def exchange(
-    url: str, body: Mapping[str, object], limits: Limits | None = None, connections: Connections | None = None
+    url: str,
+    body: Mapping[str, object],
+    limits: Limits | None = None,
+    connections: Connections | None = None,
+    on_sent: Callable[[Response], None] | None = None,
+    api_key: str = "",
 ) -> Exchange:
-    """Like `stream`, but the answer's bytes are kept and not read."""
+    """Like `stream`, but the answer's bytes are kept and not read.
+
+    on_sent: called with the response, still empty, when the request has been sent. Its blocks show how far the answer
+    has come.
+    """
     limits = limits or Limits()
     parts = urlsplit(url)
     full = {**body, "stream": True}
-    if not parts.path.startswith("/api/"):
+    if not streams.is_ollama(parts.path):
         full["stream_options"] = {"include_usage": True}
     payload = json.dumps(full).encode()
+    key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
     request = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         f"Accept: text/event-stream, application/x-ndjson\r\nConnection: {'keep-alive' if connections else 'close'}\r\n"
-        f"Content-Length: {len(payload)}\r\n\r\n"
+        f"{key}Content-Length: {len(payload)}\r\n\r\n"
     ).encode() + payload
     address = parts.hostname or "127.0.0.1", parts.port or 80
 
@@ -221,6 +236,8 @@ async def exchange(
         reusable = False
         try:
             sent_ns, response = connection.send(request)
+            if on_sent:
+                on_sent(response)
             error = await _until_ended(connection, response, sent_ns, limits)
             reusable = response.reusable
         finally:

@@ -80,8 +80,10 @@ class Poisson:
 def one_end(requests: int | None, seconds: float | None) -> None:
     """Raise LabError unless exactly one of the two is given."""
     if (requests is None) == (seconds is None):
-        given = "neither requests nor seconds" if requests is None else "both requests and seconds"
-        raise LabError(f"A load needs exactly one end, but has {given}.", "give requests=, or seconds=")
+        given = "neither was given" if requests is None else f"requests={requests} and seconds={seconds} were given"
+        raise LabError(
+            f"A load ends after a number of requests or of seconds, but {given}.", "give either requests= or seconds="
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Load:
     max_tokens: int = 64  # of each answer; an exact length where the engine can be held to one
     warmup: bool = True  # a few short requests beforehand, which don't count
     limits: Limits | None = None
+    temperature: float = 0  # 0: greedy
 
     @property
     def title(self) -> str:
@@ -105,6 +108,8 @@ class Load:
         """The settings that a result records. An earlier result is reused only if they are equal."""
         kind = "closed" if isinstance(self.rhythm, Closed) else "open"
         rhythm = {"about_cache": self.prompts.about_cache, "kind": kind, **asdict(self.rhythm)}
+        if self.temperature:
+            rhythm["temperature"] = self.temperature
         return {"prompts": self.prompts.name, "max_tokens": self.max_tokens, "load": rhythm}
 
 

@@ -41,10 +41,10 @@ Drive = Callable[[Load, Send, tqdm], Coroutine[Any, Any, list[Sent]]]
 def run(load: Load) -> Run:
     """Run the load to its end, and return every trace.
 
-    Answers are greedy. Requests that are under way when the time is over are awaited and count, because throughput is
-    computed from the first request sent to the end of the last answer. Connections are reused, and answers are read
-    after all have ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and
-    LabError if no request succeeds. Single failures stay in the traces.
+    Requests that are under way when the time is over are awaited and count, because throughput is computed from the
+    first request sent to the end of the last answer. Connections are reused, and answers are read after all have
+    ended, so neither opening nor reading delays the measurement. Raises Died if the engine dies, and LabError if no
+    request succeeds. Single failures stay in the traces.
     """
     engine, rhythm = load.engine, load.rhythm
     closed = rhythm if isinstance(rhythm, Closed) else None
@@ -58,8 +58,8 @@ def run(load: Load) -> Run:
 
     async def send(tokens: int, scheduled_ns: int | None) -> Sent:
         body = {
-            "model": engine.served_name, "messages": next(supply), "max_tokens": tokens, "temperature": 0,
-            **engine.spec.exact_length,
+            "model": engine.served_name, "messages": next(supply), "max_tokens": tokens,
+            "temperature": load.temperature, **engine.spec.exact_length,
         }  # fmt: skip
         return await exchange(url, body, load.limits, connections), scheduled_ns
 
@@ -84,7 +84,8 @@ def run(load: Load) -> Run:
             users=closed.users if closed else most_at_once(traces),
             engine=engine.provenance(),
             client_cpu_share=round(cpu_s / took_s, 4),
-            counted={name: after[name] - before[name] for name in before.keys() & after.keys()},
+            # A counter that an engine shows only after its first event began at 0.
+            counted={name: after[name] - before.get(name, 0.0) for name in after} if before else {},
             client_lag_ms=spread_of_lag(lag),
             # A container's processes are not below its watchdog, so they would count as others.
             others_cpu_share=None if engine.container else round(others_share, 4),
@@ -94,7 +95,7 @@ def run(load: Load) -> Run:
     with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
         found: Run = in_own_loop(everything())
     if died(engine, list(found.traces)):
-        raise Died(failure(engine, f"{engine.spec.title} died under the load."), found)
+        raise Died(failure(engine, f"{engine.spec.title} ended during the load."), found)
     if all(t.error for t in found.traces):
         raise LabError(
             f"No request of {load.title} succeeded; the first failed with: {found.traces[0].error}.",
@@ -132,7 +133,8 @@ async def _schedule(load: Load, send: Send, line: tqdm) -> list[Sent]:
 
     async def one(moment_s: float) -> Sent | None:
         due_ns = begin_ns + int(moment_s * 1e9)
-        await asyncio.sleep((due_ns - time.perf_counter_ns()) / 1e9)
+        while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # uvloop rounds to milliseconds and may wake up early
+            await asyncio.sleep(left_ns / 1e9)
         if not load.engine.alive:
             return None
         sent = await send(load.max_tokens, due_ns)

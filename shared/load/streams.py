@@ -43,10 +43,15 @@ class StreamContent:
             self.texts.append(text)
 
 
+def is_ollama(path: str) -> bool:
+    """Whether this endpoint speaks Ollama's dialect. Open WebUI's /api/chat/completions speaks OpenAI's."""
+    return path.startswith("/api/") and not path.endswith("/completions")
+
+
 def parse(path: str, stamps: Sequence[int], pieces: Sequence[bytes]) -> StreamContent:
     """Read a body in the dialect of its endpoint, up to its first error."""
     found = StreamContent()
-    ollama = path.startswith("/api/")
+    ollama = is_ollama(path)
     take = _ollama if ollama else _openai
     last = "final object" if ollama else "[DONE]"
     for stamp, name, data in (_lines if ollama else _events)(stamps, pieces):

@@ -134,7 +134,8 @@ def summarise(run: Run) -> Summary:
     if None in counts:
         raise LabError(
             "The engine reported no `usage`, so the number of its tokens is unknown (chunks are not tokens).",
-            "let the server send `usage` at the end of its stream",
+            "send `usage` in the stream's last chunk: requests ask for it by "
+            '"stream_options": {"include_usage": true}',
         )
     wall = wall_s(run)
     tokens = sum(c for c in counts if c is not None)

@@ -13,6 +13,7 @@ from typing import Any
 from shared import paths
 
 FILE = paths.REPO / "environment" / "containers" / "catalogue.toml"
+ANOTHER_MODEL = "choose another model, for example: make LABS_MODEL=Qwen/Qwen3-0.6B lab"  # the fix in several errors
 LLAMA_8B, QWEN_1B = "llama-3.1-8b-instruct", "qwen3-1.7b"
 
 

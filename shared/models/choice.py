@@ -76,10 +76,10 @@ class ModelChoice:
     def source(self, reads: str, precision: str) -> Source:
         """The source for an engine that reads "hf" or "gguf". Raises LabError, with the existing ones, if none fits."""
         if (found := self.sources.get(f"{reads} {precision}")) is None:
-            there = ", ".join(self.sources)
+            there, local = ", ".join(self.sources), "hf" if reads == "hf" else "BF16"
             raise LabError(
                 f"No {precision} weights of {self.name} are known for an engine that reads {reads}.",
-                f"choose one of: {there}" if there else "use weights(): the files are on this machine",
+                f"choose one of: {there}" if there else f'use the files on this machine: model.weights("{local}")',
             )
         return found
 
@@ -96,7 +96,11 @@ class ModelChoice:
         Raises LabError if it is missing or differs in one byte from what the set-up wrote.
         """
         if not self.local:
-            raise LabError(f"{self.name} has no local file: an engine's container fetches it.", "use source()")
+            reads, precision = next(iter(self.sources)).split()
+            raise LabError(
+                f"{self.name} has no local file: an engine's container fetches it.",
+                f'use the source, for example model.source("{reads}", "{precision}")',
+            )
         if form == "hf":
             verify_file(self.folder, "hf/model.safetensors")
             return self.folder / "hf"

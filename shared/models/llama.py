@@ -29,6 +29,7 @@ from torch import Tensor
 
 from shared.errors import LabError
 from shared.hardware.machine import detect
+from shared.models.catalogue import ANOTHER_MODEL
 
 Message = Mapping[str, str]
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -52,7 +53,7 @@ class Llama:
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Any) -> None:
         if fault := architecture_fault(config):
-            raise LabError(f"The reference can't compute this model: {fault}.", "choose another model")
+            raise LabError(f"The reference can't compute this model: {fault}.", ANOTHER_MODEL)
         self.layers = int(config["num_hidden_layers"])
         self.heads, self.kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
         self.hidden, self.eps = int(config["hidden_size"]), float(config["rms_norm_eps"])
@@ -83,18 +84,19 @@ class Llama:
         self.gate_up = [of(i, "mlp.gate_proj.weight", "mlp.up_proj.weight") for i in every]
         self.down = [of(i, "mlp.down_proj.weight") for i in every]
         if left:
-            raise LabError(f"The reference can't compute {min(left)} of this model.", "choose another model")
+            raise LabError(f"The reference can't compute the weight {min(left)} of this model.", ANOTHER_MODEL)
 
         angle = torch.arange(self.context)[:, None] * frequencies(config, self.head_dim)  # [context, head_dim / 2]
         self.cos, self.sin = (x.repeat(1, 2).to(self.embedding) for x in (angle.cos(), angle.sin()))
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> "Llama":
-        """Load a Hugging Face folder: config.json, model.safetensors, tokenizer.json with its template."""
+        """Load a Hugging Face folder (config.json, model.safetensors, tokenizer.json) onto torch's default device."""
         from transformers import AutoTokenizer
 
         torch.set_num_threads(min(torch.get_num_threads(), detect().cores))  # torch ignores CPU quotas
-        weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+        device, stored = torch.get_default_device(), load_file(folder / "model.safetensors")
+        weights = {name: tensor.to(device, dtype) for name, tensor in stored.items()}
         config = json.loads((folder / "config.json").read_text())
         config |= json.loads((folder / "generation_config.json").read_text())  # lists all tokens that end an answer
         return cls(config, weights, AutoTokenizer.from_pretrained(folder))
@@ -106,11 +108,19 @@ class Llama:
         return KVCache(zeros, torch.zeros_like(zeros), torch.zeros(sequences, dtype=torch.long))
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def forward(self, ids: Tensor, cache: KVCache, counts: Tensor | None = None, every: bool = False) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        counts: Tensor | None = None,
+        every: bool = False,
+        taps: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """Append `ids` [B, T] to the cached sequences. Only the first `counts[b]` tokens of row b are real.
 
-        Returns logits [B, vocabulary] for each sequence's last real token, or [B, T, vocabulary] if `every`.
-        Raises ValueError if the cache has no room.
+        Returns logits [B, vocabulary] for each sequence's last real token, or [B, T, vocabulary] if `every`. For each
+        layer that is a key of `taps`, its input [B, T, hidden] is stored there; the key `layers` gets the output of
+        the last layer. Raises ValueError if the cache has no room.
         """
         batch, steps = ids.shape
         counts = torch.full((batch,), steps) if counts is None else counts
@@ -128,6 +138,8 @@ class Llama:
 
         x = self.embedding[ids]
         for i in range(self.layers):
+            if taps is not None and i in taps:
+                taps[i] = x
             h = F.rms_norm(x, (self.hidden,), self.attn_norm[i], self.eps)
             h = F.linear(h, self.qkv[i], self.qkv_bias[i]).view(batch, steps, -1, self.head_dim)
             q, k, v = h.split([self.heads, self.kv_heads, self.kv_heads], 2)
@@ -148,6 +160,8 @@ class Llama:
             gate, up = F.linear(h, self.gate_up[i]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[i])
         cache.lengths += counts
+        if taps is not None and self.layers in taps:
+            taps[self.layers] = x
         if not every:
             x = x[torch.arange(batch), counts - 1]
         return F.linear(F.rms_norm(x, (self.hidden,), self.norm, self.eps), self.output)

@@ -30,7 +30,7 @@ LAB = re.compile(r"\d+\.\d+\.\d+")  # the name of a lab's folder; folders that w
 # The settings that both must share for a row to compare only machines and engines.
 ALIKE = ("model", "model_sha256", "precision", "dtype", "flags", "prompts", "max_tokens", "load", "kind")
 
-GUESSED = "guessed"  # the kind of a student's predictions, which are not compared
+STUDENTS_OWN = ("guessed", "written")  # predictions and conclusions, which are not compared
 
 Rounds = dict[str, list[Entry]]  # all entries of a measurement, by their key without its round
 
@@ -59,7 +59,7 @@ def side(name: str, place: Path) -> Side:
         if LAB.fullmatch(folder.name):
             found = read_ledger(folder)
             faults += found.faults
-            results = {key: entry for key, entry in found.entries.items() if entry["kind"] != GUESSED}
+            results = {key: entry for key, entry in found.entries.items() if entry["kind"] not in STUDENTS_OWN}
             if results:
                 labs[folder.name] = by_measurement(results)
     if not labs:

@@ -1,4 +1,4 @@
-"""Watch an engine while a load runs: running, waiting, KV cache, preemptions, cache hits, from its /metrics.
+"""Watch an engine or a gateway while a load runs: running, waiting, tokens, cache hits, refusals, from its /metrics.
 
     with live_panel.watch(engine) as seen:
         run = load.run(Load(engine, ...))
@@ -24,6 +24,7 @@ from shared.report.table import Table
 
 STEP_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
+TOTALS = ("preemptions", "generated_tokens", "good_tokens", "refused", "left", "cached_tokens", "cache_queries")
 # The counters that are shown, by name: the title, and the format of a value.
 SHOWN = {
     "running": ("running", "{:.0f} requests"),
@@ -31,6 +32,9 @@ SHOWN = {
     "kv_use": ("KV cache in use", "{:.0%}"),
     "preemptions": ("preemptions", "{:.0f}"),
     "generated_tokens": ("output tokens", "{:.0f}"),
+    "good_tokens": ("output tokens within the SLO", "{:.0f}"),
+    "refused": ("refused", "{:.0f} requests"),
+    "left": ("clients that left", "{:.0f}"),
     "hit_rate": ("prefix cache hits", "{:.0%} of prompt tokens"),
 }
 
@@ -47,7 +51,7 @@ class CounterSamples:
         now = dict(sample)
         if not self.samples:
             self._first = dict(sample)
-        for name in ("preemptions", "generated_tokens", "cached_tokens", "cache_queries"):
+        for name in TOTALS:
             if name in now:
                 now[name] -= self._first.get(name, 0.0)
         if now.get("cache_queries"):

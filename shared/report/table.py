@@ -14,7 +14,7 @@ CAPTION = "caption-side: top; text-align: left; font-weight: bold; padding: .3em
 class Table:
     """Cells of text under a title."""
 
-    title: str  # "" if a heading stands above the table
+    title: str  # "" if there is a heading above the table
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 

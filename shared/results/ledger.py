@@ -51,10 +51,10 @@ def record(
 ) -> Entry:
     """Write one result and return its entry. A Summary brings its engine and traces; for a mapping, pass them.
 
-    `kind` is "measured", "simulated", "guessed" (a student's prediction), or "quoted: <source>, <date>" with a date
-    such as 2026-11-24, 2026-11 or 2026. `uses` has the hashes of the notebook's functions that the result depends on,
-    by name. `settings` has everything else that it depends on. Raises LabError if the files can't be written; the
-    earlier result is then intact.
+    `kind` is "measured", "simulated", "guessed" (a student's prediction), "written" (a conclusion), or
+    "quoted: <source>, <date>" with a date such as 2026-11-24, 2026-11 or 2026. `uses` has the hashes of the notebook's
+    functions that the result depends on, by name. `settings` has everything else that it depends on. Raises LabError
+    if the files can't be written; the earlier result is then intact.
     """
     if not KINDS.fullmatch(kind):
         raise LabError(

@@ -34,7 +34,10 @@ def start_engines(lab: str, model: ModelChoice, asked: Mapping[str, Flags]) -> t
             ledger.record(lab, key, {"startup_s": round(engine.startup_s, 2)}, engine=engine)
             started.append(engine)
     if not started:
-        raise LabError("No engine could be started; the reasons are printed above.", "make engines")
+        raise LabError(
+            "No engine could be started; the reasons are printed above.",
+            "apply the fixes printed above, then run this cell again",
+        )
     return tuple(started)
 
 

@@ -32,6 +32,21 @@ OF_LAB = {
         "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load",
         "course/batching/own_text",
     ),
+    "3.3.4": (
+        "course/speculation/choose", "course/speculation/draft_and_verify", "course/speculation/drafts",
+        "course/speculation/exactness", "course/speculation/experiments", "course/speculation/train_a_head",
+        "course/speculation/eagle3/*",
+    ),
+    "3.3.5": (
+        "course/gateway/fault_proxy", "course/gateway/five_failures", "course/gateway/grade_run",
+        "course/gateway/injections", "course/gateway/naive_gateway", "course/gateway/overload",
+        "course/gateway/running", "course/gateway/seven_faults/*",
+    ),
+    "3.3.6": (
+        "course/webui/ollama_api", "course/webui/chat_widget", "course/webui/browser_checks",
+        "course/webui/in_chromium/*", "course/webui/render_lag", "course/webui/own_renderer",
+        "course/webui/open_webui", "course/webui/open_webui_experiments", "course/webui/student_webui",
+    ),
 }  # fmt: skip
 
 SIMPLE = bool | int | float | str | None  # types of outside values that count for a function's hash
@@ -48,11 +63,12 @@ def source_sha256(modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name in modules:
         for file in sorted((paths.REPO / "shared").glob(f"{name}.py")):
-            digest.update(f"{file.relative_to(paths.REPO)}\n{_syntax(file.read_text())}".encode())
+            digest.update(f"{file.relative_to(paths.REPO)}\n{syntax(file.read_text())}".encode())
     return digest.hexdigest()
 
 
-def _syntax(source: str) -> str:
+def syntax(source: str) -> str:
+    """The source as a syntax tree without docstrings: comments and layout don't show in it."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
@@ -97,7 +113,7 @@ def _source(function: Any) -> tuple[str, set[str]]:
     try:
         if function.__name__ == "<lambda>":
             raise OSError("its lines hold more than it")
-        return _syntax(textwrap.dedent(inspect.getsource(function))), names
+        return syntax(textwrap.dedent(inspect.getsource(function))), names
     except (OSError, SyntaxError):
         return _compiled(code), names
 

@@ -20,7 +20,7 @@ from shared.errors import LabError
 
 SCHEMA = 3  # 2: all results of a lab in one index; 1: raw traces were not packed
 LARGEST = 256 * 2**20  # bytes of one result, unpacked; the labs' own results have a few hundred thousand
-KINDS = re.compile(r"measured|simulated|guessed|quoted: .+, \d{4}(-\d\d){0,2}")
+KINDS = re.compile(r"measured|simulated|guessed|written|quoted: .+, \d{4}(-\d\d){0,2}")
 KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of a file
 Entry = dict[str, Any]
 Entries = Mapping[str, Entry]  # by key

@@ -4,7 +4,7 @@
 
 The truth server sends a role, then tokens on a schedule, and records when. Both clients send the same number of
 requests, from 1 and from 16 users. Each figure follows vLLM's convention (shared.metrics.conventions), the only one of
-its client, and stands beside the server's record. Our client's figures also follow the labs' own convention, because
+its client, and is compared with the server's record. Our client's figures also follow the labs' own convention, because
 the two conventions differ.
 """
 

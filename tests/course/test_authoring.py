@@ -84,6 +84,7 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
     folder = tmp_path / "solutions" / "gateway"
     (folder / "static").mkdir(parents=True)
     (folder / "app.py").write_text(SOURCE)
+    (folder / "__main__.py").write_text("import app\n")
     (folder / "static" / "chat.js").write_text(
         "function f() {\n  // BEGIN SOLUTION: read it\n  return 1;\n  // END SOLUTION\n}"
     )
@@ -97,6 +98,7 @@ def test_starter_code_of_a_folder_is_made_the_same_way(tmp_path: Path) -> None:
         'function f() {\n  // TODO: read it\n  throw new Error("chat: read it");\n}'
     )
     assert (made / "logo.png").read_bytes() == b"\x89PNG\xff"
+    assert (made / "__main__.py").read_text() == "import app\n"
     assert not (made / "__pycache__").exists()
 
 
@@ -221,13 +223,21 @@ def test_labs_are_as_their_solutions_say() -> None:
 
 def solution_lines(solutions: Path) -> Iterator[tuple[Any, str]]:
     """Every line that no lab may contain, with its place."""
+    public = {  # such as `return found`, which other functions of the starter code also contain
+        line.strip()
+        for file in solutions.rglob("*")
+        if file.suffix in authoring.TEXTS
+        for line in authoring.student_text(file.read_text(), authoring.Place(file)).split("\n")
+    }
+    public |= {'"""', "[engines.engine]"}  # the settings of a gateway are a text in a cell, in both trees
     for file in sorted(solutions.rglob("*")):
         if file.suffix == ".ipynb":
             for cell in nbformat.read(file, as_version=4).cells:
                 only = authoring.SOLUTION_ONLY in cell.metadata.get("tags", [])
-                yield from ((authoring.Place(file, cell.id), line) for line in between(cell.source, only))
+                lines = (line for line in between(cell.source, only) if line not in public)
+                yield from ((authoring.Place(file, cell.id), line) for line in lines)
         elif file.suffix in authoring.TEXTS and file.parent != solutions:
-            yield from ((authoring.Place(file), line) for line in between(file.read_text(), False))
+            yield from ((authoring.Place(file), ln) for ln in between(file.read_text(), False) if ln not in public)
 
 
 def between(source: str, everything: bool) -> Iterator[str]:

@@ -72,4 +72,8 @@ def test_the_long_cells_of_a_solution_carry_what_they_took(lab: registry.Lab) ->
     notebook = checks.notebook(lab)
     assert notebook["metadata"]["run_on"]["size"] == "full"
     long = {cell["id"] for cell in notebook["cells"] if cell_times.TOOK in cell["metadata"]}
-    assert "run-load" in long
+    longest = {
+        "3.3.1": "run-load", "3.3.2": "run-load", "3.3.4": "measure-vllm", "3.3.5": "overload-yours",
+        "3.3.6": "parallel",
+    }  # fmt: skip
+    assert longest[lab.number] in long

@@ -37,7 +37,7 @@ def ceiling_tok_s(bandwidth_gb_s: float, weight_bytes: float) -> float:
 def test_the_three_outcomes(check: Checker) -> None:
     assert repr(check(ceiling_tok_s)).startswith("○ not attempted: Write the body of ceiling_tok_s")
     wrong = check(called("ceiling_tok_s", in_gb))
-    assert re.fullmatch(r"✘ incorrect: [^\n]*: a GB is 10⁹ bytes\.", repr(wrong))
+    assert re.fullmatch(r"✘ incorrect: [^\n]*: multiply the bandwidth by 10⁹\.", repr(wrong))
     assert "✘ Incorrect." in wrong._repr_html_()
     right = check(called("ceiling_tok_s", ceiling_otherwise))
     assert repr(right) == f"✔ correct: {CEILING.why}"

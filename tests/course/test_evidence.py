@@ -10,7 +10,7 @@ import pytest
 
 from shared import results
 from shared.course import checks, milestones, registry
-from shared.course.evidence import Claim, Evidence, NotRunHere
+from shared.course.evidence import Claim, Evidence, NotRunHere, origin
 from shared.load import Run
 from shared.metrics import summarise
 from shared.results.ledger import entry_file, raw_file
@@ -145,3 +145,16 @@ def test_a_refused_result_and_a_claim_without_words_name_the_cells_to_run(monkey
         change(entry_file("3.3.1", key), lambda entry: entry["values"].update(output_tok_s=9999.0))
         assert f": run the cell `{cell}` again" in milestones.check("3.3.1").claims[0].evidence
         record_load(key)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (["2026-11-26T04:11:02+0000"] * 2, "[2026-11-26 04:11; "),
+        (["2026-11-26T04:11:02+0000", "2026-11-26T05:00:00+0000"], "[2026-11-26 04:11 to 05:00; "),
+        (["2026-11-27T00:10:00+0000", "2026-11-26T23:50:00+0000"], "[2026-11-26 23:50 to 2026-11-27 00:10; "),
+    ],
+)
+def test_the_day_is_named_once(times: list[str], said: str) -> None:
+    entries = [{"provenance": {"time": time, "host": "h", "processor": "p"}} for time in times]
+    assert origin(entries).strip().startswith(said)

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,24 @@ import pytest
 from shared.course import checks, exercise, registry
 from shared.course.benchmark.exercises import figures
 from shared.course.exercise import Exercise, expect, judge
-from tests.wrong_answers import benchmark_arithmetic, benchmark_figures, benchmark_traps, continuous_batching
+from tests.wrong_answers import (
+    benchmark_arithmetic,
+    benchmark_figures,
+    benchmark_traps,
+    chat_ui,
+    continuous_batching,
+    open_webui,
+    production_gateway,
+    speculative_decoding,
+)
 
-LABS = {"3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps), "3.3.2": (continuous_batching,)}
+LABS = {
+    "3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps),
+    "3.3.2": (continuous_batching,),
+    "3.3.4": (speculative_decoding,),
+    "3.3.5": (production_gateway,),
+    "3.3.6": (chat_ui, open_webui),
+}
 ANSWERS = {
     lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()} for lab, modules in LABS.items()
 }
@@ -58,6 +74,13 @@ def test_right_answers_pass_however_they_are_written(lab: registry.Lab, asked: E
 def test_the_notebook_says_what_an_exercise_costs(lab: registry.Lab, asked: Exercise) -> None:
     cells = checks.notebook(lab)["cells"]
     [place] = [i for i, cell in enumerate(cells) if cell["id"] == asked.cell]
+    if asked.file:  # the function is in a file that the cell links to; starting the package takes it from there
+        assert asked.header() in cells[place]["source"]
+        assert f"[`{asked.file}`]({asked.file})" in cells[place]["source"]
+        assert cells[place + 1]["source"] == f'check("{asked.function}")'
+        after = "\n".join(c["source"] for c in cells[place + 2 :] if c["cell_type"] == "code")
+        assert re.search(rf"student_{lab.starter}\.(start|running)\(lab", after), "its answer is used nowhere"
+        return
     assert asked.header() in cells[place - 1]["source"]
     assert cells[place + 1]["source"] == f"check({asked.function})"
     after = "\n".join(c["source"] for c in cells[place + 2 :] if c["cell_type"] == "code")

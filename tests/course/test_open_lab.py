@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared import LabError, results
-from shared.course import labs, milestones, registry, workload
+from shared.course import labs, milestones
 from shared.course.labs import OpenLab
 from shared.engines import ENGINES, Flags
 from shared.load import Run
@@ -83,12 +83,6 @@ def test_a_timeline_holds_the_requests_of_one_load(lab: OpenLab) -> None:
     assert [event["name"] for event in events if event["ph"] == "X"].count("decode") == 2
     with pytest.raises(LabError, match=r"3\.3\.1 has no result 'load/b'.*\nFix: .*load/a"):
         lab.write_timeline("load/b")
-
-
-def test_the_workload_is_this_labs(lab: OpenLab) -> None:
-    table = lab.workload()
-    assert repr(table) == repr(workload.workload(registry.find_lab("3.3.1")))
-    assert table.rows[-1][0] in ("**core**", "**extra**")
 
 
 def test_results_are_read_by_key(lab: OpenLab) -> None:

@@ -102,7 +102,7 @@ def test_newer_python_beside_an_unsuitable_one_is_taken(project: Project) -> Non
 def test_python_that_was_asked_for_is_not_replaced(project: Project) -> None:
     message, fix = project.refuses(PYTHON="/no/such/python")
     assert message == "PYTHON=/no/such/python does not run, or is not a Python from 3.11 to 3.13."
-    assert fix == "Fix: name another one, or none, to take the one on the PATH"
+    assert fix == "Fix: set PYTHON to another one, or unset it to use the one on the PATH"
 
 
 @pytest.mark.parametrize("uv", [None, "exit 127", "echo uv 0.8.22"])
@@ -119,7 +119,7 @@ def test_too_little_disk(project: Project) -> None:
     (project.bin / "df").unlink()
     project.program("df", "echo Filesystem 1048576-blocks Used Available; echo /dev/vda 9000 8900 100")
     message, fix = project.refuses()
-    assert message == f"Setting up needs 2 GiB of disk in {project.root}, and 100 MiB are free."
+    assert message == f"The set-up needs 2 GiB of disk space in {project.root}, but only 100 MiB are free."
     assert "free some space" in fix
 
 

@@ -26,7 +26,7 @@ FIELDS = {
     "note": str,
 }
 ENGINES = ("vllm", "vllm-nvidia", "sglang", "trtllm", "llamacpp", "ollama")
-BESIDE = ("open-webui", "prometheus", "grafana")
+BESIDE = ("open-webui", "prometheus", "grafana", "python")
 OUTLINE = ("pytorch", "triton-trtllm")
 MOVING = re.compile(r"(^|[-_.])(latest|main|master|nightly|dev|edge|stable)($|[-_.])")
 WAY_OUT = re.compile(r"\binstead\b")

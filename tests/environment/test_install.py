@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from environment.install import STEPS
+from environment.install import STEPS, choose
 from shared.files import exclusive
 from tests.helpers.processes import Run, alive, appears, eventually, finish, read_pid
 
@@ -178,3 +178,8 @@ def test_a_proof_waits_for_a_measurement(tmp_path: Path, labs_cache: Path, insta
         assert not (tmp_path / "proving").exists()
     code, out, _ = finish(process)
     assert (code, "TOOL: answers" in out) == (0, True)
+
+
+def test_open_webui_is_installed_only_where_it_is_named() -> None:
+    assert "open-webui" not in choose([])
+    assert list(choose(["open-webui"])) == ["open-webui"]  # it is proved without an engine

@@ -36,8 +36,8 @@ def test_unexpected_failure_shows_no_traceback(tmp_path: Path, labs_cache: Path,
     assert code == 1
     assert "TOOL: answering the first prompts failed unexpectedly (IndexError: list index out of range)." in err
     assert (
-        "Fix: please report this bug in the labs with the end of the log, then run the same command again; full log: "
-        in err
+        "Fix: this is a bug in the labs: show your instructor the end of the log, then run the same command again; "
+        "full log: " in err
     )
     assert "Traceback" not in err
     assert "Traceback" in (labs_cache / "logs" / "install-tool.log").read_text()

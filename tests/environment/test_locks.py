@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from environment import locks
 from shared import paths
 
+ROOMS = ("environment", "tests/bench")
 OUTPUTS = [lock.output for lock in locks.LOCKS]
 
 # Compiled packages: they have one wheel for each processor, Python and C library, so many hashes.
@@ -70,13 +71,13 @@ def test_a_tools_setting_makes_no_lock_stale(copy: Path) -> None:
 
 
 def test_every_lock_file_is_made_by_make_lock() -> None:
-    found = {str(f.relative_to(paths.REPO)) for f in (paths.REPO / "environment").rglob("*.lock")}
+    found = {str(f.relative_to(paths.REPO)) for room in ROOMS for f in (paths.REPO / room).rglob("*.lock")}
     assert found <= set(OUTPUTS)
     assert not list(paths.REPO.glob("uv.lock")), "uv.lock pins addresses"
 
 
 def test_no_lock_names_a_host() -> None:
-    files = [f for f in (paths.REPO / "environment").rglob("*") if f.suffix in (".lock", ".txt", ".in")]
+    files = [f for room in ROOMS for f in (paths.REPO / room).rglob("*") if f.suffix in (".lock", ".txt", ".in")]
     assert len(files) >= len(OUTPUTS)
     assert [f for f in files if "://" in f.read_text()] == []
 

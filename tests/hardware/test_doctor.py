@@ -38,7 +38,7 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
     "h100": {},
     "h200": {"disk for images": ("warning", "docker system df"), "Hugging Face token": NO_TOKEN},
     "rtx-laptop": {
-        "CUDA of the driver": ("warning", "install a driver of release 580"),
+        "CUDA of the driver": ("warning", "install driver release 580"),
         "docker and the GPU": ("failed", REGISTER),
     },
     "wsl": {

@@ -46,7 +46,12 @@ EXPECTED: dict[str, tuple[str, str, str, dict[str, object]]] = {
         "make doctor shows the fix",
         {"gpu": "NVIDIA H100 80GB HBM3, 9.0"},
     ),
-    "docker-permission": ("DGX Spark", "cpu", "but docker refuses this user, so engines run on the processor", GB10),
+    "docker-permission": (
+        "DGX Spark",
+        "cpu",
+        "but this user has no permission to use docker, so engines run on the processor",
+        GB10,
+    ),
     "broken-driver": ("no working NVIDIA GPU", "cpu", "nvidia-smi failed (exit 9)", {"gpu": None}),
     "hanging-nvidia-smi": (
         "DGX Spark",

@@ -1,4 +1,4 @@
-"""Every `docker run` of the labs, as text: per engine, machine and precision, plain and with its EAGLE-3 head.
+"""Every `docker run` of the labs, as text: per engine, machine and precision, plain and with each draft.
 
 .venv/bin/python -m tests.helpers.container_commands > tests/helpers/container_commands.txt     # after a change that
 was meant
@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.engines import ENGINES, EngineSpec, Flags, LaunchPlan, as_arguments
+from shared.engines import ENGINES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments
+from shared.engines.spec import DRAFTS as CAPABILITY
+from shared.engines.spec import Speculation
 from shared.hardware import Machine, detect
 from shared.hardware.gpu import docker_gpu_arguments
 from shared.launch import containers, memory
 from shared.models import ModelChoice, choice
-from shared.models.catalogue import LLAMA_8B, QWEN_1B, entry
+from shared.models.catalogue import LLAMA_8B, QWEN_1B, Source, entry
 from tests import machines
 
 FLAGS: dict[str, Flags] = {  # those of lab 3.3.1: 16 users, 2048 tokens each
@@ -31,13 +33,30 @@ FLAGS: dict[str, Flags] = {  # those of lab 3.3.1: 16 users, 2048 tokens each
 MACHINES = {"dgx-spark": LLAMA_8B, "gb10-64gb": LLAMA_8B, "h100": LLAMA_8B, "wsl": QWEN_1B}
 
 
+DRAFTS = (None, Draft("eagle3", 3), Draft("model", 3), Draft("ngram", 8))
+
+
+def inside(source: Source) -> str:
+    return f"{containers.HUB_INSIDE}/hub/{source.repository}/{source.file}".rstrip("/")
+
+
+def speculation(spec: EngineSpec, model: ModelChoice, draft: Draft | None) -> Speculation | None:
+    """What `launch` makes of the draft, without fetching it. None if the engine or the catalogue lacks it."""
+    if draft is None or spec.container.speculate is None:
+        return None
+    if draft.kind == "ngram":
+        return Speculation(draft, spec.container.speculate(draft, ""))
+    source = model.drafts.get(f"{spec.name} {CAPABILITY[draft.kind]}")
+    if source is None:
+        return None
+    return Speculation(draft, spec.container.speculate(draft, inside(source)), source.pinned, source.bytes or 0)
+
+
 def started(
-    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, machine: Machine
+    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, machine: Machine, drafts: Speculation | None
 ) -> tuple[LaunchPlan, list[str]]:
     """What `launch` makes of this, up to the command."""
-    needed = memory.need(spec, model, precision, flags, machine)
-    source = model.source(spec.reads, precision)
-    weights = f"{containers.HUB_INSIDE}/hub/{source.repository}/{source.file}".rstrip("/")
+    needed = memory.need(spec, model, precision, flags, machine, drafts)
     port = containers.images()[spec.container.image].port
     start = LaunchPlan(
         Path("/labs"),
@@ -46,11 +65,12 @@ def started(
         port,
         machine.cores,
         flags,
-        weights,
+        inside(model.source(spec.reads, precision)),
         int(needed.kv * 2**30),
         memory.share(needed, machine),
+        drafts,
     )
-    given = {flag: value for flag, value in flags.items() if flag.startswith("-")}
+    given = {flag: value for flag, value in start.every_flag.items() if flag.startswith("-")}
     return start, as_arguments(given) if spec.flags_in == "arguments" else []
 
 
@@ -64,13 +84,12 @@ def commands() -> Iterator[tuple[str, str, LaunchPlan, list[str]]]:
             for precision in spec.container.precisions:
                 if f"{spec.reads} {precision}" not in model.sources:
                     continue
-                ways = {"": FLAGS[spec.name]}
-                head = model.drafts.get(f"{spec.name} EAGLE-3")
-                if head and spec.container.speculate and precision == "BF16":
-                    where = f"{containers.HUB_INSIDE}/hub/{head.repository}/{head.file}".rstrip("/")
-                    ways[", EAGLE-3"] = {**FLAGS[spec.name], **spec.container.speculate(where)}
-                for how, flags in ways.items():
-                    start, given = started(spec, model, precision, flags, machine)
+                for draft in DRAFTS if precision == "BF16" else (None,):
+                    drafts = speculation(spec, model, draft)
+                    if draft and drafts is None:
+                        continue
+                    how = f", {CAPABILITY[draft.kind]}" if draft else ""
+                    start, given = started(spec, model, precision, FLAGS[spec.name], machine, drafts)
                     command = containers.run_command(
                         spec,
                         start,

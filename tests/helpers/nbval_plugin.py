@@ -37,7 +37,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     report = yield
     if report.failed and is_cell(item):
         for record in engines():
-            lines = Path(record["log"]).read_text(errors="replace").splitlines()[-15:]
+            log = Path(record["log"])
+            if not log.exists():  # only the newest logs are kept
+                continue
+            lines = log.read_text(errors="replace").splitlines()[-15:]
             report.sections.append((f"log of {record['engine']}, its last lines", "\n".join(lines)))
     return report
 

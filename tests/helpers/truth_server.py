@@ -9,8 +9,9 @@ The field "truth" of a request is a Plan. The first token of answer 7 is "#00000
 
     POST /v1/chat/completions {"max_tokens": 8, "truth": {"gap_s": 0.02}}
     POST /v1/completions, /api/chat, /api/generate (Ollama's: {"options": {"num_predict": 8}, ...})
-    GET  /record          every answer so far: id, connection, received_ns, closed_ns, sends: [[ns, chunks with text]]
-    GET  /health
+    GET  /record          every answer so far: id, connection, the request's head and the end of its messages,
+                          received_ns, closed_ns, and sends: [[ns, chunks with text]]
+    GET  /health, /v1/models
 
 Tests start it with truth.TruthEngine.start(log), under the labs' watchdog: it ends with the program that asked.
 """
@@ -51,6 +52,10 @@ class Plan:
     fault: str = ""  # see `answer` and `schedule`
     at: int = 3  # the chunk before which a fault strikes
     every: int = 1  # only each n-th answer has the fault
+    port: int = 0  # if given, only the server on this port follows the plan, and another one answers without a fault
+    retry_after: str = ""  # the header of an answer whose fault is a status
+    raw: tuple[str, ...] = ()  # sent in place of events: the bytes of each send(), each as one character of Latin-1
+    kind: str = "text/event-stream"  # Content-Type of OpenAI's endpoints
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ RECORDS: list[dict[str, Any]] = []
 CALLERS: dict[int, Caller] = {}  # by file descriptor
 AGENDA: list[tuple[int, int, Caller, Iterator[int]]] = []  # (moment, order, whom, the rest of the answer)
 ORDER = count(1)
+DOOR = socket.socket()
 EPOLL = select.epoll()
 
 
@@ -137,7 +143,7 @@ BAD_EVENTS: dict[str, tuple[object, str]] = {
 }
 
 
-@functools.cache  # made once for a load: while it is made, no other request is noticed
+@functools.lru_cache(256)  # made once for a load: while it is made, no other request is noticed
 def schedule(plan: Plan, path: str) -> list[Send]:
     """The events of a whole answer, framed as they will be sent, faults that are a matter of bytes included."""
     tokens = plan.tokens or 0
@@ -164,6 +170,8 @@ def schedule(plan: Plan, path: str) -> list[Send]:
             sends.append(Send(due, data, 1))
     last = sends[-1].due_ns if sends else 0
     sends += [Send(last, data) for data in closing(plan, path, tokens)]
+    if plan.raw:
+        sends = [Send(ttft + i * gap, data.encode("latin-1"), 1) for i, data in enumerate(plan.raw)]
     size = sum(len(s.data) for s in sends)
     if plan.framing == "chunked":
         sends = [dataclasses.replace(s, data=b"%x\r\n%b\r\n" % (len(s.data), s.data)) for s in sends]
@@ -172,7 +180,7 @@ def schedule(plan: Plan, path: str) -> list[Send]:
     length = {"exact": size, "long": size + 50, "short": size // 2}.get(plan.framing)
     framing = "Transfer-Encoding: chunked\r\n" if plan.framing == "chunked" else ""
     framing = framing if length is None else f"Content-Length: {length}\r\n"
-    kind = "application/x-ndjson" if path.startswith("/api") else "text/event-stream"
+    kind = "application/x-ndjson" if path.startswith("/api") else plan.kind
     keep = "close" if plan.framing == "close" else "keep-alive"
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: {keep}\r\n{framing}\r\n".encode()
     step = ttft // 20  # of slow headers
@@ -183,10 +191,13 @@ def schedule(plan: Plan, path: str) -> list[Send]:
 def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Iterator[int]:
     """Send one answer as planned, up to where its fault strikes. Yields the moments that it waits for."""
     send, sends, received = caller.sock.send, record["sends"], record["received_ns"]
+    if plan.fault == "late":  # the whole answer, by another TTFT
+        received += int(plan.ttft_s * 1e9)
     if plan.fault.isdigit():  # an HTTP status
         refusal = json.dumps({"error": {"message": "come back later", "code": int(plan.fault)}}).encode()
         upgrade = "Connection: Upgrade\r\nUpgrade: other\r\n" if plan.fault == "101" else ""
-        head = f"HTTP/1.1 {plan.fault} No\r\n{upgrade}Content-Length: {len(refusal)}\r\n\r\n".encode()
+        wait = f"Retry-After: {plan.retry_after}\r\n" if plan.retry_after else ""
+        head = f"HTTP/1.1 {plan.fault} No\r\n{upgrade}{wait}Content-Length: {len(refusal)}\r\n\r\n".encode()
         send(head + refusal)
         return
     if plan.fault == "silent" or (plan.fault == "silent_again" and caller.answers > 1):
@@ -257,7 +268,8 @@ def hear(caller: Caller, received_ns: int) -> None:
     caller.heard = b""
     path = head.split(b" ", 2)[1].decode()
     if head.startswith(b"GET"):
-        said = json.dumps(RECORDS if path == "/record" else "well").encode()
+        models = {"object": "list", "data": [{"id": OPENAI["model"], "object": "model"}]}
+        said = json.dumps(RECORDS if path == "/record" else models if path == "/v1/models" else "well").encode()
         caller.sock.settimeout(20)
         caller.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(said), said))
         hang_up(caller)
@@ -266,6 +278,9 @@ def hear(caller: Caller, received_ns: int) -> None:
     record: dict[str, Any] = {
         "id": len(RECORDS) + 1,
         "connection": caller.number,
+        "head": head.decode("latin-1"),
+        "asked": str(asked.get("messages"))[-40:],
+        "temperature": asked.get("temperature"),
         "received_ns": received_ns,
         "closed_ns": None,
         "sends": [],
@@ -273,6 +288,9 @@ def hear(caller: Caller, received_ns: int) -> None:
     RECORDS.append(record)
     tokens = asked.get("max_completion_tokens") or asked.get("max_tokens", asked.get("options", {}).get("num_predict"))
     plan = Plan(**{"tokens": tokens, **asked.get("truth", {})})
+    plan = dataclasses.replace(plan, raw=tuple(plan.raw))
+    if plan.port not in (0, DOOR.getsockname()[1]):
+        plan = Plan(tokens=tokens)
     if record["id"] % plan.every:
         plan = dataclasses.replace(plan, fault="")
     caller.answers += 1
@@ -296,18 +314,20 @@ def main() -> None:
     if len(sys.argv) > 1:  # one core for it alone
         os.sched_setaffinity(0, {int(sys.argv[1])})
     gc.disable()  # a collection would delay a send; nothing here is a cycle
-    door = socket.create_server(("127.0.0.1", 0), backlog=512)
-    door.setblocking(False)
-    EPOLL.register(door, select.EPOLLIN)
-    print(f"listening on {door.getsockname()[1]}", flush=True)
+    DOOR.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as engines do; it also frees the port at once
+    DOOR.bind(("127.0.0.1", 0))
+    DOOR.listen(512)
+    DOOR.setblocking(False)
+    EPOLL.register(DOOR, select.EPOLLIN)
+    print(f"listening on {DOOR.getsockname()[1]}", flush=True)
     while True:
         wait = AGENDA[0][0] - time.perf_counter_ns() if AGENDA else 3600 * 10**9
         if wait > 0:  # select() waits to the microsecond, epoll to the millisecond
             select.select([EPOLL], [], [], wait / 1e9)
         heard = []
         for fd, _ in EPOLL.poll(0):  # first every stamp, then the work
-            if fd == door.fileno():
-                sock, _ = door.accept()
+            if fd == DOOR.fileno():
+                sock, _ = DOOR.accept()
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 CALLERS[sock.fileno()] = Caller(sock, next(ORDER))

@@ -117,10 +117,10 @@ def test_the_panel_sees_the_queue_of_a_real_engine(engines: dict[str, Engine], m
 
 def test_a_long_prompt_arrives_while_streams_flow(engines: dict[str, Engine], model: ModelChoice) -> None:
     work = mini_load.book_among_streams(
-        engines["vllm"], prompts.short(model), prompts.long(model, 200), streams=2, max_tokens=32
+        engines["vllm"], prompts.short(model), prompts.long(model, 200), streams=2, max_tokens=96
     )
     streams, book = asyncio.run(work)
-    assert [trace.output_tokens for trace in (*streams, book)] == [32, 32, 4]
+    assert [trace.output_tokens for trace in (*streams, book)] == [96, 96, 4]
     assert book.input_tokens == 200
     assert all(trace.arrivals_ns[0] < book.sent_ns < trace.end_ns for trace in streams)
 

@@ -1,6 +1,7 @@
 """The exact docker commands, and that each engine's published command line has every flag in them."""
 
 import json
+import re
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -78,18 +79,26 @@ def test_the_spark_is_told_what_keeps_its_memory_safe() -> None:
         assert not [word for word in command if word.startswith("--restart")]
 
 
+def test_no_profile_of_compose_needs_a_variable_of_another() -> None:
+    """docker compose fills in the variables of all services, whichever profile is asked for."""
+    assert re.findall(r"\$\{\w+:?\?", compose.compose()) == []
+
+
 def test_compose_says_the_same_as_the_specs() -> None:
     file = paths.REPO / "environment" / "containers" / "compose.yaml"
     assert file.read_text() == compose.compose(), "run `make compose`"
     services = yaml.safe_load(file.read_text())["services"]
-    assert set(services) == {*ENGINES, "webui", "prometheus", "grafana"}
+    assert set(services) == {*ENGINES, "gateway", "webui", "prometheus", "grafana"}
     for name, service in services.items():
         assert service["profiles"] == [{"prometheus": "monitoring", "grafana": "monitoring"}.get(name, name)]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        assert "restart" not in service
+        # What shares the machine's network listens on 127.0.0.1 by its own settings.
+        assert ("network_mode" in service) == (name in ("gateway", "prometheus", "grafana"))
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+        assert ("ports" in service) != ("network_mode" in service)
+        assert ("restart" in service) == (name == "gateway"), "an engine is never started again by itself"
         assert "entrypoint" not in service
         assert ("deploy" in service) == (service.get("ipc") == "host") == (name in ENGINES)
-        assert ":latest" not in service["image"]
+        assert ":latest" not in (service.get("image") or service["build"]["args"]["PYTHON"])
         for volume in service["volumes"]:
             if volume.startswith("../"):
                 assert (file.parent / volume.split(":")[0]).exists()

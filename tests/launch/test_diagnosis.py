@@ -1,12 +1,15 @@
 """The causes that a failed launch shows. The engines printed each line below when the failure was provoked for real."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from shared.engines import ENGINES
 from shared.engines.ollama import flags_fault
-from shared.launch.diagnosis import likely_causes
+from shared.launch.diagnosis import failure, likely_causes
+from shared.launch.running import Engine
 
 GATED = """\
 OSError: You are trying to access a gated repo.
@@ -126,11 +129,24 @@ def test_an_unknown_failure_shows_its_first_exception(tmp_path: Path) -> None:
         "(Worker pid=2505) ERROR 11-24 02:03:19 [multiproc_executor.py:1063] ValueError: the moon is full\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
-    assert said.startswith("no known cause; the first error in its log: (Worker pid=2505)")
+    engine = SimpleNamespace(
+        process=SimpleNamespace(exit_code=lambda: 1),
+        tail=lambda: "the last line",
+        log=log,
+        spec=ENGINES["vllm"],
+        container="labs-vllm",
+    )
+    error = failure(cast(Engine, engine), "vLLM ended while starting.")
+    said, fix = str(error).split("\nFix: ")
+    told = f"vLLM ended while starting. Last lines of {log}:\n  | the last line\nNo known cause matches this log."
+    assert said.startswith(told)
+    assert "The first error in its log: (Worker pid=2505)" in said
     assert said.endswith("ValueError: the moon is full")
+    assert f"less {log} " in fix
+    assert "make doctor" in fix
     log.write_text("nothing\n")
-    assert likely_causes(ENGINES["vllm"], log, in_container=True) == ["no known cause"]
+    error = failure(cast(Engine, engine), "vLLM ended while starting.")
+    assert str(error).split("\nFix: ") == [told, fix]
 
 
 OLLAMA = """\
@@ -153,4 +169,4 @@ def test_an_engine_without_a_container_has_no_causes_of_one(tmp_path: Path) -> N
     log.write_text("ERROR: kernel cache not found, made anew\n")
     [said] = likely_causes(ENGINES["vllm"], log, in_container=True)
     assert said.startswith("there is no such image or tag")
-    assert likely_causes(ENGINES["vllm"], log, in_container=False) == ["no known cause"]
+    assert likely_causes(ENGINES["vllm"], log, in_container=False) == []

@@ -61,7 +61,12 @@ def test_an_engine_below_the_floor_is_ended_with_all_its_children(
         "= 45.7 GiB" in told
     )
     assert "31.50 GiB available" in told
-    assert "Fix: use fewer or shorter sequences or a smaller model" in told
+    assert (
+        "Fix: lower the number of sequences or the context length in the flags of launch(), choose a smaller model"
+        in told
+    )
+    assert "make down" in told
+    assert "export LABS_MEMORY_FLOORS_GIB=" in told
 
 
 def test_once_ready_the_lower_floor_holds(meminfo: Path, tmp_path: Path, spark: Machine) -> None:
@@ -154,7 +159,7 @@ def test_a_share_above_what_is_available_is_refused(spark: Machine, spark_model:
     busy = replace(spark, available_gib=100)
     needed = need(spec, spark_model, "BF16", flags, busy)
     with pytest.raises(
-        LabError, match=r"--gpu-memory-utilization 0\.92 of .* but only 100\.0 GiB are available.\nFix: leave"
+        LabError, match=r"--gpu-memory-utilization 0\.92 asks for .* but only 100\.0 GiB are available.\nFix: leave"
     ):
         require(spec, needed, flags, busy, ())
 
@@ -188,8 +193,8 @@ def test_a_discrete_gpu_is_judged_by_its_own_memory(spark: Machine, spark_model:
 
 
 def test_a_flag_that_is_no_number_is_said(spark: Machine, spark_model: ModelChoice) -> None:
-    with pytest.raises(LabError, match="--max-num-seqs is 'many', but must be a whole number"):
+    with pytest.raises(LabError, match=r"--max-num-seqs is 'many', but must be a whole number\.\nFix: give a number"):
         need(ENGINES["vllm"], spark_model, "BF16", {**FLAGS["vllm"], "--max-num-seqs": "many"}, spark)
     spec, flags = ENGINES["vllm"], {**FLAGS["vllm"], "--gpu-memory-utilization": "most"}
-    with pytest.raises(LabError, match="--gpu-memory-utilization is 'most', but must be a number"):
+    with pytest.raises(LabError, match=r"--gpu-memory-utilization is 'most', but must be a number\.\nFix: give a"):
         require(spec, need(spec, spark_model, "BF16", flags, spark), flags, spark, ())

@@ -12,7 +12,7 @@ import pytest
 from shared.engines import ENGINES
 from shared.launch.memory import Need
 from shared.launch.process import Guarded
-from shared.launch.running import Engine
+from shared.launch.running import Engine, inherited_environment
 from shared.models import ModelChoice
 from shared.processes import descendants
 from tests.helpers.processes import eventually
@@ -66,3 +66,8 @@ def test_a_process_that_ends_during_the_reading_makes_it_unknown(
     gone.wait()
     monkeypatch.setattr("shared.launch.running.descendants", lambda _: [gone.pid])
     assert engine.resident_gib() is None
+
+
+def test_what_torch_sets_itself_is_not_reported_as_the_users() -> None:
+    mine = {"HOME": "/home/me", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": "/tmp/torch"}
+    assert inherited_environment(mine) == ({"HOME": "/home/me"}, ["OMP_NUM_THREADS"])

@@ -18,6 +18,7 @@ import pytest
 from shared.load import Trace, stream
 from shared.load.client import Exchange, Limits, exchange
 from shared.load.connection import Connections, Response
+from shared.load.streams import is_ollama
 from shared.processes import free_port
 from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine, judge
@@ -41,6 +42,7 @@ CHAT, COMPLETIONS, OLLAMA_CHAT, OLLAMA_GENERATE = (
     "/api/generate",
 )
 PATHS = (CHAT, COMPLETIONS, OLLAMA_CHAT, OLLAMA_GENERATE)
+OPEN_WEBUI = "/api/chat/completions"
 FEW_S = Limits(5, 5, 5, 10)
 
 
@@ -61,6 +63,13 @@ def words(number: int, tokens: int) -> str:
 def made(arrivals_ms: list[float], tokens: int | None, sent_ms: float = 0, end_ms: float = 1000) -> Trace:
     stamps = tuple(int(a * MS) for a in arrivals_ms)
     return Trace(int(sent_ms * MS), stamps, ("x",) * len(stamps), int(end_ms * MS), 5, tokens, 0, "length", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [*((path, path.startswith("/api/")) for path in PATHS), (OPEN_WEBUI, False)]
+)
+def test_the_path_decides_the_dialect(path: str, expected: bool) -> None:
+    assert is_ollama(path) is expected
 
 
 # Times

@@ -42,7 +42,7 @@ def test_a_stall_ends_by_itself_or_with_the_block() -> None:
 @pytest.mark.engine
 def test_a_load_on_an_engine_that_dies_keeps_its_partial_result(model: ModelChoice) -> None:
     engine = launch("llamacpp", model, {"-np": 4, "-c": 2048}, quiet=True)
-    with faults.death(engine, after_tokens=24), pytest.raises(load.Died, match="died under the load") as died:
+    with faults.death(engine, after_tokens=24), pytest.raises(load.Died, match="ended during the load") as died:
         load.run(Load(engine, short(model), Closed(users=2, requests=400), max_tokens=8))
     assert not engine.alive
     found = metrics.summarise(died.value.run)

@@ -77,6 +77,15 @@ def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
     assert max(r["closed_ns"] for r in records[:3]) <= min(t.sent_ns for t in run.traces)
 
 
+@pytest.mark.parametrize(("more", "recorded"), [({}, None), ({"temperature": 0.7}, 0.7)])
+def test_answers_are_greedy_unless_the_load_has_a_temperature(
+    engine: TruthEngine, more: dict[str, float], recorded: float | None
+) -> None:
+    run = load.run(Load(engine, PROMPTS, Closed(users=1, requests=1), max_tokens=2, warmup=False, **more))
+    assert [record["temperature"] for record in engine.records()] == [recorded or 0]
+    assert run.load.get("temperature") == recorded
+
+
 def test_failures_are_kept_and_are_no_latencies(engine: TruthEngine) -> None:
     """Each third answer is an immediate error. If it counted, it would make the engine look fast."""
     engine.plan(fault="500", every=3, ttft_s=0.05)
@@ -141,7 +150,7 @@ def test_users_without_a_request_are_refused(engine: TruthEngine, users: int, re
 @pytest.mark.parametrize("every", [1, 7], ids=["warm-up", "later"])
 def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: int) -> None:
     engine.plan(fault="die", every=every)
-    with pytest.raises(load.Died, match=r"died under the load(.|\n)*fatal: the truth is out of memory") as found:
+    with pytest.raises(load.Died, match=r"ended during the load(.|\n)*fatal: the truth is out of memory") as found:
         load.run(Load(engine, PROMPTS, Closed(users=4, requests=40), max_tokens=6))
     assert not engine.alive
     assert found.value.run.users == 4
@@ -152,7 +161,7 @@ def test_a_dying_engine_is_said_with_its_last_words(engine: TruthEngine, every: 
 def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine) -> None:
     """Eight good answers don't hide it. After them the connections break before the watchdog notices."""
     engine.plan(fault="die", every=10)
-    with pytest.raises(load.Died, match="died under the load") as found:
+    with pytest.raises(load.Died, match="ended during the load") as found:
         load.run(Load(engine, PROMPTS, Closed(users=2, requests=10), max_tokens=6, warmup=False))
     ended = [trace.error for trace in found.value.run.traces]
     assert 8 <= ended.count(None) < len(ended) <= 10

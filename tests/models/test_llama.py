@@ -174,7 +174,7 @@ def test_what_it_does_not_compute_is_refused() -> None:
     weights = weights_of(tiny(CONFIGS["llama"])[1])
     Llama(config, weights, None)
     more = {**weights, "model.layers.1.self_attn.o_proj.bias": torch.zeros(64)}
-    with pytest.raises(LabError, match=r"can't compute model\.layers\.1\.self_attn\.o_proj\.bias"):
+    with pytest.raises(LabError, match=r"can't compute the weight model\.layers\.1\.self_attn\.o_proj\.bias"):
         Llama(config, more, None)
     for change, said in (
         ({"architectures": ["GemmaForCausalLM"]}, "is GemmaForCausalLM, but only LlamaForCausalLM"),

@@ -8,7 +8,7 @@ import pytest
 
 from shared import LabError, results
 from shared.course.benchmark.claims import USERS
-from shared.course.guesses import record_guesses
+from shared.course.own_words import record_guesses
 from shared.report.compare import side, side_by_side
 from tests.helpers.ledger import LENGTHS, change_all, fill
 

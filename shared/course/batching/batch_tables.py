@@ -30,8 +30,8 @@ def growth(few: Sequence[float], many: Sequence[float]) -> Spread:
 def beside_rounds(value: float, rounds: Sequence[float]) -> str:
     """Whether one measurement differs from several rounds by more than these do among themselves."""
     if value > max(rounds):
-        return f"above all {len(rounds)} rounds of"
-    return f"below all {len(rounds)} rounds of" if value < min(rounds) else f"within the {len(rounds)} rounds of"
+        return f"higher than in all {len(rounds)}"
+    return f"lower than in all {len(rounds)}" if value < min(rounds) else f"within the range of the {len(rounds)}"
 
 
 def of_rounds(entries: Entries, prefix: str, value: str) -> list[float]:
@@ -54,7 +54,9 @@ def own_text(found: Mapping[str, Any]) -> Table:
     worst, equal = found["worst_by_batch_nats"], found["texts_as_alone"]
     rows = [(batch, f"{worst[batch]:.3f}", f"{equal[batch]} of {found['questions']}") for batch in worst]
     return Table(
-        "How far your engine's text is from the reference", ("batch", "worst gap, nats", "texts as alone"), rows
+        "How far your engine's text is from the reference",
+        ("batch", "worst gap, nats", "texts equal to those answered alone"),
+        rows,
     )
 
 
@@ -164,8 +166,8 @@ def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[T
             speeds = (spread(entries, prefix, "output_tok_s") for prefix in keys.values())
             rows.append((name, f"{first['provenance']['startup_s']:.0f}", *speeds))
     sentences = [
-        f"{users} user{'s' * (users > 1)}: compiled is "
-        f"{beside_rounds(value, of_rounds(entries, eager[users], 'output_tok_s'))} eager"
+        f"{users} user{'s' * (users > 1)}: compiled throughput is "
+        f"{beside_rounds(value, of_rounds(entries, eager[users], 'output_tok_s'))} eager rounds"
         for users in users_at_once
         for value in of_rounds(entries, compiled[users], "output_tok_s")
     ]

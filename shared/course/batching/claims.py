@@ -60,7 +60,7 @@ def parity(evidence: Evidence) -> tuple[bool, str]:
     if ratios[0] is None or ratios[1] is None:
         return False, "no throughput is recorded: run the cell `run-load`"
     ratio = ratios[0].median / ratios[1].median
-    text = f"{ratio:.2f} of vLLM's at 16 users: {ratios[0]} tok/s against {ratios[1]}"
+    text = f"{ratio:.2f} of vLLM's throughput at 16 users: {ratios[0]} tok/s against {ratios[1]}"
     models = {entry["provenance"]["model"] for entry in (*own.values(), *theirs.values())}
     if len(models) > 1:
         return True, f"{text}; not a comparison of engines, because the models differ: {', '.join(sorted(models))}"
@@ -88,7 +88,7 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
     last, best = points[-1], max(point.output_tok_s for point in points)
     text = (
         f"at {last.percent} % of the capacity throughput is {100 * last.output_tok_s / best:.0f} % of the best, and "
-        f"{last.kept_percent:.0f} % of requests kept the SLO, against "
+        f"{last.kept_percent:.0f} % of requests kept the promise, against "
         f"{max(point.kept_percent for point in points):.0f} % at best"
     )
     return evidence.judged(open_loop.holds_and_collapses(points), text)
@@ -104,7 +104,7 @@ def prefix(evidence: Evidence) -> tuple[bool, str]:
     hits = {name: rate(runs[f"prefix/on/{name}"]["values"]) for name in (longest, "unique")}
     text = (
         f"{100 * hits[longest]:.0f} % of prompt tokens from the cache and a TTFT of {on['ttft_ms']['median']:.0f} ms, "
-        f"{off['ttft_ms']['median']:.0f} ms without it; of unique prompts {100 * hits['unique']:.1f} % of tokens"
+        f"{off['ttft_ms']['median']:.0f} ms without it; for unique prompts {100 * hits['unique']:.1f} % from the cache"
     )
     if hits[longest] <= 0.5 or hits["unique"] >= 0.05:
         return False, text
@@ -119,7 +119,8 @@ def rate(values: dict[str, Any]) -> float:
 def preempted(evidence: Evidence) -> tuple[bool, str]:
     runs = evidence.of("preempt/")
     if missing := [name for name in ("ample", "scarce") if f"preempt/{name}" not in runs]:
-        return False, f"missing: {', '.join(missing)}: run the cells `preempt-{missing[0]}`"
+        cells = " and ".join(f"`preempt-{name}`" for name in missing)
+        return False, f"missing: {', '.join(missing)}: run the cell{'s' * (len(missing) > 1)} {cells}"
     counts = {name: runs[f"preempt/{name}"]["values"]["counted"]["preemptions"] for name in ("ample", "scarce")}
     text = f"{counts['scarce']:.0f} preemptions with few blocks, {counts['ample']:.0f} with enough, by vLLM's counter"
     return counts["scarce"] > 0 == counts["ample"], text
@@ -142,11 +143,11 @@ CLAIMS = (
           {"own/schedule/": "three-ways"}, SCHEDULER),
     Claim(f"Your engine reaches {PARITY} of vLLM's throughput at 16 users", parity,
           {"load/users-16/": "run-load"}, SCHEDULER),
-    Claim("The seats of vLLM (`--max-num-seqs`), and not the load alone, make the throughput", seats,
+    Claim("The throughput depends on vLLM's seats (`--max-num-seqs`), not only on the load", seats,
           {"load/users-32/vllm": "run-load", "seats/": "one-seat"}),
-    Claim("Past the capacity throughput holds while goodput collapses", collapse,
+    Claim("Beyond the capacity, throughput holds while goodput collapses", collapse,
           {"slo": "choose-slo", "open/": "run-open-loop"}),
-    Claim("Prefix caching shortens TTFT where prompts share a beginning, and finds nothing where they don't", prefix,
+    Claim("Prefix caching shortens TTFT for prompts that share a beginning, and hardly helps unique ones", prefix,
           {"prefix/on/": "prefix-on", "prefix/off/": "prefix-off"}),
     Claim("Too few blocks cause preemptions, and enough blocks cause none", preempted,
           {"preempt/ample": "preempt-ample", "preempt/scarce": "preempt-scarce"}),

@@ -20,13 +20,12 @@ from typing import Any
 
 from shared import models, paths
 from shared.course.batching.mini_engine import MiniEngine, Request
-from shared.engines.http import counters
 from shared.errors import LabError
 from shared.files import exclusive
 from shared.hardware.machine import detect
 from shared.launch.running import Engine as Server
 from shared.load.client import Exchange, Trace, exchange
-from shared.load.connection import Connections
+from shared.load.connection import Connections, Response
 from shared.load.loads import Run, most_at_once
 from shared.load.prompts import PromptSet
 from shared.load.self_check import others_cpu_s
@@ -260,22 +259,31 @@ async def book_among_streams(
 ) -> tuple[list[Trace], Trace]:
     """Send one long prompt while `streams` short ones are being answered. Returns their traces, and the long one's.
 
-    Raises LabError if a request fails.
+    The long prompt is sent when each stream has delivered six chunks. Raises LabError if a request fails, or if a
+    stream ends before the long prompt is sent.
     """
     url = server.url + "/v1/chat/completions"
     fixed = {"model": server.served_name, "temperature": 0, **server.spec.exact_length}
+    flowing: list[Response] = []
+    # Made before the streams begin: fitting a long prompt to its length loads the tokenizer and takes seconds.
+    questions, long_question = list(itertools.islice(short, streams)), next(iter(long))
 
-    def ask(prompts: PromptSet, tokens: int) -> Awaitable[Exchange]:
-        body = {**fixed, "messages": next(iter(prompts)), "max_tokens": tokens}
-        return asyncio.ensure_future(exchange(url, body, connections=connections))
+    def ask(
+        question: list[dict[str, str]], tokens: int, on_sent: Callable[[Response], None] | None = None
+    ) -> Awaitable[Exchange]:
+        body = {**fixed, "messages": question, "max_tokens": tokens}
+        return asyncio.ensure_future(exchange(url, body, connections=connections, on_sent=on_sent))
 
     async with Connections() as connections:
-        begin = (await asyncio.to_thread(counters, server))["generated_tokens"]
-        others = [ask(short, max_tokens) for _ in range(streams)]
-        while (await asyncio.to_thread(counters, server))["generated_tokens"] < begin + 6 * streams:
-            await asyncio.sleep(0.05)
-        book = (await ask(long, 4)).trace()
+        others = [ask(question, max_tokens, flowing.append) for question in questions]
+        while len(flowing) < streams or any(len(one.pieces) < 6 and not one.end_ns for one in flowing):
+            await asyncio.sleep(0.005)
+        book = (await ask(long_question, 4)).trace()
         traces = [(await other).trace() for other in others]
     if failed := [trace.error for trace in (*traces, book) if trace.error]:
         raise LabError(f"A request among the streams failed: {failed[0]}.", "print(engine.tail()) shows the log")
+    if any(trace.end_ns < book.sent_ns for trace in traces):
+        raise LabError(
+            f"A stream of {max_tokens} tokens ended before the long prompt was sent.", "repeat with a larger max_tokens"
+        )
     return traces, book

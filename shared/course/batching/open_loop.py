@@ -16,7 +16,7 @@ from shared.report.table import Table
 from shared.results.reading import Entry
 
 PREFIX = "open/percent-"
-HOLDS, COLLAPSES = 0.8, 0.6  # of the best throughput; of the best share of requests that kept the SLO
+HOLDS, COLLAPSES = 0.8, 0.6  # of the best throughput; of the best share of requests that kept the promise
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Point:
     output_tok_s: float
     goodput_tok_s: float
     requests: int
+    expected: float  # requests, by the rate and the time of the load
     kept: int
     missed_ttft: int
     missed_tpot: int
@@ -94,6 +95,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
         output_tok_s=values["output_tok_s"],
         goodput_tok_s=sum(trace.output_tokens or 0 for trace in good) / values["wall_s"],
         requests=len(traces),
+        expected=asked["rate_per_s"] * asked["seconds"],
         kept=len(good),
         missed_ttft=sum(not only_ttft.kept(trace) for trace in traces),
         missed_tpot=sum(not only_tpot.kept(trace) for trace in traces),
@@ -147,13 +149,20 @@ def little_table(found: Sequence[Point]) -> Table:
     rows = [
         (
             f"{p.percent} %",
+            f"{p.requests} / {p.expected:.0f} ± {p.expected**0.5:.0f}",
             f"{p.in_flight:.1f}",
             f"{p.rate_times_latency:.1f}",
             f"{100 * (p.in_flight / p.rate_times_latency - 1):+.0f} %",
         )
         for p in found
     ]
-    header = ("% of capacity", "requests in flight, mean", "rate × mean latency", "difference")
+    header = (
+        "% of capacity",
+        "requests: sent / expected",
+        "requests in flight, mean",
+        "rate × mean latency",
+        "difference",
+    )
     return Table("Little's law: two counts of the requests in flight", header, rows)
 
 
@@ -171,7 +180,7 @@ def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
     """Up to which load nearly all requests kept the promise, as a sentence."""
     good = list(itertools.takewhile(lambda point: point.kept_percent >= at_least_percent, found))
     if not good:
-        return f"at no load of these did {at_least_percent:.0f} % of the requests keep the promise"
+        return f"at none of these loads did {at_least_percent:.0f} % of the requests keep the promise"
     last = good[-1]
     return (
         f"at least {at_least_percent:.0f} % of the requests kept the promise up to {last.percent} % of the capacity, "
@@ -182,5 +191,5 @@ def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
 def finding(found: Sequence[Point]) -> str:
     """The title of the picture: what these loads show."""
     if holds_and_collapses(found):
-        return "Past the capacity throughput holds and goodput collapses"
+        return "Beyond the capacity, throughput holds and goodput collapses"
     return "Throughput and goodput by offered load"

@@ -49,7 +49,8 @@ def product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Te
 
 
 class PagedKV:
-    """The pool: in every layer `blocks` blocks of `block_size` tokens. The engine keeps track of who owns which."""
+    """The pool: in every layer `blocks` blocks of `block_size` tokens. The engine records which request
+    owns which block."""
 
     def __init__(self, llama: Llama, blocks: int, block_size: int = 16) -> None:
         self.llama, self.blocks, self.block_size = llama, blocks, block_size

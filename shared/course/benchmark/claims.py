@@ -60,7 +60,8 @@ def same_model(evidence: Evidence) -> tuple[bool, str]:
             continue
         gaps = [gap for answer in answers for gap in answer["gaps"]]
         if max(gaps) != entry["values"]["worst_gap_nats"]:
-            return False, f"{title}: the recorded worst gap doesn't follow from the raw gaps"
+            text = f"{title}: the recorded worst gap doesn't follow from the raw gaps"
+            return False, f"{text}: {measure_again(f'greedy/{engine}', 'check-greedy')}"
         if fault := gap_fault(gaps):
             return False, f"{title}: {fault}"
         seen.append(f"{title} worst {max(gaps):.3f} nats over {len(gaps)} tokens")
@@ -75,7 +76,7 @@ def all_loads(evidence: Evidence) -> tuple[bool, str]:
         return False, f"missing: {', '.join(lacking)} users: run the cell `run-load`"
     prompts = rounds(evidence.of("prompt/"), "ttft_ms", "prompt/", "input_tokens")
     lengths = sorted({tokens for _, tokens in prompts})
-    lacking = [f"{ENGINES[e].title} at {n}" for e in here for n in lengths if (e, n) not in prompts]
+    lacking = [f"{n} tokens with {ENGINES[e].title}" for e in here for n in lengths if (e, n) not in prompts]
     if lacking or len(lengths) < 2:
         return False, f"missing: prompts of {', '.join(lacking) or 'two lengths'}: run the cell `run-prompts`"
     least = min(len(values) for values in (*found.values(), *prompts.values()))
@@ -91,6 +92,12 @@ def loads_of(evidence: Evidence) -> dict[str, Entry]:
     return evidence.of("load/") | evidence.of("prompt/") | evidence.of("precision/")
 
 
+def measure_again(key: str, cell: str = "") -> str:
+    """How to replace one recorded result: without `set_aside`, its cell would use it again."""
+    cell = cell or next(cell for prefix, cell in LOADS.items() if key.startswith(prefix))
+    return f'run lab.set_aside("{key}"), then the cell `{cell}` again'
+
+
 def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
     loads = loads_of(evidence)
     if not loads:
@@ -100,15 +107,20 @@ def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
     text = (
         f"{len(loads)} summaries computed again from their raw traces, all equal; {failed} of {total} requests failed"
     )
+    if failed:
+        bad = next(key for key, e in loads.items() if e["values"]["failed"])
+        text += f", the first in {bad}: {measure_again(bad)}"
     return not failed, text
 
 
 def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
-    loads = loads_of(evidence).values()
+    found = loads_of(evidence)
+    loads = found.values()
     if not loads:
         return False, "nothing recorded: run the cell `run-load`"
-    if any(e["values"]["cached_tokens"] is None for e in loads):
-        return False, "an engine did not say how many prompt tokens came from its cache"
+    if silent := next((key for key, e in found.items() if e["values"]["cached_tokens"] is None), None):
+        text = f"{silent}: the engine did not report how many prompt tokens came from its cache"
+        return False, f"{text}: {measure_again(silent)}"
     cached = sum(e["values"]["cached_tokens"] for e in loads)
     prompt = sum(prompt_tokens(e["values"]) for e in loads)
     opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
@@ -125,10 +137,12 @@ def own_figures(evidence: Evidence) -> tuple[bool, str]:
         return False, "nothing recorded: run the cell `own-figures`"
     own = evidence.raw("own/figures")
     if missed := loads.keys() - own.keys():
-        return False, f"{len(missed)} loads were measured after it: run the cell `own-figures` again"
+        covered = f"{len(loads) - len(missed)} of {len(loads)} recorded loads"
+        return False, f"your own figures cover {covered}: run the cell `own-figures` again"
     worst = max(apart(figures, loads[key]["values"]) for key, figures in own.items() if key in loads)
     if worst > AGREES:
-        return False, f"they differ by up to {100 * worst:.1f} %: run the cell `own-figures` again"
+        text = f"your figures differ from the ledger's by up to {100 * worst:.1f} %"
+        return False, f"{text}: run the cell `own-figures` again"
     return True, f"TTFT, TPOT and throughput of {len(loads)} loads, at most {100 * worst:.2f} % apart"
 
 
@@ -143,13 +157,13 @@ def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
 
 
 def explained(evidence: Evidence) -> tuple[bool, str]:
-    """Whether limits were worked out, and each engine's step was fitted to its loads.
+    """Whether limits were computed, and each engine's step was fitted to its loads.
 
     The fit explains an engine only if its worst misfit is at most `FITS`. Of any other engine the evidence states that
     the model does not explain it.
     """
     if not evidence.of("predict/") and "predict/limits" not in ledger.load_results("3.3.1", "quoted"):
-        return False, "no limits were worked out: run the cell `predict-limits`"
+        return False, "no limits were computed: run the cell `predict-limits`"
     parts = []
     for engine in takes_part(evidence):
         entry = evidence.of(f"fit/{engine}").get(f"fit/{engine}")
@@ -165,14 +179,19 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
             )
         again = fitted(measured, raw["bandwidth_gb_s"])
         if abs(again.overhead_ms - entry["values"]["overhead_ms"]) > 1e-6:
-            return False, f"{ENGINES[engine].title}: the recorded fit doesn't follow from the loads"
+            return (
+                False,
+                f"{ENGINES[engine].title}: the recorded fit doesn't follow from the loads: run the cell `fit-steps`",
+            )
         if any(abs(model / made(entry["values"], int(n)) - 1) > AGREES for n, (_, model) in steps_of(entry)):
-            return False, f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts: run `fit-steps`"
-        misfit = f"the model misses a step by up to {100 * again.worst_residual:.0f} %"
+            text = f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts"
+            return False, f"{text}: run the cell `fit-steps`"
+        error = f"largest error of the model {100 * again.worst_residual:.0f} %"
         if again.worst_residual > FITS:
-            parts.append(f"{ENGINES[engine].title} not explained by this model: {misfit}, limit {100 * FITS:.0f} %")
+            parts.append(f"{ENGINES[engine].title}: not explained by this model ({error}, limit {100 * FITS:.0f} %)")
         else:
-            parts.append(f"{ENGINES[engine].title} {again.overhead_ms:.1f} ms beyond reading and computing; {misfit}")
+            left_ms = f"{again.overhead_ms:.1f} ms per step are neither reading nor computing"
+            parts.append(f"{ENGINES[engine].title}: {left_ms} ({error})")
     return bool(parts), "; ".join(parts) + without(evidence)
 
 
@@ -211,7 +230,8 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
 def traps(evidence: Evidence) -> tuple[bool, str]:
     there = {key.removeprefix("lie/") for key in evidence.of("lie/")}
     if lacking := [name for name in TRAPS if name not in there]:
-        return False, f"missing: {', '.join(lacking)}: run the cells `lie-{lacking[0]}` and so on"
+        cells = ", ".join(f"`lie-{name}`" for name in lacking)
+        return False, f"missing: {', '.join(lacking)}: run the cell{'s' * (len(lacking) > 1)} {cells}"
     return True, f"{len(TRAPS)} traps, each with the wrong and the right number"
 
 
@@ -237,7 +257,7 @@ CLAIMS = (
     Claim("No prefix cache helped (under 1 % of prompt tokens beyond the template's opening)", no_cache_help, LOADS),
     Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures,
           {"own/": "own-figures", "load/": "run-load"}, ("ttft_ms", "tpot_ms", "output_tok_s")),
-    Claim("Limits were worked out, and each engine's step was fitted: explained, or found not to be", explained,
+    Claim("Limits were computed, and for each engine it was tested whether the step-time model explains it", explained,
           {"fit/": "fit-steps", "load/": "run-load", "predict/": "predict-limits"},
           ("ceiling_tok_s", "prefill_floor_ms", "step_ms")),
     Claim("Fewer bits on llama.cpp: decode speed and perplexity of each form were measured", precisions,

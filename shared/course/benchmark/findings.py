@@ -148,7 +148,7 @@ def traps(entries: Entries) -> Section | None:
         return None
     rows = [(v["trap"], f"{v['wrong']} {v['unit']}", f"{v['right']} {v['unit']}", v["why"]) for v in found]
     text = Table("Misleading figures, each produced on purpose", ("trap", "reported", "true", "why"), rows).markdown()
-    return Section("How this could have been a lie", f"All of them come from the engines above.\n\n{text}")
+    return Section("How these figures could have misled", f"All of them come from the engines above.\n\n{text}")
 
 
 def spark(entries: Entries, loads: Entries) -> Section | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shared.report.plots import Plot
 
 CONTEXT_TOKENS = 60  # roughly what a user of a short load has in the KV cache: prompt and answer
-FITS = 0.2  # relative misfit up to which the step-time model is said to explain an engine
+FITS = 0.2  # the largest relative misfit at which the step-time model counts as explaining an engine
 
 FloorMs = Callable[[int, int, float, float, float], float]
 

@@ -113,8 +113,8 @@ def doubts(entries: Entries, loads: Entries) -> list[str]:
         values = entry["values"]
         reasons = [values.get(name) for name in ("client_bottleneck", "disturbed", "cache_fault")]
         if values["failed"]:
-            count = f"{values['failed']} of {values['requests']} requests failed, so this load decides nothing above"
-            reasons.append(f"{count} (the first: {values['first_error']})")
+            count = f"{values['failed']} of {values['requests']} requests failed (the first: {values['first_error']})"
+            reasons.append(f"{count}, so the tables that rank engines leave this load out")
         limit = limits.get(str(values["users"]))
         if limit and values["output_tok_s"] > limit:
             speed = f"{number(values['output_tok_s'])} tok/s to {users_text(values['users'])}"
@@ -122,9 +122,9 @@ def doubts(entries: Entries, loads: Entries) -> list[str]:
         found += [f"- **Doubtful:** {key}: {one}." for one in reasons if one]
     if found:
         return found
-    above = "No result is above the physical limit" if limits else "The physical limit was not worked out"
+    above = "No result is above the physical limit" if limits else "The physical limit was not computed"
     unknown = any(e["values"].get("others_cpu_share") is None for e in loads.values())
-    others = "; for some results it is unknown whether other programs did" if unknown else ""
+    others = "; for some results, the load from other programs is unknown" if unknown else ""
     return [f"- {above}. No client{'' if unknown else ' and no other program'} slowed a result down{others}."]
 
 
@@ -150,7 +150,7 @@ def limits() -> Section:
                 "- Other models. In a bigger one, memory and arithmetic take a larger part of each step.",
                 "- Waiting times in an open loop. In a closed loop, users wait for the engine before they ask again.",
                 "- The effect of prefix caches, which help most chats. All prompts differ here on purpose.",
-                "- An engine alone on its cores. The client shares them here.",
+                "- An engine with cores of its own. The client ran on the same cores.",
                 "- Other days. All rounds come from one session, and so do the intervals.",
             ]
         ),

@@ -41,10 +41,10 @@ def predict(
     entries: Entries, model: ModelChoice, quantized_tok_s: Callable[..., float], bandwidth_gb_s: float
 ) -> dict[str, float]:
     """Predicted decode tok/s of one user for each measured form but BF16, from BF16's step in the same series."""
-    steps_ms = precision_rounds(entries, "users-1", "tpot_ms")
-    step_ms = median(steps_ms.get(START))
-    if step_ms is None:
+    tok_s = median(decode_rates(entries).get(START))
+    if tok_s is None:
         return {}
+    step_ms = 1e3 / tok_s
     before = model.decode_bytes(START)
     return {
         form: quantized_tok_s(step_ms, before, model.decode_bytes(form), bandwidth_gb_s)
@@ -117,12 +117,15 @@ def unexplained(entries: Entries) -> list[str]:
         return []
     form = min(steps, key=lambda one: steps[one])
     pair = (
-        f"The fit gives llama.cpp's BF16 step {number(fit['overhead_ms'])} ms that it does not explain; the whole step "
+        f"In the fit, {number(fit['overhead_ms'])} ms of llama.cpp's BF16 step remain unexplained; the whole step "
         f"with {form} takes {number(steps[form])} ms."
     )
     if fit["overhead_ms"] > steps[form]:
-        return [f"{pair} So that time is not a fixed cost of the engine: its BF16 kernels are part of it."]
-    return [f"{pair} So a fixed cost of that size is possible."]
+        left_ms = number(fit["overhead_ms"])
+        return [
+            f"{pair} So these {left_ms} ms are not a fixed cost of the engine: its BF16 kernels cause part of them."
+        ]
+    return [f"{pair} This does not contradict the fit."]
 
 
 def decode_rates(entries: Entries) -> dict[str, list[float]]:

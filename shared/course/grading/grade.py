@@ -17,6 +17,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -52,7 +53,16 @@ def judge_student(copy: Path) -> list[Grade]:
     """Grade every lab of one student in a process of its own. Raises LabError if that process fails."""
     command = [sys.executable, "-m", "shared.course.grading.one_student", str(copy)]
     try:
-        done = subprocess.run(command, cwd=paths.REPO, stdin=subprocess.DEVNULL, capture_output=True, timeout=WALL_S)
+        # Its temporary files go with this folder, even if it is killed.
+        with tempfile.TemporaryDirectory(prefix="grade-") as own:
+            done = subprocess.run(
+                command,
+                cwd=paths.REPO,
+                env={**os.environ, "TMPDIR": own},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=WALL_S,
+            )
     except subprocess.TimeoutExpired:
         raise LabError(f"grading took more than {WALL_S:.0f} s") from None
     if done.returncode < 0:
@@ -78,7 +88,7 @@ def graded(student: Path) -> tuple[list[Grade], Prints]:
         try:
             rows = judge_student(handed.copy) if handed.anything else [nothing(lab) for lab in written]
         except LabError as e:
-            problems = [*problems, str(e)]
+            problems = [*problems, f"{e}: look at {printable(paths.show(student))}, then run make grade again"]
             rows = [Grade("", lab.number, "not graded") for lab in written]
     first = replace(
         rows[0], problems=few([*problems, *rows[0].problems])

@@ -14,19 +14,21 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from shared import paths
-from shared.course import attempts, milestones, registry
+from shared.course import attempts, milestones, registry, starter
 from shared.course.evidence import FAILS, NOT_RUN, ClaimResult, count
 from shared.course.grading.submissions import printable
 from shared.course.registry import Lab
 from shared.errors import LabError
 from shared.report.compare import one_line
 from shared.results import ledger, provenance
+
+Defined = ast.FunctionDef | ast.AsyncFunctionDef
 
 MEMORY = 4 * 2**30
 CPU_S = 60
@@ -71,7 +73,7 @@ def grade_lab(lab: Lab, copy: Path) -> Grade:
     ways = solved(lab)
     alone, hinted, revealed, left = (str(ways.count(way)) for way in ("alone", "hinted", "revealed", "open"))
     functions, faults = handed_in_code(lab, copy)
-    stubs, not_compared = exercise_faults(lab, functions)
+    stubs, not_compared = exercise_faults(lab, functions, handed_in_modules(lab, copy))
     problems = [*printed.getvalue().splitlines(), *problems, *attempts_faults(lab), *faults, *stubs]
     notes += not_compared
     here = f"{paths.show(copy)}/"
@@ -115,7 +117,7 @@ def attempts_faults(lab: Lab) -> Iterator[str]:
         yield f"{file.name} is damaged, or contains entries that no check writes"
 
 
-def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[str]]:
+def handed_in_code(lab: Lab, copy: Path) -> tuple[list[Defined], list[str]]:
     """(functions, problems): all functions that the notebooks and starter code define, and the unreadable notebooks."""
     sources: list[str] = []
     faults: list[str] = []
@@ -130,16 +132,27 @@ def handed_in_code(lab: Lab, copy: Path) -> tuple[list[ast.FunctionDef], list[st
     return [function for source in sources for function in functions_of(source)], faults
 
 
-def functions_of(source: str) -> list[ast.FunctionDef]:
+def handed_in_modules(lab: Lab, copy: Path) -> dict[str, list[str]]:
+    """The texts of the JavaScript modules that exercises are in, by the exercise's function."""
+    modules = {e.function: Path(e.file).relative_to(lab.starter) for e in lab.exercises if e.file.endswith(".js")}
+    return {
+        name: [file.read_text(errors="replace") for file in sorted((copy / "starter").glob(f"*/{lab.starter}/{path}"))]
+        for name, path in modules.items()
+    }
+
+
+def functions_of(source: str) -> list[Defined]:
     """The functions that a text defines. Lines with a notebook's magics are dropped; broken code has no functions."""
     source = re.sub(r"(?m)^\s*[%!].*$", "", source)
     try:
-        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Defined)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
 
-def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[list[str], list[str]]:
+def exercise_faults(
+    lab: Lab, functions: Sequence[Defined], modules: Mapping[str, Sequence[str]]
+) -> tuple[list[str], list[str]]:
     """(problems, notes) for the exercises that count as correct.
 
     It is a problem if the code handed in contains only the stub of the function, and a note if it has no such function.
@@ -148,10 +161,12 @@ def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[lis
     right = [e for e in lab.exercises if counts.get(e.function, attempts.FRESH)["outcome"] == "correct"]
     problems, absent = [], []
     for exercise in right:
-        theirs = [function for function in functions if function.name == exercise.function]
-        if not theirs:
+        stubs = [is_stub(function) for function in functions if function.name == exercise.function]
+        if exercise.file.endswith(".js"):
+            stubs = [starter.is_open_module(text, exercise) for text in modules[exercise.function]]
+        if not stubs:
             absent.append(exercise.function)
-        elif all(map(is_stub, theirs)):
+        elif all(stubs):
             problems.append(f"{exercise.function} counts as correct, but the code handed in contains only its stub")
     if absent and len(absent) == len(right):
         return problems, ["exercises not compared: no notebook or code with their functions was handed in"]
@@ -160,7 +175,7 @@ def exercise_faults(lab: Lab, functions: Sequence[ast.FunctionDef]) -> tuple[lis
     ] if absent else []
 
 
-def is_stub(function: ast.FunctionDef) -> bool:
+def is_stub(function: Defined) -> bool:
     """Whether the function only raises NotImplementedError."""
     body = [node for node in function.body if not isinstance(node, ast.Expr)]  # without its docstring
     try:

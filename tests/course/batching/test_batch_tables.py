@@ -31,9 +31,9 @@ def test_growth_carries_the_range_of_its_rounds() -> None:
 
 
 def test_one_value_is_compared_with_all_rounds() -> None:
-    assert batch_tables.beside_rounds(16, [11, 13]) == "above all 2 rounds of"
-    assert batch_tables.beside_rounds(12, [11, 13]) == "within the 2 rounds of"
-    assert batch_tables.beside_rounds(77, [91, 118]) == "below all 2 rounds of"
+    assert batch_tables.beside_rounds(16, [11, 13]) == "higher than in all 2"
+    assert batch_tables.beside_rounds(12, [11, 13]) == "within the range of the 2"
+    assert batch_tables.beside_rounds(77, [91, 118]) == "lower than in all 2"
 
 
 def entry(tok_s: float) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def test_compiled_is_judged_by_the_eager_rounds() -> None:
     table, sentences = batch_tables.eager_or_compiled(both, (1, 16))
     assert table.rows[1] == ("compiled", "38", "16", "77")
     assert sentences == [
-        "1 user: compiled is above all 2 rounds of eager",
-        "16 users: compiled is below all 2 rounds of eager",
+        "1 user: compiled throughput is higher than in all 2 eager rounds",
+        "16 users: compiled throughput is lower than in all 2 eager rounds",
     ]
 
 

@@ -1,6 +1,8 @@
 """A load on the student's engine is a Run like any other: summarised, recorded, believed."""
 
+import asyncio
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +11,17 @@ import torch
 from shared import LabError, metrics, results
 from shared.course.batching import batch_plots
 from shared.course.batching.mini_engine import MiniEngine
-from shared.course.batching.mini_load import Job, Own, closed, open_loop, provenance, step_model
+from shared.course.batching.mini_load import Job, Own, book_among_streams, closed, open_loop, provenance, step_model
 from shared.course.batching.paged_kv import PagedKV
 from shared.course.evidence import Evidence
-from shared.load import Trace
+from shared.load import Trace, prompts
 from shared.metrics.roofline import Work
 from shared.models import ModelChoice
 from shared.models.llama import Llama
 from shared.report import timeline
 from shared.results.ledger import reusable
 from tests.helpers.scheduler import reference
+from tests.helpers.truth import TruthEngine
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,20 @@ def test_vllm_looks_the_same_in_every_figure() -> None:
     assert vllm == LOOK["vllm"]
     assert len({vllm, own, other, more}) == 4
     assert not {look[0] for look in (own, other)} & {look[0] for look in LOOK.values()}
+
+
+def test_the_long_prompt_waits_for_every_stream(tmp_path: Path, model: ModelChoice) -> None:
+    """Even if one stream's first token is late, and the other has then delivered all that was asked for in total."""
+    engine = TruthEngine.start(tmp_path / "log")
+    try:
+        engine.plan(ttft_s=0.5, gap_s=0.01, fault="late", every=2)
+        work = book_among_streams(engine, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=99)
+        streams, book = asyncio.run(work)
+        assert all(one.arrivals_ns[0] < book.sent_ns < one.end_ns for one in streams)
+        engine.plan(gap_s=0.001)
+        with pytest.raises(LabError, match="ended before the long prompt"):
+            asyncio.run(
+                book_among_streams(engine, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=2)
+            )
+    finally:
+        engine.stop()

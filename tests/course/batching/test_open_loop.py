@@ -70,16 +70,22 @@ def test_a_point_counts_which_promise_was_missed(found: list[open_loop.Point]) -
 
 def test_the_load_that_can_be_promised_is_named(found: list[open_loop.Point]) -> None:
     assert "up to 80 % of the capacity, which is 2.0 requests/s" in open_loop.carried(found)
-    assert open_loop.carried(found[1:]).startswith("at no load")
+    assert open_loop.carried(found[1:]).startswith("at none of these loads did 95 %")
 
 
 def test_the_title_states_a_collapse_only_where_there_is_one(found: list[open_loop.Point]) -> None:
-    assert open_loop.finding(found) == "Past the capacity throughput holds and goodput collapses"
+    assert open_loop.finding(found) == "Beyond the capacity, throughput holds and goodput collapses"
     assert open_loop.finding(found[:1]) == "Throughput and goodput by offered load"
     slower = replace(found[1], output_tok_s=found[0].output_tok_s / 2)
     assert not open_loop.holds_and_collapses([found[0], slower])
     assert not open_loop.holds_and_collapses([replace(point, kept=0) for point in found]), "it was never good"
     plot = batch_plots.goodput(found, 100.0)
-    assert plot.title.startswith("Past the capacity")
+    assert plot.title.startswith("Beyond the capacity")
     assert [line.name for line in plot.figure.data] == ["offered", "throughput", "goodput"]
     assert len({(line.line.dash, line.line.color) for line in plot.figure.data}) == 3
+
+
+def test_littles_table_shows_how_many_requests_came_of_those_expected(found: list[open_loop.Point]) -> None:
+    calm, late = open_loop.little_table(found).rows
+    assert calm[:2] == ("80 %", "10 / 10 ± 3")
+    assert late[:2] == ("150 %", "40 / 40 ± 6")

@@ -50,7 +50,7 @@ def test_what_speaks_against_a_result_stands_beside_it(own_results: Path) -> Non
     build_report("3.3.1")
     text = (own_results / "report.md").read_text()
     clean = "- No result is above the physical limit. No client slowed a result down"
-    assert f"{clean}; for some results it is unknown whether other programs did." in text
+    assert f"{clean}; for some results, the load from other programs is unknown." in text
     limits = {"bandwidth_gb_s": 1, "peak_tflop_s": 1, "decode_tok_s": {1: 10, 4: 9000}}
     results.record("3.3.1", "predict/limits", limits)
     run = Run(
@@ -88,8 +88,8 @@ def test_who_drops_requests_wins_nothing(own_results: Path) -> None:
         "**llama.cpp**: 2×",
     ]
     assert (
-        "load/users-4/vllm/round-1: 3 of 4 requests failed, so this load decides nothing above (the first: reset"
-        in text
+        "load/users-4/vllm/round-1: 3 of 4 requests failed (the first: reset by peer), so the tables that rank "
+        "engines leave this load out." in text
     )
 
 
@@ -171,7 +171,7 @@ def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
         "Why: what a step is made of",
         "What precision buys",
         "Start-up and memory",
-        "How this could have been a lie",
+        "How these figures could have misled",
         "And on a DGX Spark?",
         "Machine and model",
         "Method",
@@ -182,7 +182,7 @@ def test_every_part_that_was_measured_is_in_it(own_results: Path) -> None:
     behind = "At 1 user the step of SGLang takes 15.3 ms longer than that of llama.cpp."
     assert f"{behind} The largest part of it: not explained." in steps
     assert "| Q4_0 | 67.2 | 250 |" in found["What precision buys"]
-    assert found["How this could have been a lie"].count("| 9 ms | 1 ms |") == 7
+    assert found["How these figures could have misled"].count("| 9 ms | 1 ms |") == 7
     assert "| llama.cpp | 10 | 0.25 | 1.5 | 1 |" in found["Start-up and memory"]
     assert "limit, tok/s" in found["Figures"]
     assert "Time to first token by prompt length, one user" in found["Figures"]

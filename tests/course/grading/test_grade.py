@@ -237,7 +237,7 @@ def handed_in(folder: Path, *sources: str) -> tuple[list[str], list[str]]:
         attempts.add_attempt("3.3.1", function, attempts=1, outcome="correct", uses="own")
     functions, faults = one_student.handed_in_code(LAB, folder)
     assert faults == []
-    return one_student.exercise_faults(LAB, functions)
+    return one_student.exercise_faults(LAB, functions, {})
 
 
 STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-ttft: stop')"
@@ -276,6 +276,19 @@ def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> No
     assert not (tmp_path / "was-run").exists()
 
 
+def test_a_module_in_javascript_is_compared_as_a_function_is(tmp_path: Path) -> None:
+    lab, static = registry.find_lab("3.3.6"), tmp_path / "starter" / "1" / "webui" / "static"
+    static.mkdir(parents=True)
+    (static / "lines.js").write_text('export async function* lines() { throw new Error("lines: read"); }')
+    (static / "pacer.js").write_text("export function pacer(render) { return { add: render, flush() {} }; }")
+    for function in ("lines", "pacer"):
+        attempts.add_attempt("3.3.6", function, attempts=1, outcome="correct", uses="own")
+    modules = one_student.handed_in_modules(lab, tmp_path)
+    assert one_student.exercise_faults(lab, [], modules) == (
+        ["lines counts as correct, but the code handed in contains only its stub"], []
+    )  # fmt: skip
+
+
 def test_more_files_of_starter_code_than_a_lab_has_are_not_all_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,14 +316,14 @@ HOSTILE = {
             "3.3.1.exercises.json is damaged, or contains entries that no check writes",
             "; lab-3.3.1-x.ipynb is not a notebook", "yours-lab-3.3.1-y.ipynb is not a notebook"],
     "ida": [f"refused: {KEY}: its figures can't be computed again from its raw traces (OverflowError",
-            "claim 1: refused: its results are not as the lab's cells write them (TypeError"],
+            "claim 1: refused: a result has an unexpected format (TypeError"],
     "jon": ["results is a link: not followed", "; 3.3.1.json is a link: not followed",
             "; 3.3.1/x.json is a link: not followed", "; 3.3.2 is a link: not followed",
             "lab-3.3.1-x.ipynb is a link: not followed"],
     "kim": ["the folder is a link: not followed"],
     "lea": ["3.3.1/x.json is not a regular file: not opened", "3.3.1/load--x.json.gz is not a regular file: not opened",
             "report.md is not a regular file: not opened"],
-    "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it doesn't name its code_sha256"],
+    "'=cmd()|'\\x1b[31m\\n<b>ü": ["greedy/vllm: it lacks code_sha256"],
     "\\xff\\xfe": ["results/3.3.1/x.json has schema 1000000000, but these labs read 3 at most"],
     "max": ["no results: no folder 3.3.1 with results was found within 3 levels of folders"],
     "pat": ["results/3.3.1.json was written by an older version of these labs, which kept all results of a lab in one "
@@ -391,7 +404,8 @@ def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: 
     put(tmp_path / "quinn", "x")
     monkeypatch.setattr(grade, "WALL_S", 0.01)
     [row, *_], _ = grade.graded(tmp_path / "quinn")  # one for each lab
-    assert (row.student, row.claims, row.problems) == ("quinn", "not graded", ("grading took more than 0 s",))
+    assert (row.student, row.claims) == ("quinn", "not graded")
+    assert row.problems == (f"grading took more than 0 s: look at {tmp_path / 'quinn'}, then run make grade again",)
 
 
 def test_who_takes_too_much_memory_to_judge_is_not_judged_and_the_others_are(tmp_path: Path) -> None:
@@ -490,6 +504,6 @@ def test_claims_on_nonsense_are_refused_and_not_an_error() -> None:
     found = milestones.check("3.3.1").claims[0]
     assert not found.ok
     assert found.evidence == (
-        "refused: its results are not as the lab's cells write them (TypeError: string indices must be integers, "
-        "not 'str')"
+        "refused: a result has an unexpected format (TypeError: string indices must be integers, not 'str'): "
+        "run the cell `check-greedy` again"
     )

@@ -43,7 +43,7 @@ def kv_bytes(f: Function) -> None:
                 * derived
                 * size,
                 "That counts numbers, not bytes: each number takes `bytes_per_value`.": right // size,
-                "That is in bits: bytes are asked for.": right * 8,
+                "That is in bits. Return bytes.": right * 8,
                 "hidden_size is the size of all query heads together, and there are fewer KV heads.": 2
                 * layers
                 * config["hidden_size"]
@@ -85,7 +85,7 @@ def users(f: Function) -> None:
         {
             "If not even the weights fit, no user can be served: return 0, not a negative number.": (10**9 - 2 * 10**9)
             // (50_000 * 4096),
-            "If not even the weights fit, no user can be served: return 0, not a number below it.": int(
+            "If the weights are larger than the memory, no user can be served: return 0, not a negative number.": int(
                 (10**9 - 2 * 10**9) / (50_000 * 4096)
             )
             or -4,
@@ -108,8 +108,8 @@ def cost(f: Function) -> None:
                 "Watts are not kilowatts: 1000 W for an hour are one kWh.": (buy + watts * kwh) * million,
                 "That is the cost of electricity alone: add the price of the machine.": power * million,
                 "That is the cost of the machine alone: add its electricity.": buy * million,
-                "That is the cost of one token; a million were asked for.": (buy + power) * million / 1e6,
-                "That is the cost of a thousand tokens; a million were asked for.": (buy + power) * million / 1e3,
+                "That is the cost of one token. Return the cost of a million.": (buy + power) * million / 1e6,
+                "That is the cost of a thousand tokens. Return the cost of a million.": (buy + power) * million / 1e3,
                 "That is in USD an hour. How many hours do a million tokens take?": buy + power,
                 "More tokens per second make each token cheaper: divide by tok_s.": (buy + power) * 1e6 * tok_s / 3600,
                 "tok_s is per second and the costs are per hour: an hour has 3600 seconds.": (buy + power)

@@ -89,7 +89,7 @@ def admission(f: Function) -> None:
             "All of them together need more blocks than are free: stop at the first that doesn't fit.": 4,
             "Each admitted request takes its blocks, which are then no longer free for the next request.": 3,
             "Return how many requests are admitted, not which.": [0, 1],
-            "The first two fit: a later request that doesn't fit must not keep out those before it.": 0,
+            "The first two fit: admit them. Stop only when you reach the request that doesn't fit.": 0,
         }),
         (([33, 33], 5, 8, size), {
             "33 tokens need three blocks: round up. Rounded down, a request writes beyond its last block.": 2,
@@ -99,9 +99,9 @@ def admission(f: Function) -> None:
             "`seats` is the number of free seats: admit up to that many requests.": 1,
         }),
         (([16, 160, 16, 16], 4, 8, size), {
-            "The second request doesn't fit, so no later one may pass it: a long request would wait for ever "
-            "(starvation). Stop at the first that doesn't fit.": 3,
-            "The first fits: a later, longer request must not keep out those before it.": 0,
+            "The second request doesn't fit, so no later one may pass it: otherwise a long request might wait "
+            "for ever (starvation). Stop at the first that doesn't fit.": 3,
+            "The first fits: admit it. Stop only when you reach the request that doesn't fit.": 0,
         }),
         (([16, 16], 2, 8, size), {
             "Two blocks are free and two are needed: that fits exactly.": 1,
@@ -151,8 +151,8 @@ def planning(f: Function) -> None:
             raise Wrong(f"A request can't get more tokens than it has pending: for {pending} yours planned {plan}.")
         if any(got < 0 for got in plan):
             raise Wrong(
-                f"A request can't get fewer than 0 tokens; yours planned {plan}. Does the rest of the budget fall "
-                "below 0?"
+                f"A request can't get fewer than 0 tokens; yours planned {plan}. Does the remaining budget "
+                "fall below 0?"
             )
         if any(asked == 1 and not got for got, asked in zip(plan, pending, strict=True)):
             raise Wrong(
@@ -167,13 +167,13 @@ def planning(f: Function) -> None:
         if sum(plan) < min(budget, sum(pending)):
             raise Wrong(
                 f"Only {sum(plan)} of {budget} tokens are used, but {sum(pending)} are pending: a prompt "
-                "that doesn't fit whole gets the rest of the budget as a chunk."
+                "that doesn't fit whole gets the remaining budget as a chunk."
             )
         if plan != planned(pending, budget):
             raise Wrong(
-                f"For {pending} and a budget of {budget}, yours planned {plan}. Prompts get the rest in their order: "
-                "the oldest as much as it can use, then the next. Otherwise the oldest prompt would wait longer for "
-                "its first token."
+                f"For {pending} and a budget of {budget}, yours planned {plan}. The remaining budget goes to prompts, "
+                "oldest first: the oldest gets as much as it can use, then the next. Otherwise the oldest prompt would "
+                "wait longer for its first token."
             )
 
     for pending, budget in (
@@ -216,7 +216,7 @@ def choosing(f: Function) -> None:
         if sorted(got) == sorted(right):
             return
         if got and not right:
-            raise Wrong(f"{case}: enough blocks are free, so no request has to go. Each preemption repeats work.")
+            raise Wrong(f"{case}: enough blocks are free: no request has to be preempted. Preemption repeats work.")
         stay = [place for place in range(len(held)) if place not in got]
         short_of = sum(wants[i] for i in stay) - free - sum(held[i] for i in got)
         if short_of > 0:
@@ -225,16 +225,16 @@ def choosing(f: Function) -> None:
             )
         if set(got) > set(right):
             raise Wrong(
-                f"{case}: {got} are more than must go. A preempted request frees its blocks and also wants nothing in "
-                "this step: count again after each."
+                f"{case}: preempting {got} frees more than is needed. A preempted request frees its blocks and also "
+                "wants nothing in this step: count again after each."
             )
         if 0 in got:
             raise Wrong(
-                f"{case}: {got} preempts the oldest request. If that can happen again and again, it may never end: "
-                "take the youngest, at the end of the list."
+                f"{case}: {got} preempts the oldest request. If that happens again and again, it may never finish. "
+                "Take the youngest, at the end of the list."
             )
         raise Wrong(
-            f"{case}: the youngest, {sorted(right)}, should go and not {sorted(got)}, even if another holds more "
+            f"{case}: preempt the youngest, {sorted(right)}, instead of {sorted(got)}, even if another holds more "
             "blocks. This keeps the order of arrival."
         )
 
@@ -263,7 +263,7 @@ EXERCISES = (
     Exercise(
         "blocks_needed", "ex-blocks-needed", 1, 3, 3,
         "With blocks, each request wastes less than one block of memory, whatever its length.",
-        ("How many blocks are full, and is there a rest?", "-(-tokens // block_size) rounds up."),
+        ("How many blocks are full, and is there a remainder?", "-(-tokens // block_size) rounds up."),
         needed,
     ),
     Exercise(

@@ -8,11 +8,11 @@ source = random.Random()
 
 
 def prefill_floor(f: Function) -> None:
-    """Test with prompts that reading limits and prompts that computing limits."""
+    """Test with prompts that reading limits (8 tokens, on any of these machines) and that computing limits (4096)."""
     inputs = []
     for tokens in (8, 4096, 60, 1500):
         parameters = source.randrange(10**8, 10**10)
-        inputs.append((tokens, parameters, parameters * 2, source.uniform(20, 300), source.uniform(2, 20)))
+        inputs.append((tokens, parameters, parameters * 2, source.uniform(20, 100), source.uniform(2, 20)))
 
     def read(tokens: int, parameters: int, size: int, gb_s: float, tflop_s: float) -> float:
         return size / gb_s / 1e6
@@ -32,14 +32,14 @@ def prefill_floor(f: Function) -> None:
                 read(*given) + compute(*given)
             ),
             "For a long prompt, computing takes longer than reading the weights: count its operations as well.": read,
-            "A short prompt computes sooner than the weights are read, but they must be read all the same.": compute,
+            "A short prompt is computed before all weights are read, but every weight must still be read.": compute,
             "A prefill is never faster than the slower of the two: take the longer time.": lambda *given: min(
                 read(*given), compute(*given)
             ),
             "Each weight is multiplied and added: two operations for each weight and token.": lambda *given: max(
                 read(*given), compute(*given) / 2
             ),
-            "Your result is in seconds; the name says ms.": lambda *given: right(*given) / 1e3,
+            "Your result is in seconds; the function must return ms.": lambda *given: right(*given) / 1e3,
             "The weights are read once for the whole prompt, not once for each token.": lambda *given: max(
                 given[0] * read(*given), compute(*given)
             ),
@@ -112,9 +112,8 @@ def quantized(f: Function) -> None:
                 "Fewer bytes make the step shorter: subtract what is saved.": 1e3 / (now + saved),
                 "You left out the rest of the step: that is the ceiling, not the prediction.": gb_s * 1e9 / after,
                 "A step of 10 ms gives 100 tokens per second: divide 1000 by the ms.": 1 / (now - saved),
-                "That is the speed as it was: use the bytes that are saved.": 1e3 / now,
-                "The saving is the difference of the bytes, not the bytes that are left.": 1e3
-                / (now - after / gb_s / 1e6),
+                "That is the old speed. Subtract the time for the saved bytes.": 1e3 / now,
+                "Saved bytes = bytes_before − bytes_after. You used bytes_after.": 1e3 / (now - after / gb_s / 1e6),
             },
         )
 
@@ -130,7 +129,7 @@ def bits(f: Function) -> None:
             {
                 "Those are bytes: a byte has eight bits.": most,
                 "That is the inverse: weights per bit.": 1 / most / 8,
-                "Bandwidth is in GB/s: 10⁹ bytes each.": gb_s / speed / parameters * 8,
+                "The bandwidth is in GB/s: multiply it by 10⁹.": gb_s / speed / parameters * 8,
                 "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s
                 * 2**30
                 / speed

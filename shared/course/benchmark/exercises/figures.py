@@ -25,7 +25,7 @@ def ceiling(f: Function) -> None:
             (gb_s, size),
             right,
             {
-                "The two have different units: a GB is 10⁹ bytes.": gb_s / size,
+                "The bandwidth is in GB/s and the weights are in bytes: multiply the bandwidth by 10⁹.": gb_s / size,
                 "That is the least time per token in seconds. Tokens per second are its inverse.": size / gb_s / 1e9,
                 "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s * 2**30 / size,
                 "More bytes to read must mean fewer tokens per second: divide by them.": gb_s * 1e9 * size,
@@ -64,7 +64,7 @@ def ttft(f: Function) -> None:
                 / 1e6,
                 "Your result is in nanoseconds: a millisecond has 10⁶ of them.": ns,
                 "Your result is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
-                "Your result is in seconds: the name says ms.": ns / 1e9,
+                "Your result is in seconds; the function must return ms.": ns / 1e9,
                 "A space is a token too: skip only chunks whose text is empty.": (chunks[2][0] - sent) / 1e6,
                 "That is the last chunk with text. TTFT ends at the first one.": (chunks[-2][0] - sent) / 1e6,
                 "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
@@ -101,8 +101,8 @@ def tpot(f: Function) -> None:
             ms / (tokens - 1),
             {
                 "A chunk may hold several tokens: divide by the engine's token count.": ms / (texts - 1),
-                "Between n tokens lie n − 1 steps. The first token's time is TTFT, not TPOT.": ms / tokens,
-                "Your result is in nanoseconds; the name says ms.": ms * 1e6 / (tokens - 1),
+                "n tokens have n − 1 steps between them. The first token's time is TTFT, not TPOT.": ms / tokens,
+                "Your result is in nanoseconds; the function must return ms.": ms * 1e6 / (tokens - 1),
                 "That is tokens per millisecond. Time per token is its inverse.": (tokens - 1) / ms,
                 "The first chunk carries only a role: begin with the first one that has text.": (last - chunks[0][0])
                 / 1e6
@@ -117,12 +117,12 @@ def tpot(f: Function) -> None:
                 / (tokens - 1),
             },
         )
-    alone = "One token has no step to another: return None"
+    alone = "With one token there is no step to measure: return None"
     try:
         expect(f, ([(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
     except (ZeroDivisionError, IndexError, ValueError) as e:
         raise Wrong(f"{alone}. (Yours raised {type(e).__name__}.)") from None
-    once = "All tokens in one chunk came all at once, so no time between them was measured: return None"
+    once = "All tokens came in one chunk, so no time between them was measured: return None"
     expect(f, ([(5 * MS, ""), (9 * MS, "Yes, it is"), (12 * MS, "")], 4), None, {f"{once}, not 0.": 0})
 
 
@@ -175,8 +175,8 @@ def throughput(f: Function) -> None:
         (first,),
         (sum(tokens) - (early.output_tokens or 0)) / wall,
         {
-            "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-            "A failed request's time was spent: the run begins with the first request, failed or not.": (
+            "A request with an `error` failed: don't count its tokens.": sum(tokens) / wall,
+            "Failed requests also take time: measure the run from the first request, even if it failed.": (
                 sum(tokens) - (early.output_tokens or 0)
             )
             / since,
@@ -191,8 +191,9 @@ def throughput(f: Function) -> None:
         (broken,),
         good / wall,
         {
-            "A request with an `error` failed: its tokens count for nothing.": sum(tokens) / wall,
-            "A failed request's time was spent: the run ends with the last request, failed or not.": good / until,
+            "A request with an `error` failed: don't count its tokens.": sum(tokens) / wall,
+            "Failed requests also take time: measure the run to the end of the last request, even if it failed.": good
+            / until,
         },
     )
 

@@ -23,7 +23,7 @@ def uncached(f: Function) -> None:
                 "Those are the tokens that the cache supplied. Count the others: the others were computed.": cached
                 / ttft
                 * 1e3,
-                "Your result is per millisecond; the name says per second.": (tokens - cached) / ttft,
+                "Your result is per millisecond; the function must return tokens per second.": (tokens - cached) / ttft,
                 "That is milliseconds per token: the inverse.": ttft / (tokens - cached),
                 "TTFT is in ms: divide it by 1000, don't multiply.": (tokens - cached) / ttft / 1e3,
             },
@@ -65,7 +65,7 @@ def late(f: Function) -> None:
             ),
             "Your result is a percentage; a share lies between 0 and 1.": lambda *given: 100 * share(*given),
             "That is a count; divide by the number of requests.": lambda *given: len(given[0]) * share(*given),
-            "The stamps are nanoseconds and the limit is milliseconds.": lambda asked, limit: share(
+            "The stamps are in nanoseconds and the limit is in milliseconds.": lambda asked, limit: share(
                 asked, limit, unit=1
             ),
             "Those are the ones in time. Return the share of the late ones.": lambda *given: 1 - share(*given),
@@ -77,7 +77,7 @@ def late(f: Function) -> None:
         ([(0, 0, 150 * MS), (0, 0, 151 * MS)], 150),
         0.5,
         {
-            "Count waits longer than the limit: one of exactly as long is not late.": 1.0,
+            "Count waits longer than the limit: a wait that equals the limit is not late.": 1.0,
         },
     )
 
@@ -98,20 +98,20 @@ def rank(f: Function) -> None:
             "The values are in the order of measurement: sort them first.": lambda values, share: values[
                 math.ceil(share * len(values)) - 1
             ],
-            "The k-th smallest stands at index k − 1.": lambda values, share: at(values, share, 1),
+            "The k-th smallest value is at index k − 1.": lambda values, share: at(values, share, 1),
             "That counts from the top: p99 is the value that 99 % stay below.": lambda values, share: sorted(values)[
                 len(values) - math.ceil(share * len(values))
             ],
-            "That is the largest of them.": lambda values, share: max(values),
-            "That lies between two values; asked for is the nearest rank.": lambda values, share: between(
-                sorted(values), share
+            "That is the largest value.": lambda values, share: max(values),
+            "That interpolates between two values. Return the value at the nearest rank.": lambda values, share: (
+                between(sorted(values), share)
             ),
         },
     )
     few = [source.expovariate(1 / 50) for _ in range(40)]
     if (got := f(list(few), 0.99)) is not None:
-        what = "the largest of them: the luck of one request" if got == max(few) else "not known"
-        raise Wrong(f"p99 of 40 values is {what}. Fewer than {BEYOND} lie beyond it: return None.")
+        luck = " Yours is the maximum, which a single request decides." if got == max(few) else ""
+        raise Wrong(f"40 values are too few for p99: fewer than {BEYOND} lie beyond it.{luck} Return None.")
     if f([float(i) for i in range(1, 101)], 0.9) is None:
         raise Wrong(
             f"Of 100 values exactly {BEYOND} lie beyond p90: that is enough. Count them as len(values) − k, because "
@@ -155,7 +155,7 @@ EXERCISES = (
     Exercise(
         "percentile", "ex-percentile", 2, 3, 10,
         "p99 of forty requests is their maximum under another name: one unlucky request decides it.",
-        ("Sort the values. At which place does this share of them lie at or below?",
+        ("Sort the values. How many of the smallest ones make up this share of all values?",
          f"k = math.ceil(share * len(values)); if fewer than {BEYOND} values lie beyond the k-th, return None.",
          f"None if len(values) - k < {BEYOND}, else sorted(values)[k - 1]"),
         rank,

@@ -1,0 +1,110 @@
+"""Start the gateway of lab 3.3.5 in front of the engines of this machine: `make gateway`.
+
+make gateway                            # in front of every engine that the labs have started and that runs now
+make gateway ENGINE=llamacpp            # start this engine first; it ends with the gateway
+make gateway URL=http://127.0.0.1:8000  # in front of an engine that the labs did not start
+make gateway TREE=labs                  # the student's files, labs/gateway (an unfinished function answers with 500)
+
+GATEWAY_CONFIG and GATEWAY_* variables are passed on to the gateway (solutions/gateway/settings.py lists all settings).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+from shared import LabError, hardware, models, paths
+from shared.engines import ENGINES
+from shared.engines.http import request
+from shared.errors import command
+from shared.launch import launch
+from shared.processes import port_taken, start_time
+
+START_S = 20.0
+
+EXAMPLE = """
+Try it:
+  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' {key}\\
+    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "What is gravity?"}}]}}'
+  {url}/dashboard shows what it does, {url}/metrics its counters. Ctrl-C ends it.
+"""
+
+
+@command
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make gateway")
+    parser.add_argument("--engine", choices=list(ENGINES))
+    parser.add_argument("--url")
+    parser.add_argument("--tree", choices=("solutions", "labs"), default="solutions")
+    asked = parser.parse_args(arguments)
+    port = int(os.environ.get("GATEWAY_PORT", 9000))
+    if port_taken(port):
+        raise LabError(f"Port {port} is taken by another program.", f"GATEWAY_PORT={port + 1} make gateway")
+    package = paths.REPO / asked.tree / "gateway"
+    if not package.is_dir():
+        raise LabError(f"There is no gateway in {paths.show(package)}.", "git checkout solutions labs")
+    with contextlib.ExitStack() as stack:
+        engines = running_engines()
+        if asked.engine and asked.engine not in engines:
+            engine = stack.enter_context(launch(asked.engine, models.choose(hardware.detect())))
+            engines[asked.engine] = engine.url
+        if asked.url:
+            engines = {"engine": asked.url}
+        if not engines and "GATEWAY_CONFIG" not in os.environ and "GATEWAY_ENGINES" not in os.environ:
+            raise LabError(
+                "No engine of the labs runs on this machine.",
+                "make gateway ENGINE=llamacpp starts one, too. If another program runs an engine: "
+                "make gateway URL=http://127.0.0.1:8000",
+            )
+        return serve(package.parent.as_posix(), f"http://127.0.0.1:{port}", engines)
+
+
+def running_engines() -> dict[str, str]:
+    """The addresses of the engines that notebooks or commands of the labs started and that answer now, by name."""
+    found = {}
+    for file in sorted((paths.cache() / "run").glob("*.json"), key=lambda one: one.stat().st_mtime):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads(file.read_text())
+            url = f"http://127.0.0.1:{record['port']}"
+            if start_time(record["pid"]) == record["started"] and request("GET", url + "/v1/models", 2).is_success:
+                found[str(record["engine"])] = url
+    return found
+
+
+def serve(tree: str, url: str, engines: Mapping[str, str]) -> int:
+    """Run the gateway until it ends, and print an example once it answers. Returns its exit code."""
+    env = {**os.environ, "PYTHONPATH": tree}
+    if engines:
+        env["GATEWAY_ENGINES"] = json.dumps({name: {"url": address} for name, address in engines.items()})
+    gateway = subprocess.Popen([sys.executable, "-m", "gateway"], env=env)
+    signal.signal(signal.SIGTERM, lambda *_: gateway.terminate())
+    try:
+        if model := served_model(gateway, url):
+            print("".join(f"\n{name} answers on {address}." for name, address in engines.items()))
+            key = "-H 'Authorization: Bearer YOUR-KEY' " if model == "MODEL" else ""
+            print(EXAMPLE.format(url=url, model=model, key=key), flush=True)
+        return gateway.wait()
+    except KeyboardInterrupt:  # the gateway has got it, too: its streams may end
+        gateway.wait()
+        return 0
+
+
+def served_model(gateway: "subprocess.Popen[bytes]", url: str) -> str:
+    """A model that the gateway serves, once it is ready; "MODEL" if only keys may ask for it, "" if it has ended."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and gateway.poll() is None:
+        with contextlib.suppress(OSError, LookupError):
+            if request("GET", url + "/ready", 2).is_success:
+                answer = request("GET", url + "/v1/models", 2)
+                return str(answer.json()["data"][0]["id"]) if answer.is_success else "MODEL"
+        time.sleep(0.05)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

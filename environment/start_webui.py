@@ -1,0 +1,42 @@
+"""Open the chat page of lab 3.3.6: `make webui`.
+
+make webui                                      # in front of the labs' Ollama, which is started and ends with the page
+make webui WEBUI_OLLAMA=http://127.0.0.1:11434  # in front of an Ollama that runs already
+make webui TREE=labs                            # the student's files, labs/webui
+
+ARGS and WEBUI_* variables are passed on to the page's server (solutions/webui/settings.py lists all settings).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from shared import hardware, models, paths
+from shared.errors import command
+from shared.launch import launch
+
+
+@command
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("python -m environment.start_webui")
+    parser.add_argument("--tree", default="solutions", choices=("solutions", "labs"))
+    asked, rest = parser.parse_known_args(arguments)
+    env = {**os.environ, "PYTHONPATH": str(paths.REPO / asked.tree)}
+    if env.get("WEBUI_OLLAMA"):
+        return run(env, rest)
+    with launch("ollama", models.choose(hardware.detect())) as engine:
+        return run({**env, "WEBUI_OLLAMA": engine.url}, rest)
+
+
+def run(env: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Run the page's server until Ctrl+C."""
+    try:
+        return subprocess.run([sys.executable, "-m", "webui", *arguments], env=env).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

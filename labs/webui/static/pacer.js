@@ -1,0 +1,12 @@
+// The rhythm of rendering: text comes when it likes, the screen changes once a frame.
+
+/**
+ * A function that takes text at any rate, and gives it to `render` at most once a frame, all that came in one piece.
+ *
+ * At 200 tokens a second and 60 frames, `render` runs 60 times instead of 200. In a hidden tab there are no frames: text
+ * gathers, and is rendered when the tab is shown again. `flush` renders at once what is left (at the end of an answer).
+ */
+export function pacer(render) {
+  // TODO: gather the text, and ask for one animation frame if none is asked for yet
+  throw new Error("pacer: gather the text, and ask for one animation frame if none is asked for yet");
+}

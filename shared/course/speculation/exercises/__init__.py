@@ -1,0 +1,5 @@
+"""The exercises of lab 3.3.4, in the order of its notebook."""
+
+from shared.course.speculation.exercises import acceptance, gain, loop
+
+EXERCISES = (*acceptance.EXERCISES, *loop.EXERCISES, *gain.EXERCISES)

@@ -1,0 +1,292 @@
+"""Exercises on the loop: draft, verify and roll back; and the n-gram proposal.
+
+The test of the loop gives it a target, a proposer and a `verify` that know what the text must be at each moment. So a
+mistake is found in the call in which it happens, not in a text that differs later.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shared.course.exercise import Exercise, Function, Wrong, expect, expect_each, short
+from shared.course.speculation.draft_and_verify import Array, one_hot
+from shared.course.speculation.exactness import ToyModel, ToyTarget
+
+VOCABULARY = 6
+
+
+class Watched:
+    """One run of a student's loop: target, proposer and verify in one, watching each call."""
+
+    def __init__(self, seed: int, prompt: Sequence[int], max_tokens: int, k: int) -> None:
+        self.model, self.k = ToyModel(seed, VOCABULARY), k
+        self.target = ToyTarget(self.model, len(prompt) + max_tokens)
+        self.target.prefill(prompt[:-1])
+        self.room = self.target.room
+        self.prompt, self.prompt_tokens = prompt, len(prompt)  # the list that the student's loop is given
+        self.text = list(prompt)  # the prompt, and all that verify has returned
+        self.new: list[int] = []  # what verify returned last
+        self.drafts: list[int] | None = None  # proposed, and not verified yet
+        self.q = self.p = one_hot([], VOCABULARY)
+        self.steps, self.rolled_back = 0, False
+
+    @property
+    def length(self) -> int:
+        return self.target.length
+
+    def best(self, tokens: Sequence[int]) -> int:
+        return int(self.model.after(tokens).argmax())
+
+    def propose(self, tokens: Sequence[int], k: int) -> tuple[list[int], Array]:
+        given = [int(token) for token in tokens]
+        if given != self.text:
+            self._wrong_text(given)
+        if len(self.prompt) != self.prompt_tokens:
+            raise Wrong("The prompt has grown with the text: `tokens = prompt` makes no copy, list(prompt) does.")
+        left = self.room - len(self.text)
+        if k > left - 1:
+            raise Wrong(
+                f"{left} tokens of the answer are missing, and yours asks for {k} drafts. A step adds one token more "
+                "than it accepts, so the answer would become too long, and the cache has no room for it. Ask for fewer "
+                "drafts near the end."
+            )
+        if k > self.k or k < 0:
+            raise Wrong(f"Yours asks for {k} drafts; at most {self.k} were wanted.")
+        if k < min(self.k, left - 1):
+            raise Wrong(
+                f"{left} tokens of the answer are missing, and yours asks for {k} drafts where {min(self.k, left - 1)} "
+                "could still be used."
+            )
+        drafts: list[int] = []
+        right = (1, k, 0)[self.steps % 3]  # some, all and none accepted, whatever chance decides
+        for place in range(k):
+            best = self.best([*given, *drafts])
+            drafts.append(best if place < right else (best + 1) % VOCABULARY)
+        self.drafts, self.q = drafts, one_hot(drafts, VOCABULARY)
+        return list(drafts), self.q.copy()
+
+    def append(self, tokens: Sequence[int]) -> Array:
+        given = [int(token) for token in tokens]
+        if self.drafts is None:
+            raise Wrong("Each pass needs its own drafts: call proposer.propose(tokens, k) before target.append.")
+        self._check_cache()
+        if given == self.drafts:
+            raise Wrong(
+                "The pass begins with the first draft, but the newest token of the text is not in the cache yet. It "
+                "comes first: its row is the distribution of the first draft."
+            )
+        if len(given) > len(self.drafts) + 1 and given == [*self.text, *self.drafts][-len(given) :]:
+            raise Wrong(
+                "The pass computes the whole text again. The cache holds all of it but the newest token: append that "
+                "one and the drafts."
+            )
+        if self.drafts and given == [self.text[-1]]:
+            raise Wrong(
+                "The pass has one token. A draft pays because a single pass verifies all of them: append the newest "
+                "token and all drafts together."
+            )
+        if given != [self.text[-1], *self.drafts]:
+            raise Wrong(
+                f"The newest token is {self.text[-1]} and the drafts are {self.drafts}; the pass was given {given}."
+            )
+        self.p = self.target.append(given)
+        return self.p.copy()
+
+    def roll_back(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise Wrong(
+                f"The cache holds {self.length} tokens and can't be rolled back to {length}. The newest token of the "
+                "text is not in it."
+            )
+        if length < self.prompt_tokens - 1:
+            raise Wrong(
+                f"Rolled back to {length}, the cache has lost a part of the prompt. `length` is the number of tokens "
+                "that stay, not of those that go."
+            )
+        self.rolled_back = True
+        self.target.roll_back(length)
+
+    def verify(self, p: Array, q: Array, drafts: Sequence[int]) -> list[int]:
+        given = [int(token) for token in drafts]
+        if self.drafts is None or given != self.drafts:
+            raise Wrong(f"verify got the drafts {given}; the proposer made {self.drafts}. Verify each draft once.")
+        rows = np.shape(p)
+        if rows != self.p.shape or not np.array_equal(p, self.p):
+            raise Wrong(
+                f"verify needs all rows of p that the pass returned, {len(given) + 1} for {len(given)} drafts: the "
+                "last one is for the bonus token."
+            )
+        if np.shape(q) != self.q.shape or not np.array_equal(q, self.q):
+            raise Wrong("verify needs q as the proposer returned it, one row for each draft.")
+        self.new = []
+        for draft in [*given, None]:
+            self.new.append(self.best([*self.text, *self.new]))
+            if self.new[-1] != draft:
+                break
+        self.text += self.new
+        self.steps, self.rolled_back = self.steps + 1, False
+        self.drafts = None
+        return list(self.new)
+
+    def _check_cache(self) -> None:
+        cached, computed = self.length, len(self.text) - 1
+        if self.target.cached == self.text[:-1]:
+            return
+        if not self.rolled_back:
+            raise Wrong(
+                f"Stale entries: the cache holds {cached} tokens, the last of them rejected drafts, but only "
+                f"{computed} tokens of the text are computed. Later tokens would attend to text that doesn't "
+                "exist. Roll back after each verification."
+            )
+        if cached > computed:
+            raise Wrong(
+                f"The cache keeps {cached} tokens, at least one entry too many: the newest token of the text was not "
+                "computed by the last pass. At its place lies a rejected draft, if anything."
+            )
+        raise Wrong(
+            f"The cache keeps {cached} tokens, but the pass goes on behind token {computed}: {computed - cached} "
+            "accepted tokens have lost their keys and values. Roll back less far."
+        )
+
+    def _wrong_text(self, given: list[int]) -> None:
+        before = self.text[: len(self.text) - len(self.new)]
+        if given == before:
+            raise Wrong("The proposer gets the old text again. Add what verify returns to the tokens.")
+        if given == self.text[:-1]:
+            raise Wrong(
+                "The last token that verify returned is missing in the text. verify returns the accepted drafts and "
+                "one further token: all of them are text."
+            )
+        if given[: len(before)] == before and len(given) > len(before):
+            raise Wrong("The text has other tokens than verify returned. Rejected drafts are no text: add only those.")
+        raise Wrong(
+            f"The proposer needs the whole text so far, prompt included: {short(self.text)}. Yours gave it "
+            f"{short(given)}."
+        )
+
+
+def speculating(f: Function) -> None:
+    source = random.Random()
+    for max_tokens, k in ((14, 3), (9, 1), (1, 4), (12, 4)):
+        prompt = [source.randrange(VOCABULARY) for _ in range(9)]
+        run = Watched(source.randrange(1000), prompt, max_tokens, k)
+        got = f(run, run, run.verify, prompt, max_tokens, k)
+        if got is None:
+            raise Wrong("Yours returned nothing. Return the tokens of the answer.")
+        answer, wanted = [int(token) for token in got], run.text[run.prompt_tokens :]
+        if len(wanted) < max_tokens:
+            raise Wrong(f"The loop ended after {len(wanted)} tokens; {max_tokens} were asked for.")
+        if answer == run.text:
+            raise Wrong("Yours returned the prompt too. Return only the tokens of the answer.")
+        if answer != wanted:
+            raise Wrong(f"verify returned the tokens {short(wanted)} in all; yours returned {short(answer)}.")
+
+
+def found(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
+    for n in range(min(longest, len(tokens) - 1), 0, -1):
+        for start in range(len(tokens) - n - 1, -1, -1):
+            if tokens[start : start + n] == tokens[-n:]:
+                return list(tokens[start + n : start + n + k])
+    return []
+
+
+def search(
+    first: bool = False, shortest: bool = False, only: bool = False, shift: int = 0, limit: bool = True
+) -> Function:
+    """A look-up with one mistake."""
+
+    def run(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
+        most = min(longest, len(tokens) - 1)
+        lengths = list(range(1, most + 1) if shortest else range(most, 0, -1))
+        for n in [longest] if only else lengths:
+            starts = range(len(tokens) - n)
+            for start in starts if first else reversed(starts):
+                if tokens[start : start + n] == tokens[-n:]:
+                    begin = start + n + shift
+                    return list(tokens[max(0, begin) : begin + k if limit else len(tokens)])
+        return []
+
+    return run
+
+
+def looking_up(f: Function) -> None:
+    inputs: list[tuple[Any, ...]] = [
+        ([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], 3, 3),
+        ([1, 2, 3, 8, 8, 3, 9, 9, 1, 2, 3], 2, 3),  # the longest match is not the latest
+        ([1, 2, 3, 7, 7, 1, 2, 3, 8, 8, 1, 2, 3], 4, 3),  # twice: the later one
+        ([5, 3, 6, 6, 4, 3], 3, 3),  # only one token matches
+        ([1, 2, 3, 4], 3, 3),
+        ([4, 5, 4], 3, 3),  # fewer tokens follow than are asked for
+        ([2, 2, 2, 2], 3, 2),
+        ([7], 3, 3),
+        ([], 3, 3),
+        ([1, 2, 1], 0, 3),
+        ([8, 1, 2, 9, 3, 2, 5, 1, 2], 2, 1),  # longest: 1
+    ]
+
+    def asked(tokens: Sequence[int], k: int, longest: int) -> Any:
+        got = f(tokens, k, longest)
+        if got is None:
+            raise Wrong("Yours returned nothing for a text without an earlier match. Return an empty list.")
+        return [int(token) for token in got] if hasattr(got, "__iter__") else got
+
+    asked.__name__ = f.__name__
+    if asked([1, 2, 3, 4, 1, 2, 3], 2, 3) == [] and asked([5, 6, 5], 2, 3) == []:
+        raise Wrong("Nothing was found. The last tokens always match themselves: search only earlier places.")
+    expect_each(
+        asked,
+        inputs,
+        found,
+        {
+            "Among several matches yours takes the first one. The latest is the likeliest to go on in the same way.": (
+                search(first=True)
+            ),
+            "A longer match knows more of the text: try `longest` tokens first, and fewer only if they don't occur.": (
+                search(shortest=True)
+            ),
+            "If the last `longest` tokens don't occur earlier, fewer of them may: try these too.": search(only=True),
+            "The draft begins with the matching tokens, which the text has already. Return what follows them.": (
+                lambda tokens, k, longest: matched(tokens, k, longest)
+            ),
+            "The draft begins one token too late.": search(shift=1),
+            "The draft begins one token too early: its first token is the last of the match.": search(shift=-1),
+            "Return at most k tokens.": search(limit=False),
+        },
+    )  # fmt: skip
+    source = random.Random()
+    for _ in range(20):
+        tokens = [source.randrange(3) for _ in range(source.randrange(2, 14))]
+        case = tokens, source.randrange(1, 5), source.randrange(1, 4)
+        expect(asked, case, found(*case))
+
+
+def matched(tokens: Sequence[int], k: int, longest: int) -> list[int]:
+    for n in range(min(longest, len(tokens) - 1), 0, -1):
+        for start in range(len(tokens) - n - 1, -1, -1):
+            if tokens[start : start + n] == tokens[-n:]:
+                return list(tokens[start : start + k])
+    return []
+
+
+EXERCISES = (
+    Exercise(
+        "speculate", "ex-speculate", 3, 3, 20,
+        "Only the cache and the acceptance rule keep the text right. The proposer may guess what it likes.",
+        ("What does the cache hold when a step begins, and what must it hold when the next one begins?",
+         "Propose; one pass over the newest token and the drafts; verify; add what it returns; roll back to all tokens "
+         "but the newest.",
+         "drafts, q = proposer.propose(tokens, min(k, left - 1)), with `left` the tokens that are still missing.",
+         "target.roll_back(len(tokens) - 1)."),
+        speculating,
+    ),
+    Exercise(
+        "look_up", "ex-look-up", 2, 2, 12,
+        "This draft costs no pass at all, and where a text repeats itself it is often right.",
+        ("Where did the last tokens occur before? What came behind them then?",
+         "for n from `longest` down to 1, for each earlier place from the latest on: compare n tokens.",
+         "An earlier place starts at most at len(tokens) - n - 1. Return tokens[start + n : start + n + k]."),
+        looking_up,
+    ),
+)  # fmt: skip

@@ -1,0 +1,247 @@
+// One conversation on the screen: its messages, and the answer that is being written. Compare shows two lanes.
+
+import { api } from "./api.js";
+import { el, iconButton, number, showProblem } from "./dom.js";
+import { figures, progress } from "./figures.js";
+import { listen, unwatch } from "./live.js";
+import { markdownWriter, renderMarkdown } from "./markdown.js";
+import { pacer } from "./pacer.js";
+
+const NEAR_PX = 60; // so close to the end counts as "at the end"
+const FIGURES_MS = 250; // the live figures change this often
+
+export class Lane {
+  /** `hooks`: changed(chat) after anything that changes the history, ended(chat), announce(text), pick(lane, target). */
+  constructor(hooks) {
+    this.hooks = hooks;
+    this.chat = null; // null: a chat that is created with its first message
+    this.answer = null; // the id of the running answer
+    this.atEnd = true;
+    this.select = el("select", { "aria-label": "Model", onchange: () => hooks.pick(this, this.select.value) });
+    this.fill = el("meter", { min: 0, max: 1, high: 0.9, optimum: 0, "aria-label": "How full the context is", hidden: true });
+    this.earlier = el("button", { class: "earlier", hidden: true, onclick: () => this.showEarlier() }, "Earlier messages");
+    this.messages = el("div", { class: "messages" });
+    this.newest = el("button", { class: "newest", hidden: true, onclick: () => this.toNewest() }, "To the newest");
+    this.scroller = el("div", { class: "scroller", tabIndex: 0, role: "region", "aria-label": "Messages" }, this.earlier, this.messages);
+    this.root = el("section", { class: "lane" }, el("div", { class: "lane-head" }, this.select, this.fill), this.scroller, this.newest);
+    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(this.messages);
+    new IntersectionObserver((seen) => seen[0].isIntersecting && this.showEarlier(), { root: this.scroller, rootMargin: "400px" })
+      .observe(this.earlier);
+  }
+
+  get target() {
+    return this.select.value;
+  }
+
+  /** Show a chat as the server sent it; `at`: the id of a message to scroll to. */
+  show(chat, at = null) {
+    if (this.answer) unwatch(this.answer);
+    this.chat = chat;
+    this.answer = null;
+    this.atEnd = at === null;
+    this.later = chat?.later ?? false;
+    this.messages.replaceChildren();
+    this.fill.hidden = true;
+    this.earlier.hidden = !chat?.more;
+    for (const message of chat?.messages ?? []) this.add(message);
+    this.scroller.querySelector(`[data-id="${at}"]`)?.scrollIntoView({ block: "center" });
+    if (this.atEnd) this.toEnd();
+    this.newest.hidden = !this.later;
+  }
+
+  toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  toNewest() {
+    if (this.later) this.hooks.reopen();
+    this.atEnd = true;
+    this.toEnd();
+  }
+
+  scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    this.atEnd = !this.later && scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    this.newest.hidden = this.atEnd;
+  }
+
+  async showEarlier() {
+    if (this.loading || this.earlier.hidden) return;
+    this.loading = true;
+    try {
+      const before = this.messages.firstElementChild.dataset.id;
+      const { lanes } = await api("GET", `/api/chats/${this.chat.id}?before=${before}`);
+      const lane = lanes.find((one) => one.id === this.chat.id);
+      const height = this.scroller.scrollHeight;
+      this.messages.prepend(...lane.messages.map((message) => this.article(message)));
+      this.scroller.scrollTop += this.scroller.scrollHeight - height;
+      this.earlier.hidden = !lane.more;
+    } catch (error) {
+      showProblem(error);
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  add(message) {
+    const article = this.article(message);
+    this.messages.append(article);
+    if (message.state === "running") this.attach(message.id, article);
+    else this.showFill(message.stats);
+    return article;
+  }
+
+  /** One message as an element. */
+  article(message) {
+    const mine = message.role === "user";
+    const body = el("div", { class: "body" });
+    if (mine) body.append(message.text);
+    else renderMarkdown(body, message.text);
+    const name = mine ? "You" : message.target.replace(/^ollama:/, "");
+    const article = el("article", { class: `message ${message.role}`, "data-id": message.id, "aria-label": name },
+      !mine && el("p", { class: "name" }, name), thoughts(message.thinking), body);
+    if (message.state !== "running") this.finish(article, message);
+    return article;
+  }
+
+  /** The line below a finished message: its note, its figures, and what can be done with it. */
+  finish(article, message) {
+    const mine = message.role === "user";
+    const copy = iconButton("copy", "Copy this message", () => navigator.clipboard.writeText(message.text));
+    const change = mine
+      ? iconButton("pencil", "Edit this message", () => this.edit(article, message))
+      : iconButton("again", "Regenerate this answer", () => this.regenerate(message));
+    article.querySelector("footer")?.remove();
+    article.append(el("footer", {},
+      message.note && el("p", { class: `note ${message.state}` }, message.note),
+      message.state === "stopped" && !message.note && el("p", { class: "note" }, "Stopped."),
+      el("span", { class: "figures" }, mine ? "" : figures(message.stats)), copy, change, this.versions(message)));
+  }
+
+  /** ‹ 2 / 3 › between the versions of an edited question or a regenerated answer. */
+  versions({ id, versions = [id] }) {
+    if (versions.length < 2) return null;
+    const place = versions.indexOf(id);
+    const go = (to) => this.act(() => api("POST", `/api/chats/${this.chat.id}/switch`, { message: versions[to] }), true);
+    return el("span", { class: "versions" },
+      iconButton("left", "The version before", () => go(place - 1), { disabled: place === 0 }),
+      `${place + 1} / ${versions.length}`,
+      iconButton("right", "The next version", () => go(place + 1), { disabled: place === versions.length - 1 }));
+  }
+
+  /** Do something that changes the chat, then show it anew. */
+  async act(what, reopen) {
+    try {
+      const result = await what();
+      if (reopen) await this.hooks.reopen();
+      this.hooks.changed(this.chat.id);
+      return result;
+    } catch (error) {
+      showProblem(error);
+      return null;
+    }
+  }
+
+  /** Send a question. The chat must exist. */
+  async send(text, insteadOf) {
+    const body = insteadOf ? { text, instead_of: insteadOf } : { text };
+    const path = `/api/chats/${this.chat.id}/messages`;
+    if (insteadOf || this.later) return this.act(() => api("POST", path, body), true);
+    const ids = await this.act(() => api("POST", path, body));
+    if (!ids) return null;
+    this.atEnd = true;
+    this.add({ id: ids.question, role: "user", text, state: "done", stats: {} });
+    this.add({ id: ids.answer, role: "assistant", text: "", state: "running", target: this.target, stats: {} });
+    return ids;
+  }
+
+  regenerate(message) {
+    return this.act(() => api("POST", `/api/chats/${this.chat.id}/regenerate`, { message: message.id }), true);
+  }
+
+  edit(article, message) {
+    const field = el("textarea", { value: message.text, "aria-label": "Your changed message", rows: 3 });
+    const back = () => this.hooks.reopen();
+    const send = () => field.value.trim() && this.send(field.value.trim(), message.id);
+    field.onkeydown = (event) => {
+      if (event.key === "Escape") back();
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    };
+    article.querySelector(".body").replaceWith(el("div", { class: "edit" }, field,
+      el("div", { class: "row end" }, el("button", { type: "button", onclick: back }, "Cancel"),
+        el("button", { type: "button", class: "primary", onclick: send }, "Send"))));
+    field.focus();
+  }
+
+  /** Ask the server to stop the answer. It closes its connection to the engine, and that makes the engine stop. */
+  async stop() {
+    if (this.answer) await api("POST", `/api/answers/${this.answer}/stop`).catch(showProblem);
+  }
+
+  /** Show a running answer as it comes. */
+  attach(answer, article) {
+    this.answer = answer;
+    const shown = el("span", { class: "figures" }, "Waiting for the first token …");
+    article.append(el("footer", {}, shown));
+    const began = performance.now();
+    let writer, last = 0, stale = false; // stale: the connection broke, so what is shown will come once more
+    const restart = () => {
+      stale = false;
+      article.querySelector(".body").replaceChildren();
+      writer = markdownWriter(article.querySelector(".body"), this.hooks.announce);
+    };
+    const pace = pacer((text) => writer.write(text));
+    restart();
+    this.hooks.announce("The answer begins.");
+    const done = (message) => {
+      pace.flush();
+      writer.end();
+      this.answer = null;
+      this.finish(article, message);
+      this.showFill(message.stats);
+      const end = { done: "is complete", stopped: "was stopped", failed: "failed", lost: "was lost" }[message.state];
+      this.hooks.announce(`The answer ${end}. ${message.note}`);
+      this.hooks.changed(this.chat.id);
+    };
+    listen(answer, this.chat.id, (event) => {
+      if (event.restart) {
+        pace.flush();
+        stale = true;
+        return undefined;
+      }
+      if (event.lost) { // what has come stays on the screen
+        showProblem(event.lost);
+        const text = article.querySelector(".body").textContent;
+        return done({ id: answer, role: "assistant", text, state: "lost", note: "The connection was lost. Reload the page.", stats: {} });
+      }
+      if (stale) restart();
+      if (event.message) return done(event.message);
+      pace.add(event.text);
+      if (event.thinking) addThought(article, event.thinking);
+      if (event.stats.pieces && performance.now() - last > FIGURES_MS) {
+        last = performance.now();
+        shown.textContent = progress(event.stats, last - began);
+      }
+      return undefined;
+    }, this.hooks.ended);
+  }
+
+  showFill(stats) {
+    if (!stats?.context_length) return;
+    const used = (stats.prompt_tokens ?? 0) + (stats.output_tokens ?? 0);
+    this.fill.hidden = false;
+    this.fill.value = used / stats.context_length;
+    this.fill.title = `${number(used)} of ${number(stats.context_length)} tokens of context are used`;
+  }
+}
+
+function thoughts(text) {
+  return text ? el("details", { class: "thinking" }, el("summary", {}, "Thinking"), el("div", {}, text)) : null;
+}
+
+function addThought(article, text) {
+  const place = article.querySelector(".thinking div");
+  if (place) place.append(text);
+  else article.querySelector(".body").before(thoughts(text));
+}

@@ -1,0 +1,194 @@
+"""The lab's measurements: what is asked, and one real llama.cpp with and without its drafts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from shared import models, paths
+from shared.course import labs
+from shared.course.speculation import experiments, speedups
+from shared.course.speculation.eagle3 import training_text
+from shared.course.speculation.speedups import Setting
+from shared.errors import LabError
+from shared.hardware import Machine
+from shared.launch import launch
+from shared.launch.running import Engine
+from shared.load import prompts
+from shared.metrics.correctness import Reference
+from shared.models import ModelChoice
+
+LAB = labs.OpenLab("3.3.4")
+SIZES = replace(experiments.SIZES["quick"], tokens=16, samples=12)
+
+
+@pytest.mark.parametrize("group", experiments.GROUPS)
+def test_questions_are_held_out_long_enough_and_asked_as_they_were_trained(group: str, model: ModelChoice) -> None:
+    questions = experiments.questions_of(group, 64)
+    assert len(questions) == len(set(questions)) >= 32  # for 16 users in two rounds
+    assert all(len(one) > 0 and "<|im_" not in one for one in questions)
+    asked = list(islice(experiments.Questions(group, model, questions, first=2), 2))
+    assert [one[-1]["content"] for one in asked] == list(questions[2:4])
+    assert {one[0]["content"] for one in asked} == {model.system}  # no nonce
+
+
+def test_the_prompt_of_a_question_has_the_tokens_that_the_head_was_trained_on(model: ModelChoice) -> None:
+    text = training_text.load(paths.REPO / "environment" / "eagle3_head" / "text.npz")
+    tokenizer = prompts.tokenizer(model.folder / "hf")
+    stored = {tuple(text.row(row)[: text.prompt_tokens[row]].tolist()) for row in text.rows(True)}
+    question = experiments.questions_of(experiments.HELD_OUT, 64)[0]
+    made = tokenizer.apply_chat_template(prompts.chat(model, question), add_generation_prompt=True, tokenize=False)
+    assert tuple(tokenizer.encode(made, add_special_tokens=False)) in stored
+
+
+def test_longer_answers_than_the_text_has_are_refused() -> None:
+    with pytest.raises(LabError, match="No answer of the group 'code' has 999 tokens"):
+        experiments.questions_of("code", 999)
+
+
+def test_rounds_ask_other_questions_and_end_with_the_text(model: ModelChoice) -> None:
+    few = experiments.Questions("code", model, ("a", "b", "c"), first=2)
+    assert [one[-1]["content"] for one in islice(few, 3)] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("size", experiments.SIZES.values(), ids=experiments.SIZES)
+def test_sizes_fit_the_engines(size: experiments.Sizes) -> None:
+    assert size.tokens >= 64
+    assert size.rounds % size.restarts == 0
+    assert max((*size.users, *size.plain_users)) <= experiments.SLOTS
+    assert set(size.users) <= set(size.plain_users)  # each speed-up is over plain decoding of as many users
+
+
+def test_each_engine_gets_the_draft_in_the_form_that_it_loads(model: ModelChoice) -> None:
+    full = experiments.SIZES["full"]
+    drafts = {name: experiments.drafts_of(name, model, full) for name in ("llamacpp", "vllm", "sglang")}
+    assert all(found[0] is None for found in drafts.values())
+    assert [experiments.name_of(one) for one in drafts["llamacpp"]][-2:] == ["ngram-8", "model-3"]
+    assert [experiments.name_of(one) for one in drafts["sglang"]] == ["plain", "eagle3-3"]
+    head = {name: found[1].path for name, found in drafts.items() if found[1]}
+    assert head["llamacpp"] is not None
+    assert head["llamacpp"].suffix == ".gguf"
+    assert head["vllm"] == head["sglang"]
+    assert head["vllm"] is not None
+    assert (head["vllm"] / "config.json").exists()
+
+
+def test_the_quick_size_starts_sglang_once(model: ModelChoice) -> None:
+    found = experiments.drafts_of("sglang", model, experiments.SIZES["quick"])
+    assert [experiments.name_of(one) for one in found] == ["eagle3-3"]
+
+
+def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        experiments, "speed", lambda lab, engine, number, sizes, *, users, group: asked.append((number, users))
+    )
+    engine: Any = None
+    for start in (1, 2):
+        experiments.speed_rounds(LAB, engine, start, replace(SIZES, rounds=4, restarts=2), (1, 16))
+    assert asked == [(1, 1), (1, 16), (2, 1), (3, 1), (3, 16), (4, 1)]
+
+
+def test_a_wrong_text_is_a_fault_with_and_without_a_reference() -> None:
+    assert experiments.text_fault({}, [{"gaps": [0.0] * 50}]) is None
+    assert "3.00 nats" in str(experiments.text_fault({}, [{"gaps": [0.0, 3.0]}]))
+    assert experiments.text_fault({"right": 3, "texts": 4}, []) == "1 of 4 known answers are wrong"
+
+
+class OneToken:
+    """A stand-in for the reference model: each pass takes no time."""
+
+    class Cache:
+        def __init__(self) -> None:
+            self.lengths = torch.zeros(1, dtype=torch.long)
+
+    embedding = type("Embedding", (), {"dtype": "torch.float32"})
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def new_cache(self, sequences: int, tokens: int) -> Any:
+        return self.Cache()
+
+    def forward(self, ids: Any, cache: Any, every: bool = False) -> None:
+        self.seen.append(ids.shape[1])
+
+
+def test_passes_are_timed_in_turn() -> None:
+    llama = OneToken()
+    values, times = experiments.pass_times(llama, repeats=2)
+    assert llama.seen == [64, *experiments.POSITIONS * 3]  # the prompt, one round that doesn't count, two that do
+    assert {1, 4} <= set(experiments.POSITIONS)
+    assert {len(found) for found in times.values()} == {2}
+    assert values["ms"].keys() == times.keys()
+
+
+@pytest.fixture(scope="module")
+def started(machine: Machine) -> Iterator[Any]:
+    """Starts llama.cpp with a draft, small enough for a test. The engine before it is ended."""
+    model = models.choose(machine)
+
+    def start(kind: str = "", tokens: int = 0, length: float | None = None) -> Engine:
+        with_draft = experiments.draft("llamacpp", kind, tokens, model, length) if kind else None
+        return launch("llamacpp", model, {"-np": 4, "-c": 2048}, draft=with_draft, quiet=True)
+
+    yield start
+    launch("llamacpp", model, {"-np": 4, "-c": 2048}, quiet=True).end()
+
+
+@pytest.mark.engine
+def test_llamacpp_with_and_without_drafts(started: Any, model: ModelChoice) -> None:
+    reference = Reference.load(model, 2)
+    for draft in ((), ("eagle3", 2), ("ngram", 4)):
+        engine = started(*draft)
+        assert experiments.check_text(LAB, engine, reference)["texts"] == 2
+        experiments.speed(LAB, engine, 1, SIZES)
+        experiments.speed(LAB, engine, 1, SIZES, users=2, temperature=1)
+        experiments.first_tokens(LAB, engine, SIZES)
+    found = speedups.from_lab(LAB)
+    plain, drafted = found[Setting("llamacpp")], found[Setting("llamacpp", "eagle3", 2)]
+    assert plain.tokens == drafted.tokens == SIZES.tokens - 1
+    assert drafted.counts is not None
+    assert drafted.counts.accepted_at is not None
+    assert drafted.counts.accepted == sum(drafted.counts.accepted_at)
+    assert drafted.steps is not None
+    assert drafted.counts.verifications <= drafted.steps <= drafted.tokens
+    assert Setting("llamacpp", "eagle3", 2, users=2, temperature=1) in found
+    pairs = {key: LAB.raw(key) for key in LAB.results() if key.startswith("first-tokens/")}
+    assert len(pairs) == 3
+    assert len({str(found) for found in pairs.values()}) == 3  # independent samples: other seeds
+    assert all(len(found) == SIZES.samples and {len(one) for one in found} == {2} for found in pairs.values())
+
+
+@pytest.mark.engine
+def test_synthetic_acceptance_is_what_was_asked_for(started: Any) -> None:
+    for length in (1, 4):
+        experiments.synthetic(LAB, started("eagle3", 3, length), 1, SIZES)
+    found = speedups.from_lab(LAB, "synthetic/")
+    none, every = (found[Setting("llamacpp", "eagle3", 3, synthetic=length)] for length in (1, 4))
+    assert none.counts is not None
+    assert every.counts is not None
+    assert none.counts.accepted == 0
+    assert none.tokens_per_step == 1
+    assert every.counts.accepted == pytest.approx(every.counts.drafted, abs=3)  # an end token is never accepted
+    with pytest.raises(LabError, match="no synthetic acceptance"):
+        experiments.synthetic(LAB, started("eagle3", 3), 1, SIZES)
+
+
+class Greedy:
+    """An engine that answers at temperature 0 only. Nothing else of it may be asked."""
+
+    def check_temperature(self, temperature: float) -> None:
+        if temperature:
+            raise LabError("greedy only", "ask at temperature 0")
+
+
+def test_an_engine_that_verifies_greedily_is_not_measured_at_a_temperature() -> None:
+    engine: Any = Greedy()
+    for measure in (lambda: experiments.speed(LAB, engine, 1, SIZES, temperature=0.7),
+                    lambda: experiments.first_tokens(LAB, engine, SIZES)):  # fmt: skip
+        with pytest.raises(LabError, match="greedy only"):
+            measure()

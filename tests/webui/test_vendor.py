@@ -1,0 +1,46 @@
+"""Modules of others are what their packages contain, with their licences; and the page stays small to read."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+from tests.helpers.webui import TREE
+
+STATIC = TREE / "webui" / "static"
+VENDOR = STATIC / "vendor"
+
+
+def test_every_module_of_others_has_its_hash_and_its_licence() -> None:
+    packages = tomllib.loads((VENDOR / "vendor.toml").read_text())
+    listed = set()
+    for package in packages.values():
+        assert package["version"]
+        assert package["licence"]
+        assert (VENDOR / package["licence_file"]).stat().st_size > 500
+        for name, file in package["files"].items():
+            assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == file["sha256"], name
+            listed.add(VENDOR / name)
+    assert set(VENDOR.rglob("*.js")) == listed
+
+
+def own_files() -> list[Path]:
+    return [
+        file
+        for file in (TREE / "webui").rglob("*")
+        if file.suffix in (".py", ".js", ".css") and VENDOR not in file.parents
+    ]
+
+
+def test_files_are_read_in_an_hour() -> None:
+    lines = {file.name: len(file.read_text().splitlines()) for file in own_files()}
+    assert max(lines.values()) <= 250, lines
+    assert sum(lines.values()) <= 3300, sum(lines.values())
+
+
+def test_the_page_has_no_inline_script_style_or_foreign_address() -> None:
+    page = (STATIC / "index.html").read_text()
+    assert page.count("<script") == 1
+    for forbidden in ("<style", " style=", " onclick", "http://", "https://"):
+        assert forbidden not in page
+    for file in own_files():
+        assert "innerHTML" not in file.read_text()
