@@ -88,8 +88,8 @@ def good_and_less_good(folder: Path) -> None:
     shutil.copy(paths.REPO / "labs" / LAB.notebook, anna / "results")  # one that she left as it was
     ben = student(folder / "ben", 0.1, "handed in/module 3/results")
     there = ben / "handed in/module 3/results"
-    noted(there, "ttft_ms", hints=2)
-    noted(there, "tpot_ms", revealed=True)
+    noted(there, "latencies_ms", hints=2)
+    noted(there, "output_tok_s", revealed=True)
     noted(there, "ahead", outcome="incorrect")
     changed(there, KEY, lambda s: s["entry"]["provenance"].update(code_sha256="0" * 64, host="b", processor="=1+1"))
     carla = student(folder / "carla", 0.2)
@@ -115,7 +115,7 @@ def hostile(folder: Path) -> None:
     put(hal, "x").write_text("[" * 10**6)
     put(hal, "own/figures").rename(hal / "3.3.1" / "other.json")
     (hal / "3.3.1" / os.fsdecode(b"\xff\x1b[31m.json")).write_bytes(b"\0" * 100)
-    (hal / "3.3.1.exercises.json").write_text('{"ttft_ms":' * 10**5)
+    (hal / "3.3.1.exercises.json").write_text('{"latencies_ms":' * 10**5)
     (hal / "lab-3.3.1-x.ipynb").write_text('{"cells": [1]}')
     (hal / "yours-lab-3.3.1-y.ipynb").write_bytes(b"\xff\x00")
     ida = student(folder / "ida", 0.4) / "results"
@@ -189,7 +189,7 @@ def exercises(row: Row) -> list[str]:
 def test_a_whole_student_has_every_claim_and_no_problem(rows: dict[str, Row]) -> None:
     anna = rows["anna"]
     assert (anna["lab"], anna["claims"], anna["problems"], anna["notes"]) == ("3.3.1", "8 of 8", "", "")
-    assert exercises(anna) == ["12", "0", "0", "0"]
+    assert exercises(anna) == ["9", "0", "0", "0"]
     assert anna["machine"]
 
 
@@ -197,7 +197,7 @@ def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(judged: An
     folder, _, rows = judged
     ben = rows["ben"]
     assert (ben["claims"], ben["problems"]) == ("8 of 8", "")
-    assert exercises(ben) == ["9", "1", "1", "1"]
+    assert exercises(ben) == ["6", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
     other_code, not_compared = ben["notes"].split("; ")
     entries = [json.loads(file.read_bytes()) for file in folder.glob("ben/**/3.3.1/*.json")]
@@ -224,42 +224,42 @@ def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str,
 
 
 def test_an_exercise_that_is_right_by_the_tally_but_a_stub_in_the_notebook_is_noticed(rows: dict[str, Row]) -> None:
-    assert "ttft_ms counts as correct, but the code handed in contains only its stub" in rows["emil"]["problems"]
+    assert "latencies_ms counts as correct, but the code handed in contains only its stub" in rows["emil"]["problems"]
     assert "stub" not in rows["anna"]["problems"] + rows["dora"]["problems"]
 
 
 def handed_in(folder: Path, *sources: str) -> tuple[list[str], list[str]]:
-    """(problems, notes) of a notebook with these cells, for a student for whom ttft_ms and tpot_ms count as correct."""
+    """(problems, notes) of a notebook with these cells, if latencies_ms and output_tok_s count as correct."""
     cells = [{"cell_type": "code", "source": source} for source in sources]
     (folder / "notebooks" / "1").mkdir(parents=True)
     (folder / "notebooks" / "1" / "my lab-3.3.1-final.ipynb").write_text(json.dumps({"cells": cells}))
-    for function in ("ttft_ms", "tpot_ms"):
+    for function in ("latencies_ms", "output_tok_s"):
         attempts.add_attempt("3.3.1", function, attempts=1, outcome="correct", uses="own")
     functions, faults = one_student.handed_in_code(LAB, folder)
     assert faults == []
     return one_student.exercise_faults(LAB, functions, {})
 
 
-STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-ttft: stop')"
+STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-latencies: stop')"
 RIGHT = "%%time\ndef {}(sent_ns, chunks):\n    return 1\n!ls"
 
 
 def test_a_function_is_found_in_any_cell_whatever_its_id(tmp_path: Path) -> None:
-    both = STUB.format("ttft_ms"), RIGHT.format("tpot_ms"), RIGHT.format("ttft_ms")
+    both = STUB.format("latencies_ms"), RIGHT.format("output_tok_s"), RIGHT.format("latencies_ms")
     assert handed_in(tmp_path, *both) == ([], [])
 
 
 def test_a_function_that_was_not_handed_in_is_named(tmp_path: Path) -> None:
-    problems, notes = handed_in(tmp_path, STUB.format("ttft_ms"), "def broken(")
-    assert problems == ["ttft_ms counts as correct, but the code handed in contains only its stub"]
-    assert notes == ["exercises not compared, because the code handed in lacks them: tpot_ms"]
+    problems, notes = handed_in(tmp_path, STUB.format("latencies_ms"), "def broken(")
+    assert problems == ["latencies_ms counts as correct, but the code handed in contains only its stub"]
+    assert notes == ["exercises not compared, because the code handed in lacks them: output_tok_s"]
 
 
 def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> None:
     gateway = tmp_path / "zoe" / "my module" / "gateway"
     (gateway / "routes").mkdir(parents=True)
-    (gateway / "routes" / "chat.py").write_text(RIGHT.format("ttft_ms"))
-    (gateway / "app.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n" + STUB.format("tpot_ms"))
+    (gateway / "routes" / "chat.py").write_text(RIGHT.format("latencies_ms"))
+    (gateway / "app.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n" + STUB.format("output_tok_s"))
     (gateway / "secret.py").symlink_to(tmp_path / "elsewhere.py")
     (gateway / "model.gguf").write_bytes(b"x")
     put(tmp_path / "zoe", "x")
@@ -270,8 +270,8 @@ def test_starter_code_in_a_folder_is_read_as_notebooks_are(tmp_path: Path) -> No
     functions, faults = one_student.handed_in_code(registry.find_lab("3.3.5"), tmp_path / "copy")
     assert faults == []
     assert {function.name: one_student.is_stub(function) for function in functions} == {
-        "ttft_ms": False,
-        "tpot_ms": True,
+        "latencies_ms": False,
+        "output_tok_s": True,
     }
     assert not (tmp_path / "was-run").exists()
 
@@ -438,10 +438,10 @@ def test_a_folder_named_as_a_lab_that_holds_no_result_hides_no_results(tmp_path:
 
 
 def test_exercises_without_any_result_are_taken(tmp_path: Path) -> None:
-    noted(tmp_path / "wim" / "a", "ttft_ms", hints=1)
+    noted(tmp_path / "wim" / "a", "latencies_ms", hints=1)
     handed = submissions.take(tmp_path / "wim", tmp_path / "copy")
     assert handed.problems == []
-    assert json.loads((tmp_path / "copy/results/3.3.1.exercises.json").read_text())["ttft_ms"]["hints"] == 1
+    assert json.loads((tmp_path / "copy/results/3.3.1.exercises.json").read_text())["latencies_ms"]["hints"] == 1
 
 
 @pytest.mark.parametrize("arguments", [[""], ["nowhere"], ["empty"], ["file"]])
