@@ -15,8 +15,8 @@ import pytest
 from shared.course import checks, registry
 from shared.course.registry import Lab
 
-LABS = [lab for lab in registry.LABS.values() if lab.claims]
 HELD = tomllib.loads(Path(__file__).with_name("statements.toml").read_text())
+LABS = [lab for lab in registry.LABS.values() if lab.number in HELD]
 NUMBER = r"\d"
 COMPARING = (
     r"\b(?:never|always|same|equal|no engine|no one|none|nothing|every(?:one|body)?|most|hardly|nearly|almost|twice|half|"
@@ -67,7 +67,9 @@ def test_what_holds_a_statement_is_there(lab: Lab) -> None:
         assert any(one.startswith(says) for one in there), f"no such sentence any more: {says}"
         if "cell" in entry:
             assert cells[entry["cell"]]["cell_type"] == "code"
-            assert re.search(entry["output"], output(cells[entry["cell"]]), re.S), f"{says}: not in {entry['cell']}'s output"
+            assert re.search(entry["output"], output(cells[entry["cell"]]), re.S), (
+                f"{says}: not in {entry['cell']}'s output"
+            )
 
 
 def output(cell: dict[str, Any]) -> str:
@@ -75,7 +77,12 @@ def output(cell: dict[str, Any]) -> str:
     parts = []
     for one in cell.get("outputs", []):
         data = one.get("data", {})
-        parts += [one.get("text", ""), data.get("text/plain", ""), data.get("text/html", ""), data.get("text/markdown", "")]
+        parts += [
+            one.get("text", ""),
+            data.get("text/plain", ""),
+            data.get("text/html", ""),
+            data.get("text/markdown", ""),
+        ]
     return "\n".join("".join(part) for part in parts)
 
 
