@@ -77,12 +77,12 @@ def step_plot(fits: Fits, users: int) -> Plot:
         x=list(parts),
         y=measured,
         name="measured step",
-        mode="markers+text",
-        text=[f"{number(ms)} ms" for ms in measured],
-        textposition="top center",
-        cliponaxis=False,
+        mode="markers",
         marker={"symbol": "line-ew-open", "size": 44, "color": "#D55E00", "line": {"width": 4}},
     )
+    for (title, shares), ms in zip(parts.items(), measured, strict=True):
+        top = max(ms, sum(shares.values()))
+        plot.figure.add_annotation(x=title, y=top, text=f"measured {number(ms)} ms", showarrow=False, yshift=14)
     rows = [(*row, number(ms)) for row, ms in zip(plot.rows, measured, strict=True)]
     return replace(plot, header=(*plot.header, "measured step, ms"), rows=rows)
 
