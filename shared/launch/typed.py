@@ -10,6 +10,7 @@ If no such engine runs, `launch` starts it with the same flags. An engine in its
 import json
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -64,7 +65,8 @@ def beginning(name: str, model: ModelChoice, port: int = PORT) -> str:
         return ""
     plan = plan_for(name, model, {}, port)
     variables = [f"{key}={shlex.quote(value)}" for key, value in native(name).env(plan).items()]
-    return " \\\n".join([*variables, shlex.join(command(name, plan)).replace(" --", " \\\n  --")])
+    words = [paths.show(Path(word)) if word.startswith("/") else shlex.quote(word) for word in command(name, plan)]
+    return " \\\n".join([*variables, " ".join(words).replace(" --", " \\\n  --")])
 
 
 def native(name: str) -> Native:
