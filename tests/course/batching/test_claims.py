@@ -64,7 +64,7 @@ def fill(**changed: Any) -> None:
     record("preempt/scarce", *many(4), counted={"preemptions": changed.get("scarce", 7.0)})
     # Today's server: a request every second. Its promise: three times 400 ms to the first token, then 30 ms each.
     record("task/today", *(trace(ttft_ms=400, start_ms=1000 * n) for n in range(4)))
-    rate = changed.get("task_rate", 1.3)
+    rate = changed.get("task_rate", 1.4)
     for name, gap in (("more-seats", 150), ("mine", changed.get("task_gap", 12))):
         tried = [trace(ttft_ms=500, gap_ms=gap, start_ms=800 * n) for n in range(changed.get("task_requests", 12))]
         load = {"kind": "open", "rate_per_s": rate, "seconds": None}
