@@ -220,7 +220,7 @@ def test_progress_shows_all_six() -> None:
     )
     lines = said.stdout.splitlines()
     assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 9 exercises right"
-    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 8 exercises right"
+    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 9 exercises right"
     assert lines[2] == "       next: nothing recorded: run the cell `own-text`"
     open_labs = [lab.number for lab in registry.LABS.values() if not lab.room]
     assert [line[:5] for line in lines if line.endswith(": not written yet")] == open_labs
