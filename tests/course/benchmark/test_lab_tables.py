@@ -1,5 +1,7 @@
 """What the notebook of lab 3.3.1 prints follows from the ledger, and names what the model does not explain."""
 
+import asyncio
+import itertools
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from shared import models, results
 from shared.course import milestones
 from shared.course.benchmark import experiments, lab_tables, limits, precision_findings, step_findings
-from shared.load import Run
+from shared.load import Run, Trace
 from shared.metrics import summarise
 from shared.metrics.roofline import Ceilings
 from shared.models import ModelChoice
@@ -188,3 +190,24 @@ def test_a_lie_is_shown_with_both_numbers() -> None:
     shown = experiments.lie("The same prompt again", "tok/s", "12,024", "351", "cached")
     table = lab_tables.lie_table(shown)
     assert (table.title, table.rows) == ("The same prompt again", [("12,024 tok/s", "351 tok/s", "cached")])
+
+
+def test_a_students_loop_drives_an_engine_request_by_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    async def ask(engine: object, messages: object, tokens: int) -> Trace:
+        sent.append(messages)
+        await asyncio.sleep(0)
+        return trace(start_ms=100 * len(sent), tokens=tokens)
+
+    async def one_by_one(users: int, requests: int, send: Any) -> list[Trace]:
+        return [await send(number) for number in range(requests)]
+
+    monkeypatch.setattr(experiments, "ask", ask)
+    supply = ([{"role": "user", "content": str(number)}] for number in itertools.count())
+    driven = experiments.drive(one_by_one, None, supply, 2, 3, 8)  # type: ignore[arg-type]
+    figures, stamps = asyncio.run(driven)
+    assert [messages[0]["content"] for messages in sent] == ["0", "1", "2"]
+    assert figures["answers"] == 3
+    assert figures["ttft_ms"] == 50
+    assert figures["tok_s"] == pytest.approx(3 * 8 / ((stamps[-1][1] - stamps[0][0]) / 1e9))

@@ -1,16 +1,19 @@
 """A verdict on a line-up is tested on the ledger: the unfair run, and a field that shows what was done differently."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from shared import LabError, metrics, results
+from shared import LabError, metrics, models, results
 from shared.course import labs, milestones
 from shared.course.benchmark import line_up
 from shared.course.benchmark.line_up import runs, verdict
+from shared.engines import ENGINES
 from shared.hardware.machine import detect
 from shared.load import Run
+from shared.results.provenance import functions_sha256
 from tests.helpers.ledger import fill, provenance, trace
 
 BUSY = {"client_cpu_share": 0.9}
@@ -76,6 +79,14 @@ def test_a_number_always_draws_the_same_line_up_and_all_ways_occur() -> None:
     assert drawn == [runs.line_up(number, machine) for number in range(40)]
     assert {one.unfair for one in drawn} == set(line_up.NAMES)
     assert {one.way for one in drawn} >= {"precision", "cache", "client"}
+
+
+def test_the_hash_of_a_run_betrays_nothing() -> None:
+    engine = SimpleNamespace(spec=ENGINES["llamacpp"])
+    hashes = set()
+    for way in ("fair", "precision", "cores", "client"):
+        hashes |= set(functions_sha256(runs.run_of(way, engine, models.small(), 8)).items())  # type: ignore[arg-type]
+    assert len(hashes) == 1
 
 
 def test_the_milestone_tests_the_verdict_again() -> None:

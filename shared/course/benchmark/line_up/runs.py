@@ -9,7 +9,7 @@ a load, and nothing else: the unfair run is found from that.
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from shared.course.labs import OpenLab
@@ -67,11 +67,10 @@ def run_of(way: str, engine: Engine, model: ModelChoice, tokens: int) -> Callabl
     if way == CACHE:  # llama.cpp's requests in the labs carry `cache_prompt: false`; these don't
         engine = replace(engine, spec=replace(engine.spec, exact_length={"ignore_eos": True}))
     load = Load(engine, shared, Closed(USERS, requests=REQUESTS), max_tokens=tokens)
+    client = busy_client if way == CLIENT else nullcontext
 
-    def measured() -> Run:
-        if way != CLIENT:
-            return loops.run(load)
-        with busy_client():
+    def measured() -> Run:  # the same function for every run, so that its hash in the ledger betrays nothing
+        with client():
             return loops.run(load)
 
     return measured
