@@ -48,9 +48,9 @@ def line_up(number: int, machine: Machine) -> LineUp:
 
 
 def measure(lab: OpenLab, model: ModelChoice, number: int, flags: Flags, tokens: int) -> None:
-    """Measure the four runs of this number, or use the recorded ones. The fair ones come first, on one engine."""
+    """Measure the four runs of this number in the order of their names, or use the recorded ones."""
     drawn = line_up(number, detect())
-    for name in sorted(NAMES, key=lambda one: one == drawn.unfair):
+    for name in NAMES:
         way = drawn.way if name == drawn.unfair else FAIR
         engine = started(way, model, flags)
         lab.measure(drawn.key(name), run_of(way, engine, model, tokens), engine=engine, tokens=tokens)
