@@ -16,7 +16,7 @@ from shared.report.timeline import rows
 # Colour, marker and dash. vLLM looks the same in every plot of the course; the others avoid the engines' colours.
 YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
 PAUSE_STEPS = 2  # a gap this many times the median gap is drawn as a pause
-PAUSED = f"pause in a stream (over {PAUSE_STEPS} × the median gap)"
+PAUSED = f"pause (over {PAUSE_STEPS} × the median gap)"
 PHASES = {
     "waiting": ("#d8dee4", "/"),
     "prefill": ("#E69F00", ""),
@@ -96,7 +96,7 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
             if place == 1:
                 marks[name] = run
             if trace is longest:
-                marks[name] = "the long prompt ▶"
+                marks[name] = "long prompt ▶"
         table.append((run, *figures(ordered)))
     for phase, (colour, pattern) in PHASES.items():
         figure.add_bar(
