@@ -1,6 +1,8 @@
 """Lab 3.3.2's milestone: each claim holds on results that bear it out, and falls with the one thing it rests on."""
 
+import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -142,6 +144,18 @@ def test_an_empty_ledger_names_the_cells_to_run() -> None:
         assert f"`{cell}`" in named
         assert cell in cells
     assert lab.solution == paths.REPO / "solutions" / lab.notebook
+
+
+def test_the_core_adds_up_to_the_hours_of_the_outline() -> None:
+    lab = registry.find_lab("3.3.2")
+    cells = checks.notebook(lab)["cells"]
+    text_before = {cell["id"]: before["source"] for before, cell in pairwise(cells)}
+    core = [e for e in lab.exercises if text_before[e.cell].startswith("### Exercise")]
+    minutes = re.findall(r"(\d+) (?:minutes|for|of)", cells[0]["source"])
+    seven, reading, task, waiting, total = map(int, minutes[:5])
+    assert len(core) == 7
+    assert seven == sum(e.minutes for e in core)
+    assert seven + reading + task + waiting == total <= 60 * lab.outline_hours
 
 
 def test_two_models_are_no_comparison_of_engines() -> None:
