@@ -248,10 +248,10 @@ def traps(evidence: Evidence) -> tuple[bool, str]:
 
 def unfair_run(evidence: Evidence) -> tuple[bool, str]:
     """Whether the student's verdict on the line-up follows from the ledger."""
-    if why := missing(evidence.entries, "line-up/").get("line-up/runs"):
-        return True, f"the line-up was not run here ({why})"
     entry = evidence.of(VERDICT).get(VERDICT)
     if entry is None:
+        if why := missing(evidence.entries, "line-up/").get("line-up/runs"):
+            return True, f"the line-up was not run here ({why})"
         return False, "no verdict on the line-up: run the cells `my-verdict` and `judge-verdict`"
     v = entry["values"]
     right, why = found_it(evidence.of("line-up/"), v["number"], v["suspect"], v["evidence"])

@@ -100,3 +100,5 @@ def test_the_milestone_tests_the_verdict_again() -> None:
     assert "line-up 1, run A was measured as the others were" in last()
     results.set_aside("3.3.1", verdict.VERDICT)
     assert "no verdict on the line-up" in last()
+    results.record("3.3.1", "line-up/runs", {"missing": "llama.cpp is not installed."})
+    assert "no verdict" not in last()
