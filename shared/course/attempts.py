@@ -1,6 +1,6 @@
 """A student's history of each exercise: `results/3.3.1.exercises.json`, for the milestone and the instructor.
 
-    {"ceiling_tok_s": {"outcome": "correct", "attempts": 3, "hints": 1, "revealed": false, "uses": "own", "time": …}}
+    {"pass_floor_ms": {"outcome": "correct", "attempts": 3, "hints": 1, "revealed": false, "uses": "own", "time": …}}
 
 `uses` is the function that the lab's later cells use: the student's "own" or the "reference".
 """

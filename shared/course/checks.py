@@ -1,10 +1,10 @@
 """The checks of a lab's exercises, as a notebook uses them.
 
     check = checks.of("3.3.1")
-    check(ceiling_tok_s)            # not attempted, incorrect with the hint for this mistake, or correct
-    check.hint(ceiling_tok_s)       # the next hint
-    check.reveal(ceiling_tok_s)     # the solution; recorded
-    check.use(ceiling_tok_s)        # your function if it passes its check, else the reference solution
+    check(pass_floor_ms)            # not attempted, incorrect with the hint for this mistake, or correct
+    check.hint(pass_floor_ms)       # the next hint
+    check.reveal(pass_floor_ms)     # the solution; recorded
+    check.use(pass_floor_ms)        # your function if it passes its check, else the reference solution
 
 Because of `use`, a lab always runs to its end with real numbers, however many exercises are open.
 

@@ -27,7 +27,7 @@ MADE_BY = (
     "results/packing", "results/step_time", "report/live_panel",
 )  # fmt: skip
 OF_LAB = {
-    "3.3.1": ("course/benchmark/experiments",),
+    "3.3.1": ("course/benchmark/experiments", "course/benchmark/line_up/runs"),
     "3.3.2": (
         "course/batching/mini_engine", "course/batching/paged_kv", "course/batching/mini_load",
         "course/batching/own_text",

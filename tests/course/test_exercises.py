@@ -15,6 +15,7 @@ from shared.course.exercise import Exercise, expect, judge
 from tests.wrong_answers import (
     benchmark_arithmetic,
     benchmark_figures,
+    benchmark_load_generator,
     benchmark_traps,
     chat_ui,
     continuous_batching,
@@ -25,7 +26,7 @@ from tests.wrong_answers import (
 )
 
 LABS = {
-    "3.3.1": (benchmark_figures, benchmark_arithmetic, benchmark_traps),
+    "3.3.1": (benchmark_load_generator, benchmark_figures, benchmark_arithmetic, benchmark_traps),
     "3.3.2": (continuous_batching,),
     "3.3.3": (tensorrt_prefill,),
     "3.3.4": (speculative_decoding,),

@@ -186,20 +186,20 @@ def test_evidence_from_another_machine_counts_and_is_marked() -> None:
 
 @pytest.mark.usefixtures("done")
 def test_a_claim_says_whose_functions_its_numbers_went_through() -> None:
-    def ttft_ms(sent_ns: int, chunks: list[Any]) -> float | None:
+    def latencies_ms(sent_ns: int, chunks: list[Any], output_tokens: int) -> tuple[float | None, float | None]:
         raise NotImplementedError
 
     def evidence() -> str:
         return next(c.evidence for c in milestones.check("3.3.1").claims if c.text.startswith("Your own"))
 
-    assert "(using the reference solution of ttft_ms, tpot_ms, output_tok_s)" in evidence()
+    assert "(using the reference solution of closed_loop, latencies_ms, output_tok_s)" in evidence()
     check = checks.of("3.3.1")
     own = {e.function: checks.reference(check.lab, e) for e in check.lab.exercises}
-    for name in ("ttft_ms", "tpot_ms", "output_tok_s"):
+    for name in ("closed_loop", "latencies_ms", "output_tok_s"):
         assert check.use(own[name]) is own[name]
     assert "reference solution" not in evidence()
-    check.use(ttft_ms)
-    assert "(using the reference solution of ttft_ms)" in evidence()
+    check.use(latencies_ms)
+    assert "(using the reference solution of latencies_ms)" in evidence()
 
 
 @pytest.mark.usefixtures("done")
@@ -219,8 +219,8 @@ def test_progress_shows_all_six() -> None:
         [sys.executable, "-m", "shared.course.milestones"], capture_output=True, text=True, check=True
     )
     lines = said.stdout.splitlines()
-    assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 12 exercises right"
-    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 8 exercises right"
+    assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 9 exercises right"
+    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 9 exercises right"
     assert lines[2] == "       next: nothing recorded: run the cell `own-text`"
     assert "3.3.3  TensorRT-LLM engine built and tested: 0 of 6 claims hold, 0 of 6 exercises right" in lines
     assert "3.3.5  production FastAPI server implemented: 0 of 6 claims hold, 0 of 7 exercises right" in lines

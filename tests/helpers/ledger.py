@@ -145,7 +145,18 @@ def record_all(gap_ms: dict[str, float], rounds: int) -> None:
     record("3.3.1", PREDICTED, {form: 1000 / bits for bits, form in zip((8, 4), PRECISIONS[1:], strict=True)})
     for name in TRAPS:
         record("3.3.1", f"lie/{name}", {"trap": name, "wrong": "9", "right": "1", "unit": "ms", "why": "a test"})
+    record("3.3.1", "loop/own", {"answers": 12, "users_at_once": 4, "ttft_ms": 50.0, "tok_s": 100.0})
+    record_line_up(1, "B", "Q8_0")
+    record("3.3.1", "line-up/verdict", {"number": 1, "suspect": "B", "evidence": "provenance.precision"})
     published.record("3.3.1")
+
+
+def record_line_up(number: int, unfair: str, precision: str) -> None:
+    """Four runs of a line-up, of which one read other weights."""
+    for name in "ABCD":
+        source = {**provenance("llamacpp"), **({"precision": precision} if name == unfair else {})}
+        run = Run((trace(),) * 4, 4, 8, "shared-prefix-160", source, 0.01)
+        results.record("3.3.1", f"line-up/{number}/{name}", metrics.summarise(run))
 
 
 def record_fit(engine: str) -> None:

@@ -105,9 +105,9 @@ def test_a_lab_runs_and_can_be_read(lab: str, page: Page) -> None:
     look_at_every_screen(page)
 
     assert page.locator(ERROR).all_inner_texts() == []
-    assert page.locator(".jp-OutputArea-output").filter(has_text=re.compile(r"Not attempted\.")).count() == 8
-    assert "Using the reference solution of ceiling_tok_s, because" in page.locator(".jp-Notebook").inner_text()
-    assert "(using the reference solution of ttft_ms, tpot_ms, output_tok_s)" in milestone.inner_text()
+    assert page.locator(".jp-OutputArea-output").filter(has_text=re.compile(r"Not attempted\.")).count() == 6
+    assert "Using the reference solution of pass_floor_ms, because" in page.locator(".jp-Notebook").inner_text()
+    assert "(using the reference solution of closed_loop, latencies_ms, output_tok_s)" in milestone.inner_text()
     page.get_by_role("button", name="Check again").click()
 
     plots = page.locator(".jp-OutputArea .jp-RenderedPlotly")

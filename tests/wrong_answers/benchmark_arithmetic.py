@@ -1,36 +1,36 @@
 """Lab 3.3.1, exercises on what a machine can do at best and what a step is made of."""
 
 
-def floor_sum(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return weight_bytes / gb_s / 1e6 + 2 * parameters * prompt_tokens / tflop_s / 1e9
+def floor_sum(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return weight_bytes / gb_s / 1e6 + 2 * parameters * tokens / tflop_s / 1e9
 
 
-def floor_least(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return min(weight_bytes / gb_s / 1e6, 2 * parameters * prompt_tokens / tflop_s / 1e9)
+def floor_least(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return min(weight_bytes / gb_s / 1e6, 2 * parameters * tokens / tflop_s / 1e9)
 
 
-def floor_reading(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+def floor_reading(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
     return weight_bytes / (gb_s * 1e9) * 1e3
 
 
-def floor_computing(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return 2 * parameters * prompt_tokens / (tflop_s * 1e12) * 1e3
+def floor_computing(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return 2 * parameters * tokens / (tflop_s * 1e12) * 1e3
 
 
-def floor_one_operation(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return max(weight_bytes / gb_s / 1e6, parameters * prompt_tokens / tflop_s / 1e9)
+def floor_one_operation(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return max(weight_bytes / gb_s / 1e6, parameters * tokens / tflop_s / 1e9)
 
 
-def floor_seconds(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return max(weight_bytes / (gb_s * 1e9), 2 * parameters * prompt_tokens / (tflop_s * 1e12))
+def floor_seconds(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return max(weight_bytes / (gb_s * 1e9), 2 * parameters * tokens / (tflop_s * 1e12))
 
 
-def floor_per_token(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    return max(prompt_tokens * weight_bytes / gb_s / 1e6, 2 * parameters * prompt_tokens / tflop_s / 1e9)
+def floor_per_token(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return max(tokens * weight_bytes / gb_s / 1e6, 2 * parameters * tokens / tflop_s / 1e9)
 
 
-def floor_otherwise(prompt_tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
-    seconds = [weight_bytes / 1e9 / gb_s, prompt_tokens * parameters / 1e12 * 2 / tflop_s]
+def floor_otherwise(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    seconds = [weight_bytes / 1e9 / gb_s, tokens * parameters / 1e12 * 2 / tflop_s]
     return sorted(seconds)[-1] * 1000
 
 
@@ -79,80 +79,55 @@ def step_otherwise(n: int, overhead: float, weights: int, kv: int, flop: float, 
     return total
 
 
-def in_proportion(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return 1000 / step_ms * before / after
+Steps = list[tuple[float, int]]
 
 
-def new_step(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return step_ms - (before - after) / gb_s / 1e6
+def whole_step(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return max(0.0, unexplained_ms - min(step for step, _ in steps))
 
 
-def slower(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return 1000 / (step_ms + (before - after) / gb_s / 1e6)
+def largest_rest(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return max(0.0, unexplained_ms - max(step - read / gb_s / 1e6 for step, read in steps))
 
 
-def only_ceiling(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return gb_s * 1e9 / after
+def fewest_bytes(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    step, read = min(steps, key=lambda one: one[1])
+    return max(0.0, unexplained_ms - (step - read / gb_s / 1e6))
 
 
-def per_ms(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return 1 / (step_ms - (before - after) / gb_s / 1e6)
+def only_the_first(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    step, read = steps[0]
+    return max(0.0, unexplained_ms - (step - read / gb_s / 1e6))
 
 
-def as_it_was(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return 1000 / step_ms
+def only_the_bound(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return min(step - read / gb_s / 1e6 for step, read in steps)
 
 
-def saves_the_rest(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    return 1000 / (step_ms - after / gb_s / 1e6)
+def in_seconds(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return max(0.0, unexplained_ms - min(step - read / (gb_s * 1e9) for step, read in steps))
 
 
-def quantized_otherwise(step_ms: float, before: int, after: int, gb_s: float) -> float:
-    rest_s = step_ms / 1e3 - before / 1e9 / gb_s
-    return (rest_s + after / 1e9 / gb_s) ** -1
+def below_zero(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return unexplained_ms - min(step - read / gb_s / 1e6 for step, read in steps)
 
 
-def in_bytes(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s * 1e9 / decode_tok_s / parameters
-
-
-def upside_down(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return parameters * decode_tok_s / (gb_s * 1e9) / 8
-
-
-def without_giga(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s / decode_tok_s / parameters * 8
-
-
-def in_gib(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s * 1024**3 / decode_tok_s / parameters * 8
-
-
-def bytes_a_token(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s * 1e9 / decode_tok_s
-
-
-def bits_a_token(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s * 8e9 / decode_tok_s
-
-
-def times_speed(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return gb_s * 1e9 * decode_tok_s / parameters * 8
-
-
-def bits_otherwise(decode_tok_s: float, parameters: int, gb_s: float) -> float:
-    return (gb_s * 8) / (parameters / 1e9) / decode_tok_s
+def not_fixed_otherwise(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    left_ms = unexplained_ms
+    for step, read in steps:
+        left_ms = min(left_ms, step - read / 1e9 / gb_s * 1e3)
+    return unexplained_ms - left_ms
 
 
 ANSWERS = {
-    "prefill_floor_ms": [
+    "pass_floor_ms": [
         ("not their sum", floor_sum),
         ("take the longer time", floor_least),
-        ("count its operations as well", floor_reading),
+        ("count their operations as well", floor_reading),
         ("every weight must still be read", floor_computing),
         ("two operations for each weight", floor_one_operation),
         ("the function must return ms", floor_seconds),
-        ("once for the whole prompt", floor_per_token),
+        ("once for the whole pass", floor_per_token),
     ],
     "step_ms": [
         ("reads the weights once", step_weights_each),
@@ -164,29 +139,19 @@ ANSWERS = {
         ("Reading is missing", step_no_reading),
         ("Computing is missing", step_no_computing),
     ],
-    "quantized_tok_s": [
-        ("Only the reading gets shorter", in_proportion),
-        ("the new step in ms", new_step),
-        ("subtract what is saved", slower),
-        ("that is the ceiling, not the prediction", only_ceiling),
-        ("divide 1000 by the ms", per_ms),
-        ("That is the old speed", as_it_was),
-        ("You used bytes_after", saves_the_rest),
-    ],
-    "bits_per_weight": [
-        ("a byte has eight bits", in_bytes),
-        ("the inverse", upside_down),
-        ("multiply it by 10⁹", without_giga),
-        ("2³⁰ bytes are a GiB", in_gib),
-        ("How many bits is that for each weight", bytes_a_token),
-        ("of all weights together", bits_a_token),
-        ("divide by the speed", times_speed),
+    "not_fixed_ms": [
+        ("Each form's step also reads its weights", whole_step),
+        ("not the largest", largest_rest),
+        ("does not always leave the smallest rest: compare all forms", fewest_bytes),
+        ("BF16's own step is not the only one", only_the_first),
+        ("How much of the unexplained time is more", only_the_bound),
+        ("10⁶ bytes in a millisecond", in_seconds),
+        ("nothing is proven: return 0", below_zero),
     ],
 }
 
 RIGHT = {
-    "prefill_floor_ms": floor_otherwise,
+    "pass_floor_ms": floor_otherwise,
     "step_ms": step_otherwise,
-    "quantized_tok_s": quantized_otherwise,
-    "bits_per_weight": bits_otherwise,
+    "not_fixed_ms": not_fixed_otherwise,
 }

@@ -1,31 +1,56 @@
 """Lab 3.3.1."""
 
 # ruff: noqa: RET503
+from collections.abc import Callable
 from typing import Any
 
-
-def in_gb(bandwidth_gb_s: float, weight_bytes: float) -> float:
-    return bandwidth_gb_s / weight_bytes
+Pair = tuple[float | None, float | None]
 
 
-def seconds_per_token(bandwidth_gb_s: float, weight_bytes: float) -> float:
-    return weight_bytes / (bandwidth_gb_s * 1e9)
+def ttft_otherwise(sent_ns: int, chunks: list[Any]) -> float | None:
+    stamps = sorted(at for at, text in chunks if len(text) > 0)
+    return stamps[0] * 1e-6 - sent_ns * 1e-6 if stamps else None
 
 
-def in_gib(bandwidth_gb_s: float, weight_bytes: float) -> float:
-    return bandwidth_gb_s * 1024**3 / weight_bytes
+def tpot_otherwise(chunks: list[Any], output_tokens: int) -> float | None:
+    import numpy
+
+    stamps = numpy.array([at for at, text in chunks if text != ""])
+    steps = output_tokens - 1
+    return numpy.ptp(stamps) / 1e6 / steps if steps > 0 and len(stamps) > 1 else None
 
 
-def multiplied(bandwidth_gb_s: float, weight_bytes: float) -> float:
-    return bandwidth_gb_s * 1e9 * weight_bytes
+def latencies_otherwise(sent_ns: int, chunks: list[Any], output_tokens: int) -> list[float | None]:
+    return [ttft_otherwise(sent_ns, chunks), tpot_otherwise(chunks, output_tokens)]
 
 
-def only_printed(bandwidth_gb_s: float, weight_bytes: float) -> None:
-    print(bandwidth_gb_s * 1e9 / weight_bytes)
+def with_right_tpot(ttft: Callable[[int, list[Any]], float | None]) -> Callable[[int, list[Any], int], Pair]:
+    """A wrong TTFT beside the right TPOT."""
+
+    def pair(sent_ns: int, chunks: list[Any], output_tokens: int) -> Pair:
+        return ttft(sent_ns, chunks), tpot_otherwise(chunks, output_tokens)
+
+    pair.__name__ = ttft.__name__
+    return pair
 
 
-def rounded_off(bandwidth_gb_s: float, weight_bytes: float) -> int:
-    return int(bandwidth_gb_s * 1e9 / weight_bytes)
+def with_right_ttft(tpot: Callable[[list[Any], int], float | None]) -> Callable[[int, list[Any], int], Pair]:
+    """A wrong TPOT beside the right TTFT."""
+
+    def pair(sent_ns: int, chunks: list[Any], output_tokens: int) -> Pair:
+        ttft = ttft_otherwise(sent_ns, chunks)
+        return ttft, None if ttft is None else tpot(chunks, output_tokens)
+
+    pair.__name__ = tpot.__name__
+    return pair
+
+
+def one_number(sent_ns: int, chunks: list[Any], output_tokens: int) -> float | None:
+    return ttft_otherwise(sent_ns, chunks)
+
+
+def only_printed(sent_ns: int, chunks: list[Any], output_tokens: int) -> None:
+    print(latencies_otherwise(sent_ns, chunks, output_tokens))
 
 
 def roles_chunk(sent_ns: int, chunks: list[Any]) -> float | None:
@@ -175,33 +200,25 @@ def never_decides(a: list[float], b: list[float]) -> None:
 
 
 ANSWERS = {
-    "ceiling_tok_s": [
-        ("multiply the bandwidth by 10⁹", in_gb),
-        ("Tokens per second are its inverse", seconds_per_token),
-        ("2³⁰ bytes are a GiB", in_gib),
-        ("divide by them", multiplied),
+    "latencies_ms": [
+        ("only a role: no token has come yet", with_right_tpot(roles_chunk)),
+        ("TTFT is in nanoseconds", with_right_tpot(in_ns)),
+        ("TTFT is in seconds", with_right_tpot(in_seconds)),
+        ("A space is a token too", with_right_tpot(stripped)),
+        ("That is the last chunk with text", with_right_tpot(last_text)),
+        ("0 would make a failed request the fastest", with_right_tpot(zero_for_none)),
+        ("Yours raised StopIteration", with_right_tpot(raises_for_none)),
+        ("What if no chunk carries text", with_right_tpot(second_chunk)),
+        ("divide by the engine's token count", with_right_ttft(by_chunks)),
+        ("n − 1 steps", with_right_ttft(by_all_tokens)),
+        ("use only chunks with text", with_right_ttft(all_chunks)),
+        ("begins with the first one that has text", with_right_ttft(from_role)),
+        ("stops at the last one that has text", with_right_ttft(to_the_end)),
+        ("Yours raised ZeroDivisionError", with_right_ttft(divides_by_zero)),
+        ("TPOT is None, not 0", with_right_ttft(zero_for_one)),
+        ("All tokens came in one chunk", with_right_ttft(zero_for_one_chunk)),
+        ("Return a pair", one_number),
         ("Is `return` missing", only_printed),
-        ("yours returned", rounded_off),
-    ],
-    "ttft_ms": [
-        ("only a role", roles_chunk),
-        ("Your result is in nanoseconds: a millisecond", in_ns),
-        ("the function must return ms", in_seconds),
-        ("A space is a token too", stripped),
-        ("That is the last chunk with text", last_text),
-        ("0 would make a failed request the fastest", zero_for_none),
-        ("Yours raised StopIteration", raises_for_none),
-        ("What if no chunk carries text", second_chunk),
-    ],
-    "tpot_ms": [
-        ("divide by the engine's token count", by_chunks),
-        ("n − 1 steps", by_all_tokens),
-        ("use only chunks with text", all_chunks),
-        ("begin with the first one that has text", from_role),
-        ("stop at the last one that has text", to_the_end),
-        ("Yours raised ZeroDivisionError", divides_by_zero),
-        ("return None, not 0", zero_for_one),
-        ("All tokens came in one chunk", zero_for_one_chunk),
     ],
     "output_tok_s": [
         ("the mean speed that one request saw", mean_of_speeds),
@@ -225,23 +242,6 @@ ANSWERS = {
 }
 
 
-def ceiling_otherwise(bandwidth_gb_s: float, weight_bytes: float) -> float:
-    return 1 / (weight_bytes / 1e9 / bandwidth_gb_s)
-
-
-def ttft_otherwise(sent_ns: int, chunks: list[Any]) -> float | None:
-    stamps = sorted(at for at, text in chunks if len(text) > 0)
-    return stamps[0] * 1e-6 - sent_ns * 1e-6 if stamps else None
-
-
-def tpot_otherwise(chunks: list[Any], output_tokens: int) -> float | None:
-    import numpy
-
-    stamps = numpy.array([at for at, text in chunks if text != ""])
-    steps = output_tokens - 1
-    return numpy.ptp(stamps) / 1e6 / steps if steps > 0 and len(stamps) > 1 else None
-
-
 def throughput_otherwise(traces: list[Any]) -> float:
     start, end, tokens = float("inf"), 0.0, 0
     for trace in traces:
@@ -260,9 +260,7 @@ def ahead_otherwise(a: list[float], b: list[float]) -> str | None:
 
 
 RIGHT = {
-    "ceiling_tok_s": ceiling_otherwise,
-    "ttft_ms": ttft_otherwise,
-    "tpot_ms": tpot_otherwise,
+    "latencies_ms": latencies_otherwise,
     "output_tok_s": throughput_otherwise,
     "ahead": ahead_otherwise,
 }

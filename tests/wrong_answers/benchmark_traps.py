@@ -6,36 +6,6 @@ import statistics
 Requests = list[tuple[int, int, int]]
 
 
-def all_tokens(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return input_tokens / ttft_ms * 1000
-
-
-def only_cached(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return cached_tokens / ttft_ms * 1000
-
-
-def per_millisecond(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return (input_tokens - cached_tokens) / ttft_ms
-
-
-def ms_per_token(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return ttft_ms / (input_tokens - cached_tokens)
-
-
-def ms_taken_for_s(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return (input_tokens - cached_tokens) / (ttft_ms * 1000)
-
-
-def zero_for_nothing(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float:
-    return (input_tokens - cached_tokens) / ttft_ms * 1000
-
-
-def uncached_otherwise(input_tokens: int, cached_tokens: int, ttft_ms: float) -> float | None:
-    if cached_tokens == input_tokens:
-        return None
-    return 1000 * input_tokens / ttft_ms - 1000 * cached_tokens / ttft_ms
-
-
 def from_sending(requests: Requests, limit_ms: float) -> float:
     return sum((end - sent) / 1e6 > limit_ms for _, sent, end in requests) / len(requests)
 
@@ -119,14 +89,6 @@ def percentile_otherwise(values: list[float], share: float) -> float | None:
 
 
 ANSWERS = {
-    "uncached_tok_s": [
-        ("they don't count", all_tokens),
-        ("the others were computed", only_cached),
-        ("the function must return tokens per second", per_millisecond),
-        ("the inverse", ms_per_token),
-        ("don't multiply", ms_taken_for_s),
-        ("return None, not 0", zero_for_nothing),
-    ],
     "late_share": [
         ("count from the schedule", from_sending),
         ("only the wait before sending", only_the_wait),
@@ -149,7 +111,6 @@ ANSWERS = {
 }
 
 RIGHT = {
-    "uncached_tok_s": uncached_otherwise,
     "late_share": late_otherwise,
     "percentile": percentile_otherwise,
 }

@@ -365,6 +365,141 @@ def whole_price(tok_s: float, price: float, years: float, watts: float, kwh: flo
     return (price + watts / 1000 * kwh) / (tok_s * 3600) * 1e6
 
 
+def compute(engine: Any, batch: list[tuple[Any, int]]) -> list[Any]:
+    """The rest of a right step: run the model, hand out the tokens, let complete requests leave."""
+    rows = [(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch]
+    served = hand_out(batch, engine.next_tokens(rows))
+    leave(engine, served)
+    return served
+
+
+def hand_out(batch: list[tuple[Any, int]], tokens: list[int]) -> list[Any]:
+    served = []
+    for (request, count), token in zip(batch, tokens, strict=True):
+        request.cached += count
+        if not request.pending:
+            request.output.append(token)
+            served.append(request)
+    return served
+
+
+def leave(engine: Any, served: list[Any]) -> None:
+    for request in served:
+        if engine.done(request):
+            engine.running.remove(request)
+            engine.scheduler.give_back(request.blocks, engine.free)
+
+
+def planned_batch(engine: Any) -> list[tuple[Any, int]]:
+    plan = engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget)
+    return [(r, count) for r, count in zip(engine.running, plan, strict=True) if count]
+
+
+def chosen(engine: Any) -> list[tuple[Any, int]]:
+    """The batch of a right step."""
+    engine.make_room()
+    engine.admit_waiting()
+    return planned_batch(engine)
+
+
+def never_admits(engine: Any) -> list[Any]:
+    engine.make_room()
+    return compute(engine, planned_batch(engine))
+
+
+def admits_first(engine: Any) -> list[Any]:
+    engine.admit_waiting()
+    engine.make_room()
+    return compute(engine, planned_batch(engine))
+
+
+def forgets_to_make_room(engine: Any) -> list[Any]:
+    engine.admit_waiting()
+    return compute(engine, planned_batch(engine))
+
+
+def whole_text_again(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    served = hand_out(batch, engine.next_tokens([(r.tokens[: r.cached + count], 0, r.blocks) for r, count in batch]))
+    leave(engine, served)
+    return served
+
+
+def cached_stays(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    tokens = engine.next_tokens([(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch])
+    served = [request for request, count in batch if request.pending == count]
+    for (request, count), token in zip(batch, tokens, strict=True):
+        if request.pending == count:
+            request.output.append(token)
+    leave(engine, served)
+    return served
+
+
+def whole_prompt(engine: Any) -> list[Any]:
+    batch = [(request, request.pending) for request, _ in chosen(engine)]
+    return compute(engine, batch)
+
+
+def answers_within_a_prompt(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    tokens = engine.next_tokens([(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch])
+    for (request, count), token in zip(batch, tokens, strict=True):
+        request.cached += count
+        request.output.append(token)
+    served = [request for request, _ in batch]
+    leave(engine, served)
+    return served
+
+
+def rows_without_tokens(engine: Any) -> list[Any]:
+    engine.make_room()
+    engine.admit_waiting()
+    plan = engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget)
+    return compute(engine, list(zip(engine.running, plan, strict=True)))
+
+
+def one_call_each(engine: Any) -> list[Any]:
+    served = []
+    for request, count in chosen(engine):
+        served += compute(engine, [(request, count)])
+    return served
+
+
+def nobody_leaves(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    rows = [(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch]
+    return hand_out(batch, engine.next_tokens(rows))
+
+
+def blocks_are_kept(engine: Any) -> list[Any]:
+    served = nobody_leaves(engine)
+    engine.running[:] = [r for r in engine.running if not (r.output and engine.done(r))]
+    return served
+
+
+def removed_while_walking(engine: Any) -> list[Any]:
+    served = nobody_leaves(engine)
+    for request in engine.running:
+        if request.output and engine.done(request):
+            engine.running.remove(request)
+            engine.scheduler.give_back(request.blocks, engine.free)
+    return served
+
+
+def only_the_complete(engine: Any) -> list[Any]:
+    return [request for request in compute(engine, chosen(engine)) if engine.done(request)]
+
+
+def all_that_run(engine: Any) -> list[Any]:
+    compute(engine, chosen(engine))
+    return list(engine.running)
+
+
+def no_list(engine: Any) -> None:
+    compute(engine, chosen(engine))
+
+
 ANSWERS: dict[str, list[tuple[str, Any]]] = {
     "blocks_needed": [
         ("round up", rounded_down),
@@ -418,6 +553,23 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("no request has to be preempted", too_careful),
         ("returned nothing", forgets_to_return),
         ("return a list; yours returned", how_many_go),
+    ],
+    "step": [
+        ("Call engine.admit_waiting() before you plan", never_admits),
+        ("preempted although there were blocks enough", admits_first),
+        ("engine.make_room() must come first", forgets_to_make_room),
+        ("computes its text again from the beginning", whole_text_again),
+        ("Add the number of tokens that the step computed", cached_stays),
+        ("The rest of its prompt goes into later steps", whole_prompt),
+        ("The model's token after a chunk is not part of the answer", answers_within_a_prompt),
+        ("leave that request out of the rows", rows_without_tokens),
+        ("the weights are read once for all of them", one_call_each),
+        ("keeps its seat", nobody_leaves),
+        ("its blocks are not free again", blocks_are_kept),
+        ("That skips every other element", removed_while_walking),
+        ("not only those whose answer is complete", only_the_complete),
+        ("one whose answer is now complete did", all_that_run),
+        ("yours returned nothing", no_list),
     ],
     "kv_bytes_per_token": [
         ("Only KV heads are cached", all_heads),
@@ -485,6 +637,26 @@ def victims_otherwise(held: Sequence[int], wants: Sequence[int], free: int) -> l
     return []
 
 
+def step_otherwise(engine: Any) -> set[Any]:
+    engine.make_room()
+    engine.admit_waiting()
+    plan = list(engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget))
+    chunks = [r.tokens[r.cached :][:count] for r, count in zip(engine.running, plan, strict=True)]
+    computed = [(r, chunk) for r, chunk in zip(engine.running, chunks, strict=True) if chunk]
+    answers = iter(engine.next_tokens([(chunk, r.cached, r.blocks) for r, chunk in computed]))
+    served = set()
+    for request, chunk in computed:
+        token, whole = next(answers), request.pending == len(chunk)
+        request.cached += len(chunk)
+        if whole:
+            request.output += [token]
+            served.add(request)
+    for request in [r for r in served if engine.done(r)]:
+        engine.scheduler.give_back(request.blocks, engine.free)
+        engine.running = [r for r in engine.running if r is not request]
+    return served
+
+
 def kv_otherwise(config: dict[str, int], bytes_per_value: int = 2) -> float:
     share = config["num_key_value_heads"] / config["num_attention_heads"]
     width = config.get("head_dim", 0) * config["num_attention_heads"] or config["hidden_size"]
@@ -508,6 +680,7 @@ RIGHT = {
     "admit": admit_otherwise,
     "plan_step": plan_otherwise,
     "choose_victims": victims_otherwise,
+    "step": step_otherwise,
     "kv_bytes_per_token": kv_otherwise,
     "max_users": users_otherwise,
     "usd_per_million_tokens": cost_otherwise,

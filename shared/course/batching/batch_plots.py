@@ -16,7 +16,7 @@ from shared.report.timeline import rows
 # Colour, marker and dash. vLLM looks the same in every plot of the course; the others avoid the engines' colours.
 YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
 PAUSE_STEPS = 2  # a gap this many times the median gap is drawn as a pause
-PAUSED = f"pause in a stream (over {PAUSE_STEPS} × the median gap)"
+PAUSED = f"pause (over {PAUSE_STEPS} × the median gap)"
 PHASES = {
     "waiting": ("#d8dee4", "/"),
     "prefill": ("#E69F00", ""),
@@ -74,12 +74,13 @@ def looks(names: Iterable[str]) -> list[tuple[str, str, str]]:
 def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
     """A bar for each request in the order of arrival: waiting, prefill, decode, and the pauses in its stream.
 
-    The runs are drawn below each other, and the longest prompt of each is marked. Traces are those of
+    The runs are drawn below each other, and the axis names the longest prompt of each. Traces are those of
     shared.course.batching.mini_load, whose `timings` hold the moment of admission.
     """
     figure = go.Figure(layout=layout(title, "seconds", ""))
     bars: dict[str, list[tuple[str, float, float]]] = {phase: [] for phase in PHASES}
     names: list[str] = []
+    marks: dict[str, str] = {}  # the row → its label on the axis
     table: list[tuple[str, ...]] = []
     gaps = [gap for traces in runs.values() for trace in traces for gap in trace.itl_ms or ()]
     longest_ms = PAUSE_STEPS * statistics.median(gaps) if gaps else 0.0
@@ -92,10 +93,10 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
             names.append(name)
             for phase, begin, end in spans(trace, longest_ms):
                 bars[phase].append((name, (begin - start) / 1e9, (end - begin) / 1e9))
+            if place == 1:
+                marks[name] = run
             if trace is longest:
-                end_s = (trace.end_ns - start) / 1e9
-                note = {"text": "◀ the long prompt", "showarrow": False, "xanchor": "left", "bgcolor": "white"}
-                figure.add_annotation(x=end_s, y=name, **note)
+                marks[name] = "long prompt ▶"
         table.append((run, *figures(ordered)))
     for phase, (colour, pattern) in PHASES.items():
         figure.add_bar(
@@ -111,17 +112,16 @@ def gantt(title: str, runs: Mapping[str, Sequence[Trace]]) -> Plot:
                 "pattern": {"shape": pattern, "fgcolor": INK, "size": 4, "solidity": 0.2},
             },
         )
-    firsts = {run: f"{run} 1" for run in runs}
     figure.update_layout(barmode="overlay", height=160 + 11 * len(names))
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=names[::-1],
         gridcolor=GRID,
         showgrid=False,
-        tickvals=list(firsts.values()),
-        ticktext=list(firsts),
+        tickvals=list(marks),
+        ticktext=list(marks.values()),
     )
-    for first in list(firsts.values())[1:]:
+    for first in [f"{run} 1" for run in list(runs)[1:]]:
         figure.add_hline(y=len(names) - names.index(first) - 0.5, line={"color": INK, "width": 1})
     header = ("", "output tok/s", "TTFT, ms", "longest pause in a stream, ms", "most requests under way")
     return Plot(title, header, table, figure)

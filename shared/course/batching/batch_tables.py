@@ -83,17 +83,17 @@ def queue_and_prefill(entries: Entries, users_at_once: Sequence[int]) -> Table:
 
 
 def seats(entries: Entries) -> Table:
-    """The same 32 users with 32 seats and with one."""
+    """The same 16 users with 32 seats and with one."""
     compared = {
-        "vLLM, 32 seats": "load/users-32/vllm/",
-        "vLLM, 1 seat": "seats/users-32",
-        "your engine, 32 seats": "load/users-32/yours/",
+        "vLLM, 32 seats": "load/users-16/vllm/",
+        "vLLM, 1 seat": "seats/users-16",
+        "your engine, 32 seats": "load/users-16/yours/",
     }
     rows = [
         (name, *(spread(entries, prefix, value) for value in ("output_tok_s", "ttft_ms", "itl_ms")))
         for name, prefix in compared.items()
     ]
-    return Table("The same 32 users, by number of seats", ("server", "output tok/s", "TTFT, ms", "ITL, ms"), rows)
+    return Table("The same 16 users, by number of seats", ("server", "output tok/s", "TTFT, ms", "ITL, ms"), rows)
 
 
 def shorter(entries: Entries, name: str) -> float:
@@ -164,7 +164,8 @@ def eager_or_compiled(entries: Entries, users_at_once: Sequence[int]) -> tuple[T
         first = next((entry for key, entry in entries.items() if is_of(keys[users_at_once[0]], key)), None)
         if first:
             speeds = (spread(entries, prefix, "output_tok_s") for prefix in keys.values())
-            rows.append((name, f"{first['provenance']['startup_s']:.0f}", *speeds))
+            startup_s = first["provenance"]["startup_s"]  # 0 for a server that was started in a terminal
+            rows.append((name, f"{startup_s:.0f}" if startup_s else "–", *speeds))
     sentences = [
         f"{users} user{'s' * (users > 1)}: compiled throughput is "
         f"{beside_rounds(value, of_rounds(entries, eager[users], 'output_tok_s'))} eager rounds"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.course.batching import open_loop
+from shared.course.batching import open_loop, open_task
 from shared.course.evidence import Claim, Evidence
 from shared.load.client import Trace
 from shared.metrics.correctness import gap_fault
@@ -10,7 +10,7 @@ from shared.metrics.spread import Spread
 from shared.metrics.summary import Slo
 from shared.results.reading import Entry
 
-SCHEDULER = ("blocks_needed", "give_back", "admit", "plan_step", "choose_victims")
+SCHEDULER = ("blocks_needed", "give_back", "admit", "plan_step", "choose_victims", "step")
 BATCHES = ("alone", "together", "squeezed")
 PARITY = 0.7  # of vLLM's throughput
 BATCHING_AT_LEAST = 2.0  # times the throughput of one seat; with less there is no batching
@@ -68,14 +68,14 @@ def parity(evidence: Evidence) -> tuple[bool, str]:
 
 
 def seats(evidence: Evidence) -> tuple[bool, str]:
-    one, many = evidence.of("seats/users-32"), evidence.of("load/users-32/vllm/")
+    one, many = evidence.of("seats/users-16"), evidence.of("load/users-16/vllm/")
     if not one or not many:
         return False, ""
     slow, fast = (Spread.of(medians(entries, "output_tok_s")) for entries in (one, many))
     if slow is None or fast is None:
         return False, "no throughput is recorded: run the cells `run-load` and `one-seat`"
     ratio = fast.median / slow.median
-    text = f"{ratio:.1f} times as fast: {fast} tok/s with 32 seats, {slow} with one, at 32 users"
+    text = f"{ratio:.1f} times as fast: {fast} tok/s with 32 seats, {slow} with one, at 16 users"
     return evidence.judged(ratio >= BATCHING_AT_LEAST, text)
 
 
@@ -84,7 +84,7 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
     if len(loads) < 2 or entry is None:
         return False, ""
     slo = Slo(**entry["values"])
-    points = open_loop.points(loads, lambda key: [Trace.restore(plain) for plain in evidence.raw(key)], slo)
+    points = open_loop.points(loads, lambda key: traces(evidence, key), slo)
     last, best = points[-1], max(point.output_tok_s for point in points)
     text = (
         f"at {last.percent} % of the capacity throughput is {100 * last.output_tok_s / best:.0f} % of the best, and "
@@ -92,6 +92,10 @@ def collapse(evidence: Evidence) -> tuple[bool, str]:
         f"{max(point.kept_percent for point in points):.0f} % at best"
     )
     return evidence.judged(open_loop.holds_and_collapses(points), text)
+
+
+def traces(evidence: Evidence, key: str) -> list[Trace]:
+    return [Trace.restore(plain) for plain in evidence.raw(key)]
 
 
 def prefix(evidence: Evidence) -> tuple[bool, str]:
@@ -126,6 +130,29 @@ def preempted(evidence: Evidence) -> tuple[bool, str]:
     return counts["scarce"] > 0 == counts["ample"], text
 
 
+def kv_cache(evidence: Evidence) -> tuple[bool, str]:
+    (shared, about_shared), (blocks, about_blocks) = prefix(evidence), preempted(evidence)
+    if not about_shared:
+        return False, ""
+    return shared and blocks, f"{about_shared}; {about_blocks}"
+
+
+def task(evidence: Evidence) -> tuple[bool, str]:
+    tried = evidence.of("task/")
+    if missing := [key for key in (open_task.TODAY, open_task.MINE) if key not in tried]:
+        cells = {open_task.TODAY: "task-today", open_task.MINE: "my-change"}
+        return False, f"missing: {', '.join(missing)}: run the cell `{cells[missing[0]]}`"
+    today, mine = tried[open_task.TODAY], tried[open_task.MINE]
+    found, goal = traces(evidence, open_task.MINE), open_task.goal(today)
+    fault = open_task.fault(today, mine, found)
+    held = f"{open_task.kept(found, goal.slo)} of {len(found)} requests kept the promise"
+    text = f"flags changed: {open_task.changes(today, mine)}; {fault or held}"
+    if naive := tried.get(open_task.MORE_SEATS):
+        others = traces(evidence, open_task.MORE_SEATS)
+        text += f"; with {open_task.changes(today, naive)} alone {open_task.kept(others, goal.slo)} of {len(others)}"
+    return evidence.judged(not fault, text)
+
+
 def partial(evidence: Evidence) -> tuple[bool, str]:
     entry = evidence.of("died").get("died")
     if entry is None:
@@ -144,13 +171,14 @@ CLAIMS = (
     Claim(f"Your engine reaches {PARITY} of vLLM's throughput at 16 users", parity,
           {"load/users-16/": "run-load"}, SCHEDULER),
     Claim("The throughput depends on vLLM's seats (`--max-num-seqs`), not only on the load", seats,
-          {"load/users-32/vllm": "run-load", "seats/": "one-seat"}),
+          {"load/users-16/vllm": "run-load", "seats/": "one-seat"}),
     Claim("Beyond the capacity, throughput holds while goodput collapses", collapse,
           {"slo": "choose-slo", "open/": "run-open-loop"}),
-    Claim("Prefix caching shortens TTFT for prompts that share a beginning, and hardly helps unique ones", prefix,
-          {"prefix/on/": "prefix-on", "prefix/off/": "prefix-off"}),
-    Claim("Too few blocks cause preemptions, and enough blocks cause none", preempted,
-          {"preempt/ample": "preempt-ample", "preempt/scarce": "preempt-scarce"}),
+    Claim("A shared beginning is computed once and shortens TTFT; too few blocks cause preemptions", kv_cache,
+          {"prefix/on/": "prefix-on", "prefix/off/": "prefix-off",
+           "preempt/ample": "preempt-ample", "preempt/scarce": "preempt-scarce"}),
     Claim("The results of a load whose server died are kept, and its failed requests are marked", partial,
           {"died": "server-dies"}),
+    Claim(f"Your flags hold the promise at {open_task.TIMES} times the capacity of today's server", task,
+          {"task/today": "task-today", "task/": "my-change"}),
 )  # fmt: skip

@@ -66,6 +66,7 @@ class Point:
     queue_ms: float | None  # the mean by the engine's metrics
     in_flight: float  # mean number of requests under way while requests were still sent
     rate_times_latency: float  # the same by Little's law
+    share_inside: float  # of the time that requests were under way: while others were still sent
 
     @property
     def kept_percent(self) -> float:
@@ -87,6 +88,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
     good = [trace for trace in traces if slo.kept(trace)]
     tokens = sum(trace.output_tokens or 0 for trace in traces)
     only_ttft, only_tpot = Slo(ttft_ms=slo.ttft_ms), Slo(tpot_ms=slo.tpot_ms)
+    expected = asked["rate_per_s"] * asked["seconds"]
     in_flight, by_law = littles_law(traces, asked["rate_per_s"], asked["seconds"])
     return Point(
         percent=percent_of(key),
@@ -95,7 +97,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
         output_tok_s=values["output_tok_s"],
         goodput_tok_s=sum(trace.output_tokens or 0 for trace in good) / values["wall_s"],
         requests=len(traces),
-        expected=asked["rate_per_s"] * asked["seconds"],
+        expected=expected,
         kept=len(good),
         missed_ttft=sum(not only_ttft.kept(trace) for trace in traces),
         missed_tpot=sum(not only_tpot.kept(trace) for trace in traces),
@@ -104,6 +106,7 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
         queue_ms=values["queue_ms"],
         in_flight=in_flight,
         rate_times_latency=by_law,
+        share_inside=in_flight / by_law * expected / len(traces),
     )
 
 
@@ -150,6 +153,8 @@ def little_table(found: Sequence[Point]) -> Table:
         (
             f"{p.percent} %",
             f"{p.requests} / {p.expected:.0f} ± {p.expected**0.5:.0f}",
+            f"{100 * (p.requests / p.expected - 1):+.0f} %",
+            f"{100 * (p.share_inside - 1):+.0f} %",
             f"{p.in_flight:.1f}",
             f"{p.rate_times_latency:.1f}",
             f"{100 * (p.in_flight / p.rate_times_latency - 1):+.0f} %",
@@ -159,6 +164,8 @@ def little_table(found: Sequence[Point]) -> Table:
     header = (
         "% of capacity",
         "requests: sent / expected",
+        "too many or few",
+        "cut off at the end",
         "requests in flight, mean",
         "rate × mean latency",
         "difference",
@@ -178,7 +185,8 @@ def holds_and_collapses(found: Sequence[Point]) -> bool:
 
 def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:
     """Up to which load nearly all requests kept the promise, as a sentence."""
-    good = list(itertools.takewhile(lambda point: point.kept_percent >= at_least_percent, found))
+    # Rounded as in the table: a row of 95 % counts as 95 %.
+    good = list(itertools.takewhile(lambda point: round(point.kept_percent) >= at_least_percent, found))
     if not good:
         return f"at none of these loads did {at_least_percent:.0f} % of the requests keep the promise"
     last = good[-1]

@@ -102,6 +102,11 @@ class PagedKV:
             x = x + self.down[i](F.silu(gate) * up)
         return self.output(F.rms_norm(x[ends - 1], (llama.hidden,), llama.norm, llama.eps))
 
+    def next_tokens(self, rows: Sequence[Row]) -> list[int]:
+        """The same step, with the most likely token after each row instead of its logits."""
+        tokens: list[int] = self.forward(rows).argmax(-1).tolist()
+        return tokens
+
     def _groups(self, rows: Sequence[Row], counts: Sequence[int], ends: Tensor) -> Iterator[Group]:
         share = self.llama.heads // self.llama.kv_heads
         decoding = [i for i, count in enumerate(counts) if count == 1]

@@ -4,11 +4,12 @@ A claim covers the engines that took part. Engines that could not start are skip
 """
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shared import paths
 from shared.course.benchmark.limits import FITS
+from shared.course.benchmark.line_up.verdict import VERDICT, found_it
 from shared.course.benchmark.ranking import absent
 from shared.course.evidence import Claim, Evidence, NotRunHere
 from shared.engines import ENGINES
@@ -143,7 +144,17 @@ def own_figures(evidence: Evidence) -> tuple[bool, str]:
     if worst > AGREES:
         text = f"your figures differ from the ledger's by up to {100 * worst:.1f} %"
         return False, f"{text}: run the cell `own-figures` again"
-    return True, f"TTFT, TPOT and throughput of {len(loads)} loads, at most {100 * worst:.2f} % apart"
+    text = f"TTFT, TPOT and throughput of {len(loads)} loads, at most {100 * worst:.2f} % apart"
+    return True, text + own_loop(evidence)
+
+
+def own_loop(evidence: Evidence) -> str:
+    """What the student's load generator did, for the end of a sentence."""
+    entry = evidence.of("loop/own").get("loop/own")
+    if entry is None:
+        return "; your load generator has not driven an engine yet: run the cell `own-loop`"
+    values = entry["values"]
+    return f"; your load generator got {values['answers']} answers, {values['users_at_once']} requests at once"
 
 
 def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
@@ -235,6 +246,19 @@ def traps(evidence: Evidence) -> tuple[bool, str]:
     return True, f"{len(TRAPS)} traps, each with the wrong and the right number"
 
 
+def unfair_run(evidence: Evidence) -> tuple[bool, str]:
+    """Whether the student's verdict on the line-up follows from the ledger."""
+    entry = evidence.of(VERDICT).get(VERDICT)
+    if entry is None:
+        if why := missing(evidence.entries, "line-up/").get("line-up/runs"):
+            return True, f"the line-up was not run here ({why})"
+        return False, "no verdict on the line-up: run the cells `my-verdict` and `judge-verdict`"
+    v = entry["values"]
+    right, why = found_it(evidence.of("line-up/"), v["number"], v["suspect"], v["evidence"])
+    text = f"line-up {v['number']}, {why}"
+    return right, text if right else f"{text}: run the cells `my-verdict` and `judge-verdict`"
+
+
 def reported(evidence: Evidence) -> tuple[bool, str]:
     files = [paths.results() / "report.html", paths.results() / "report.md"]
     lacking = [f.name for f in files if not f.exists()]
@@ -256,19 +280,21 @@ CLAIMS = (
     Claim("Every figure follows from its raw traces, and no request failed", follows_from_raw, LOADS),
     Claim("No prefix cache helped (under 1 % of prompt tokens beyond the template's opening)", no_cache_help, LOADS),
     Claim("Your own TTFT, TPOT and throughput agree with the ledger's", own_figures,
-          {"own/": "own-figures", "load/": "run-load"}, ("ttft_ms", "tpot_ms", "output_tok_s")),
+          {"own/": "own-figures", "load/": "run-load", "loop/": "own-loop"},
+          ("closed_loop", "latencies_ms", "output_tok_s")),
     Claim("Limits were computed, and for each engine it was tested whether the step-time model explains it", explained,
           {"fit/": "fit-steps", "load/": "run-load", "predict/": "predict-limits"},
-          ("ceiling_tok_s", "prefill_floor_ms", "step_ms")),
+          ("pass_floor_ms", "step_ms")),
     Claim("Fewer bits on llama.cpp: decode speed and perplexity of each form were measured", precisions,
-          {"precision/": "run-precisions", "quality/": "judge-precisions"}, ("quantized_tok_s",)),
-    Claim("Seven misleading figures were produced and corrected, and the report is up to date",
-          lambda evidence: both(traps(evidence), reported(evidence)),
-          {**LOADS, "greedy/": "check-greedy", "fit/": "fit-steps", **{f"lie/{name}": f"lie-{name}" for name in TRAPS}},
-          ("uncached_tok_s", "late_share", "percentile")),
+          {"precision/": "run-precisions", "quality/": "judge-precisions"}, ("not_fixed_ms",)),
+    Claim("Seven misleading figures were corrected, the unfair run was found, and the report is up to date",
+          lambda evidence: every((traps(evidence), unfair_run(evidence), reported(evidence))),
+          {**LOADS, "greedy/": "check-greedy", "fit/": "fit-steps", **{f"lie/{name}": f"lie-{name}" for name in TRAPS},
+           "line-up/": "run-line-up"},
+          ("late_share", "percentile")),
 )  # fmt: skip
 
 
-def both(first: tuple[bool, str], second: tuple[bool, str]) -> tuple[bool, str]:
-    failed = [text for ok, text in (first, second) if not ok]
-    return not failed, "; ".join(failed or (first[1], second[1]))
+def every(parts: Sequence[tuple[bool, str]]) -> tuple[bool, str]:
+    failed = [text for ok, text in parts if not ok]
+    return not failed, "; ".join(failed or [text for _, text in parts])

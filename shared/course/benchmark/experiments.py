@@ -7,7 +7,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from shared.launch.running import Engine
 from shared.load import prompts
 from shared.load.client import Trace, stream
+from shared.load.loads import most_at_once
 from shared.metrics.correctness import Reference, check_greedy
 from shared.models import llamacpp_library
 from shared.models.choice import ModelChoice
@@ -33,6 +34,34 @@ async def ask(engine: Engine, messages: Chat, tokens: int, **fields: Any) -> Tra
 async def ask_each(engine: Engine, chats: Iterable[Chat], tokens: int, **fields: Any) -> list[Trace]:
     """Send one request after the other."""
     return [await ask(engine, messages, tokens, **fields) for messages in chats]
+
+
+Loop = Callable[[int, int, Callable[[int], Awaitable[Trace]]], Awaitable[list[Trace]]]
+
+
+async def drive(
+    loop: Loop, engine: Engine, supply: Iterable[Chat], users: int, requests: int, tokens: int
+) -> tuple[dict[str, float], list[tuple[int, int, int]]]:
+    """Let a student's closed loop drive the engine: (figures of its answers, stamps of each request).
+
+    `users_at_once` is the largest number of requests that were under way at the same time. The stamps are (sent_ns,
+    end_ns, output tokens).
+    """
+    chats = list(islice(supply, requests))
+
+    async def send(number: int) -> Trace:
+        return await ask(engine, chats[number], tokens)
+
+    traces = await loop(users, requests, send)
+    good = [trace for trace in traces if trace.error is None]
+    took_s = (max(trace.end_ns for trace in traces) - min(trace.sent_ns for trace in traces)) / 1e9
+    figures = {
+        "answers": len(good),
+        "users_at_once": most_at_once(traces),
+        "ttft_ms": median(trace.ttft_ms for trace in good if trace.ttft_ms is not None),
+        "tok_s": sum(trace.output_tokens or 0 for trace in good) / took_s,
+    }
+    return figures, [(trace.sent_ns, trace.end_ns, trace.output_tokens or 0) for trace in traces]
 
 
 def ask_library(inside: Any, prompt_ids: Sequence[int], tokens: int) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from shared.course.benchmark.method import limits, machine, method, on_cpu, prof
 from shared.course.benchmark.precision_findings import precision_section
 from shared.course.benchmark.ranking import absent, guide, of_each, sound, verdict
 from shared.course.benchmark.step_findings import step_section
+from shared.course.own_words import CONCLUSION
 from shared.engines import ENGINES
 from shared.load.loads import users_text
 from shared.metrics.roofline import SPARK, bits_per_weight
@@ -39,6 +40,7 @@ def every(entries: Entries, loads: Entries) -> Sequence[Section | None]:
         method(entries, loads),
         start_commands(loads),
         limits(),
+        own_words(entries),
     )
 
 
@@ -149,6 +151,17 @@ def traps(entries: Entries) -> Section | None:
     rows = [(v["trap"], f"{v['wrong']} {v['unit']}", f"{v['right']} {v['unit']}", v["why"]) for v in found]
     text = Table("Misleading figures, each produced on purpose", ("trap", "reported", "true", "why"), rows).markdown()
     return Section("How these figures could have misled", f"All of them come from the engines above.\n\n{text}")
+
+
+def own_words(entries: Entries) -> Section | None:
+    """The student's conclusion, and the results that it rests on; None if there is none yet."""
+    if CONCLUSION not in entries:
+        return None
+    written = entries[CONCLUSION]["values"]
+    rests_on = ", ".join(f"`{key}`" for key in written["evidence"])
+    return Section(
+        "Which engine, and why: a conclusion", f"{written['text']}\n\nIt rests on these results: {rests_on}."
+    )
 
 
 def spark(entries: Entries, loads: Entries) -> Section | None:

@@ -6,8 +6,9 @@ from itertools import combinations
 from typing import Any
 
 from shared.engines import ENGINES
-from shared.load.loads import users_text
+from shared.load.loads import most_at_once, users_text
 from shared.metrics.spread import Spread, number
+from shared.metrics.summary import Summary
 from shared.report.table import Table
 from shared.results.query import rounds
 from shared.results.reading import Entries
@@ -26,6 +27,30 @@ def library_table(asked: Mapping[str, Sequence[tuple[float, float]]]) -> Table:
         f"{http_tok_s / inside_tok_s:.2f}× its decode speed"
     )
     return Table(title, ("llama.cpp", "TTFT, ms", "decode, tok/s"), rows)
+
+
+def loops_table(own: Mapping[str, float], labs: Summary) -> Table:
+    """What a student's closed loop measured, beside what the lab's own loop measured with the same load."""
+    ttft_ms = number(labs.ttft_ms.median) if labs.ttft_ms else "–"
+    at_once = str(most_at_once(labs.run.traces))
+    rows = [
+        ("yours", number(own["users_at_once"]), number(own["answers"]), number(own["ttft_ms"]), number(own["tok_s"])),
+        ("the lab's", at_once, str(labs.requests - labs.failed), ttft_ms, number(labs.output_tok_s)),
+    ]
+    header = ("load generator", "requests at once, at most", "answers", "TTFT, median, ms", "throughput, tok/s")
+    return Table(f"One load, two load generators: {users_text(labs.users)}, {labs.requests} requests", header, rows)
+
+
+def reported_by_ollama(shown: Any, loaded: Sequence[Any], asked: Mapping[str, str]) -> Table:
+    """What the labs asked of Ollama, beside what its own `show()` and `ps()` report."""
+    running = loaded[0] if loaded else None
+    rows = [
+        ("precision of the weights", asked["precision"], str(shown.details.quantization_level), "show()"),
+        ("context of a request, tokens", asked["context"], str(running.context_length if running else "–"), "ps()"),
+    ]
+    equal = all(row[1] == row[2] for row in rows)
+    title = "Ollama reports what was asked" if equal else "Ollama reports something else than was asked"
+    return Table(title, ("", "asked", "reported", "by"), rows)
 
 
 def beside_ledger(figures: Figures, entries: Entries, users: int) -> Table:

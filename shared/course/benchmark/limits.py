@@ -1,7 +1,7 @@
 """What no engine can exceed on this machine, and how much of that limit each engine reaches.
 
-    limits = work_out_limits(model, ceilings, prefill_floor_ms, (1, 4, 16, 32), (128, 512, 2048))
-    share_of_ceiling(entries, model, bandwidth_gb_s, ceiling_tok_s)
+    limits = work_out_limits(model, ceilings, pass_floor_ms, (1, 4, 16, 32), (128, 512, 2048))
+    share_of_ceiling(entries, model, ceilings, pass_floor_ms)
 
 The limits are computed from two figures of the machine, memory bandwidth and arithmetic rate, before any engine runs.
 """
@@ -35,16 +35,23 @@ def work_out_limits(
 ) -> dict[str, Any]:
     """The limits for the ledger: decode tok/s by number of users, and least prefill ms by length of the prompt.
 
-    `floor_ms` is the exercise's function. A prompt's tokens meet all weights but the output matrix.
+    `floor_ms` is the exercise's function. A prompt's tokens meet all weights but the output matrix. `ceiling_tok_s` is
+    the limit of one user without a KV cache, by the exercise's function alone.
     """
     weights, size = model.parameters - model.lookup - model.output, model.weight_bytes()
     steps = {n: decode_step(model, "BF16", n, CONTEXT_TOKENS) for n in users}
     return {
         "bandwidth_gb_s": here.bandwidth_gb_s,
         "peak_tflop_s": here.peak_tflop_s,
+        "ceiling_tok_s": one_user_tok_s(model, size, here, floor_ms),
         "decode_tok_s": {n: limit_tok_s(step, here) for n, step in steps.items()},
         "prefill_ms": {n: floor_ms(n, weights, size, here.bandwidth_gb_s, here.peak_tflop_s) for n in prompt_tokens},
     }
+
+
+def one_user_tok_s(model: ModelChoice, size: float, here: Ceilings, floor_ms: FloorMs) -> float:
+    """The most tokens per second of one user whose step reads `size` bytes: each token is a pass over one token."""
+    return 1e3 / floor_ms(1, model.parameters - model.lookup, int(size), here.bandwidth_gb_s, here.peak_tflop_s)
 
 
 def limits_table(limits: Mapping[str, Any]) -> Table:
@@ -54,7 +61,7 @@ def limits_table(limits: Mapping[str, Any]) -> Table:
 
 
 def share_of_ceiling(
-    entries: Entries, model: ModelChoice, bandwidth_gb_s: float, ceiling_tok_s: Callable[[float, float], float]
+    entries: Entries, model: ModelChoice, here: Ceilings, floor_ms: FloorMs
 ) -> dict[str, dict[str, float]]:
     """By engine: decode tok/s of one user, the bytes that its step reads, its ceiling, and the share that it reaches.
 
@@ -68,7 +75,7 @@ def share_of_ceiling(
             continue
         some = next(e["provenance"] for k, e in entries.items() if k.startswith(f"load/users-1/{name}/"))
         size = model.decode_bytes(some["precision"]) * BYTES_PER_VALUE[some.get("dtype", "")] / 2
-        tok_s, ceiling = 1e3 / times[1], ceiling_tok_s(bandwidth_gb_s, size)
+        tok_s, ceiling = 1e3 / times[1], one_user_tok_s(model, size, here, floor_ms)
         found[name] = {"tok_s": tok_s, "bytes": size, "ceiling_tok_s": ceiling, "share": tok_s / ceiling}
     return found
 

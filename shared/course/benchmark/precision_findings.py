@@ -13,6 +13,9 @@ from shared.results.reading import Entries
 
 START = "BF16"  # predictions for the other forms start from its measured step
 PREDICTED = "prediction/precision"  # the result that holds them
+NOT_FIXED = "fixed-cost/llamacpp"  # the result that compares the fit's unexplained time with the steps of fewer bits
+
+NotFixedMs = Callable[[float, Sequence[tuple[float, int]], float], float]
 
 
 def precision_section(entries: Entries) -> Section | None:
@@ -20,7 +23,9 @@ def precision_section(entries: Entries) -> Section | None:
     table = precision_table(entries)
     if not table.rows:
         return None
-    lines = [*off_by(entries), *unexplained(entries)]
+    lines = off_by(entries)
+    if proven := entries.get(NOT_FIXED):
+        lines.append(f"{unexplained(proven['values'])}.")
     text = (
         "A decode step reads every weight, so fewer bytes make it shorter. The prediction starts from the measured "
         "BF16 step and subtracts the time for the saved bytes. Prefill computes, so saved bytes alone don't change it. "
@@ -37,17 +42,18 @@ def qualities(entries: Entries) -> dict[str, Mapping[str, Any]]:
     return {form: values for form, values in found.items() if "bytes" in values}
 
 
-def predict(
-    entries: Entries, model: ModelChoice, quantized_tok_s: Callable[..., float], bandwidth_gb_s: float
-) -> dict[str, float]:
-    """Predicted decode tok/s of one user for each measured form but BF16, from BF16's step in the same series."""
+def predict(entries: Entries, model: ModelChoice, bandwidth_gb_s: float) -> dict[str, float]:
+    """Predicted decode tok/s of one user for each measured form but BF16, if only the reading gets shorter.
+
+    It starts from BF16's step in the same series, and subtracts the time for the saved bytes.
+    """
     tok_s = median(decode_rates(entries).get(START))
     if tok_s is None:
         return {}
     step_ms = 1e3 / tok_s
     before = model.decode_bytes(START)
     return {
-        form: quantized_tok_s(step_ms, before, model.decode_bytes(form), bandwidth_gb_s)
+        form: 1e3 / (step_ms - (before - model.decode_bytes(form)) / (bandwidth_gb_s * 1e6))
         for form in qualities(entries)
         if form != START
     }
@@ -108,24 +114,39 @@ def off_by(entries: Entries) -> list[str]:
     return lines
 
 
-def unexplained(entries: Entries) -> list[str]:
-    """A check of llama.cpp's fit against the fastest whole step of the series: one sentence, or none without both."""
+def not_fixed(entries: Entries, bandwidth_gb_s: float, not_fixed_ms: NotFixedMs) -> dict[str, Any] | None:
+    """For the ledger: how much of llama.cpp's unexplained time can't be a fixed cost; None without a fit or steps.
+
+    `not_fixed_ms` is the exercise's function. The steps are those of one user in the series of forms.
+    """
     fit = entries.get("fit/llamacpp", {"values": {}})["values"]
+    read = {form: int(v["bytes"]) for form, v in qualities(entries).items()}
     steps = {form: 1e3 / tok_s for form, rates in decode_rates(entries).items() if (tok_s := median(rates))}
-    steps = {form: ms for form, ms in steps.items() if form in qualities(entries) and form != START}
+    steps = {form: ms for form, ms in steps.items() if form in read}
     if not steps or "overhead_ms" not in fit:
-        return []
-    form = min(steps, key=lambda one: steps[one])
-    pair = (
-        f"In the fit, {number(fit['overhead_ms'])} ms of llama.cpp's BF16 step remain unexplained; the whole step "
-        f"with {form} takes {number(steps[form])} ms."
-    )
-    if fit["overhead_ms"] > steps[form]:
-        left_ms = number(fit["overhead_ms"])
-        return [
-            f"{pair} So these {left_ms} ms are not a fixed cost of the engine: its BF16 kernels cause part of them."
-        ]
-    return [f"{pair} This does not contradict the fit."]
+        return None
+    left_ms = not_fixed_ms(fit["overhead_ms"], [(ms, read[form]) for form, ms in steps.items()], bandwidth_gb_s)
+    return {
+        "unexplained_ms": fit["overhead_ms"],
+        "not_fixed_ms": left_ms,
+        "steps_ms": steps,
+        "rest_ms": {form: ms - read[form] / (bandwidth_gb_s * 1e6) for form, ms in steps.items()},
+    }
+
+
+def fixed_cost_table(found: Mapping[str, Any]) -> Table:
+    """Each form's step, and the part of it that reading at full bandwidth leaves; the title gives the verdict."""
+    rows = [(form, number(ms), number(found["rest_ms"][form])) for form, ms in found["steps_ms"].items()]
+    header = ("weights", "step, one user, ms", "left after reading, ms")
+    return Table(unexplained(found), header, rows)
+
+
+def unexplained(found: Mapping[str, Any]) -> str:
+    """What the steps with fewer bits prove about the fit's unexplained time, in one sentence."""
+    left_ms, all_ms = found["not_fixed_ms"], number(found["unexplained_ms"])
+    if left_ms > 0:
+        return f"Of the fit's {all_ms} unexplained ms, {number(left_ms)} ms can't be a fixed cost of llama.cpp"
+    return f"The fit's {all_ms} unexplained ms fit into every step: nothing contradicts a fixed cost"
 
 
 def decode_rates(entries: Entries) -> dict[str, list[float]]:

@@ -72,6 +72,7 @@ def step_plot(fits: Fits, users: int) -> Plot:
     parts = {ENGINES[name].title: dict(zip(PARTS, parts_ms(v, users), strict=True)) for name, v in there.items()}
     measured = [v["steps"][str(users)][0] for v in there.values()]
     plot = bars(f"Parts of a decode step by the model, and the measured step: {users_text(users)}", "ms", parts, True)
+    plot.figure.update_traces(text=None, selector={"type": "bar"})  # the table has them: on hatching they can't be read
     plot.figure.add_scatter(
         x=list(parts),
         y=measured,
@@ -79,6 +80,9 @@ def step_plot(fits: Fits, users: int) -> Plot:
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 44, "color": "#D55E00", "line": {"width": 4}},
     )
+    for (title, shares), ms in zip(parts.items(), measured, strict=True):
+        top = max(ms, sum(shares.values()))
+        plot.figure.add_annotation(x=title, y=top, text=f"measured {number(ms)} ms", showarrow=False, yshift=14)
     rows = [(*row, number(ms)) for row, ms in zip(plot.rows, measured, strict=True)]
     return replace(plot, header=(*plot.header, "measured step, ms"), rows=rows)
 

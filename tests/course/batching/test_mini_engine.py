@@ -173,7 +173,7 @@ def test_real_text_is_the_models_whatever_the_batch(llama: Llama, model: ModelCh
 
 
 def test_engine_and_scheduler_are_short() -> None:
-    """Comments and docstrings apart, what a student reads and writes stays under 150 lines."""
+    """Comments and docstrings apart, what a student reads and writes stays under 180 lines."""
     import ast
     import inspect
 
@@ -182,7 +182,7 @@ def test_engine_and_scheduler_are_short() -> None:
 
     check = checks.of("3.3.2")
     sources = [inspect.getsource(mini_engine)]
-    sources += [checks.solution(check.lab, e) for e in check.lab.exercises[:5]]
+    sources += [checks.solution(check.lab, e) for e in check.lab.exercises[:6]]
     lines = 0
     for source in sources:
         plain = ast.unparse(ast.parse(source))
@@ -192,4 +192,4 @@ def test_engine_and_scheduler_are_short() -> None:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         )
         lines += len([line for line in plain.splitlines() if line.strip()]) - docs
-    assert lines < 150
+    assert lines < 180

@@ -65,6 +65,7 @@ def test_an_open_load_counts_from_the_schedule(llama: Llama) -> None:
     figure = batch_plots.gantt("x", {"way": run.traces})
     assert figure.rows[0][0] == "way"
     assert [bar.name for bar in figure.figure.data] == list(batch_plots.PHASES)
+    assert "long prompt ▶" in figure.figure.layout.yaxis.ticktext
 
 
 def test_its_version_is_the_hash_of_its_code(llama: Llama) -> None:

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from shared import LabError, metrics, results
+from shared.course import labs
 from shared.course.benchmark import step_findings
 from shared.course.benchmark.comparison import build_report
 from shared.hardware import host
@@ -198,6 +199,16 @@ def test_what_was_not_measured_is_left_out_and_an_engine_says_why(own_results: P
     assert "Why: what a step is made of" not in found
     assert "- SGLang took no part: SGLang is not installed in ~/x." in found["Which engine for what"]
     assert "llama.cpp, the only one measured" in found["Which engine for what"]
+
+
+def test_it_ends_with_the_students_own_conclusion(own_results: Path) -> None:
+    fill(ALL_FOUR)
+    labs.open("3.3.1").conclude("llama.cpp for one user, because its steps are short.", "load/users-1")
+    build_report("3.3.1")
+    title, text = list(sections(own_results).items())[-1]
+    assert title == "Which engine, and why: a conclusion"
+    assert "because its steps are short." in text
+    assert "`load/users-1`" in text
 
 
 def test_engines_that_widened_the_weights_are_named_and_older_ledgers_name_none(own_results: Path) -> None:

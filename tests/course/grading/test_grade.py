@@ -89,8 +89,8 @@ def good_and_less_good(folder: Path) -> None:
     shutil.copy(paths.REPO / "labs" / LAB.notebook, anna / "results")  # one that she left as it was
     ben = student(folder / "ben", 0.1, "handed in/module 3/results")
     there = ben / "handed in/module 3/results"
-    noted(there, "ttft_ms", hints=2)
-    noted(there, "tpot_ms", revealed=True)
+    noted(there, "latencies_ms", hints=2)
+    noted(there, "output_tok_s", revealed=True)
     noted(there, "ahead", outcome="incorrect")
     changed(there, KEY, lambda s: s["entry"]["provenance"].update(code_sha256="0" * 64, host="b", processor="=1+1"))
     carla = student(folder / "carla", 0.2)
@@ -116,7 +116,7 @@ def hostile(folder: Path) -> None:
     put(hal, "x").write_text("[" * 10**6)
     put(hal, "own/figures").rename(hal / "3.3.1" / "other.json")
     (hal / "3.3.1" / os.fsdecode(b"\xff\x1b[31m.json")).write_bytes(b"\0" * 100)
-    (hal / "3.3.1.exercises.json").write_text('{"ttft_ms":' * 10**5)
+    (hal / "3.3.1.exercises.json").write_text('{"latencies_ms":' * 10**5)
     (hal / "lab-3.3.1-x.ipynb").write_text('{"cells": [1]}')
     (hal / "yours-lab-3.3.1-y.ipynb").write_bytes(b"\xff\x00")
     ida = student(folder / "ida", 0.4) / "results"
@@ -190,7 +190,7 @@ def exercises(row: Row) -> list[str]:
 def test_a_whole_student_has_every_claim_and_no_problem(rows: dict[str, Row]) -> None:
     anna = rows["anna"]
     assert (anna["lab"], anna["claims"], anna["problems"], anna["notes"]) == ("3.3.1", "8 of 8", "", "")
-    assert exercises(anna) == ["12", "0", "0", "0"]
+    assert exercises(anna) == ["9", "0", "0", "0"]
     assert anna["machine"]
 
 
@@ -198,7 +198,7 @@ def test_hints_revealed_solutions_other_hosts_and_other_code_are_told(judged: An
     folder, _, rows = judged
     ben = rows["ben"]
     assert ben["claims"] == "8 of 8"
-    assert exercises(ben) == ["9", "1", "1", "1"]
+    assert exercises(ben) == ["6", "1", "1", "1"]
     assert ben["machine"].endswith("(2 hosts)")
     entries = [json.loads(file.read_bytes()) for file in folder.glob("ben/**/3.3.1/*.json")]
     measured = sum(entry["kind"] == "measured" for entry in entries)
@@ -224,7 +224,7 @@ def test_students_with_the_same_raw_data_are_named_to_each_other(rows: dict[str,
 
 
 def test_an_exercise_that_is_right_by_the_tally_but_a_stub_in_the_notebook_is_noticed(rows: dict[str, Row]) -> None:
-    assert "ttft_ms counts as correct, but the code handed in contains only its stub" in rows["emil"]["problems"]
+    assert "latencies_ms counts as correct, but the code handed in contains only its stub" in rows["emil"]["problems"]
     assert "stub" not in rows["anna"]["problems"] + rows["dora"]["problems"]
 
 
@@ -377,10 +377,10 @@ def test_a_folder_named_as_a_lab_that_holds_no_result_hides_no_results(tmp_path:
 
 
 def test_exercises_without_any_result_are_taken(tmp_path: Path) -> None:
-    noted(tmp_path / "wim" / "a", "ttft_ms", hints=1)
+    noted(tmp_path / "wim" / "a", "latencies_ms", hints=1)
     handed = submissions.take(tmp_path / "wim", tmp_path / "copy")
     assert handed.problems == []
-    assert json.loads((tmp_path / "copy/results/3.3.1.exercises.json").read_text())["ttft_ms"]["hints"] == 1
+    assert json.loads((tmp_path / "copy/results/3.3.1.exercises.json").read_text())["latencies_ms"]["hints"] == 1
 
 
 @pytest.mark.parametrize("arguments", [[""], ["nowhere"], ["empty"], ["file"]])

@@ -133,7 +133,7 @@ EXERCISES = (
     ),
     Exercise(
         "max_users", "ex-max-users", 1, 2, 5,
-        "The same memory serves a hundred short conversations or three long ones.",
+        "The same memory serves many short conversations or a few long ones.",
         ("How much memory is left when the weights are loaded?",
          "Divide it by the bytes of one user's whole context, and round down.",
          "max(0, (memory_bytes - weight_bytes) // (kv_bytes * context_tokens))."),

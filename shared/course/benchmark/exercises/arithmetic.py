@@ -1,16 +1,17 @@
-"""Exercises of lab 3.3.1 on arithmetic: prefill floor, step time, quantization, bits per weight."""
+"""Exercises of lab 3.3.1 on arithmetic: the floor of a pass, the step time, and what can't be a fixed cost."""
 
 import random
+from collections.abc import Callable
 
 from shared.course.exercise import Exercise, Function, expect, expect_each
 
 source = random.Random()
 
 
-def prefill_floor(f: Function) -> None:
-    """Test with prompts that reading limits (8 tokens, on any of these machines) and that computing limits (4096)."""
+def pass_floor(f: Function) -> None:
+    """Test with passes that reading limits (1 and 8 tokens, on any of these machines) and computing limits (4096)."""
     inputs = []
-    for tokens in (8, 4096, 60, 1500):
+    for tokens in (8, 4096, 60, 1500, 1):
         parameters = source.randrange(10**8, 10**10)
         inputs.append((tokens, parameters, parameters * 2, source.uniform(20, 100), source.uniform(2, 20)))
 
@@ -31,16 +32,16 @@ def prefill_floor(f: Function) -> None:
             "Reading and computing can overlap: the floor is the longer of the two, not their sum.": lambda *given: (
                 read(*given) + compute(*given)
             ),
-            "For a long prompt, computing takes longer than reading the weights: count its operations as well.": read,
-            "A short prompt is computed before all weights are read, but every weight must still be read.": compute,
-            "A prefill is never faster than the slower of the two: take the longer time.": lambda *given: min(
+            "With many tokens, computing takes longer than reading the weights: count their operations as well.": read,
+            "Few tokens are computed before all weights are read, but every weight must still be read.": compute,
+            "A pass is never faster than the slower of the two: take the longer time.": lambda *given: min(
                 read(*given), compute(*given)
             ),
             "Each weight is multiplied and added: two operations for each weight and token.": lambda *given: max(
                 read(*given), compute(*given) / 2
             ),
             "Your result is in seconds; the function must return ms.": lambda *given: right(*given) / 1e3,
-            "The weights are read once for the whole prompt, not once for each token.": lambda *given: max(
+            "The weights are read once for the whole pass, not once for each token.": lambda *given: max(
                 given[0] * read(*given), compute(*given)
             ),
         },
@@ -92,70 +93,64 @@ def step(f: Function) -> None:
     )
 
 
-def quantized(f: Function) -> None:
-    for _ in range(3):
-        before = source.randrange(10**8, 10**10)
-        after = int(before * source.uniform(0.25, 0.6))
-        gb_s = source.uniform(20, 300)
-        read, saved = before / gb_s / 1e6, (before - after) / gb_s / 1e6
-        now = read + source.uniform(1, 10)
-        expect(
-            f,
-            (now, before, after, gb_s),
-            1e3 / (now - saved),
-            {
-                "Only the reading gets shorter. The rest of the step takes as long as before.": 1e3
-                / now
-                * before
-                / after,
-                "That is the new step in ms. Return tokens per second.": now - saved,
-                "Fewer bytes make the step shorter: subtract what is saved.": 1e3 / (now + saved),
-                "You left out the rest of the step: that is the ceiling, not the prediction.": gb_s * 1e9 / after,
-                "A step of 10 ms gives 100 tokens per second: divide 1000 by the ms.": 1 / (now - saved),
-                "That is the old speed. Subtract the time for the saved bytes.": 1e3 / now,
-                "Saved bytes = bytes_before − bytes_after. You used bytes_after.": 1e3 / (now - after / gb_s / 1e6),
-            },
-        )
+def not_fixed(f: Function) -> None:
+    """Test with a form that bounds the fixed cost, which is not always the one with the fewest bytes."""
 
+    def rest(step_ms: float, read: float, gb_s: float) -> float:
+        return step_ms - read / gb_s / 1e6
 
-def bits(f: Function) -> None:
-    for _ in range(3):
-        speed, parameters, gb_s = source.uniform(5, 200), source.randrange(10**9, 10**11), source.uniform(100, 3000)
-        most = gb_s * 1e9 / speed / parameters
-        expect(
-            f,
-            (speed, parameters, gb_s),
-            most * 8,
-            {
-                "Those are bytes: a byte has eight bits.": most,
-                "That is the inverse: weights per bit.": 1 / most / 8,
-                "The bandwidth is in GB/s: multiply it by 10⁹.": gb_s / speed / parameters * 8,
-                "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s
-                * 2**30
-                / speed
-                / parameters
-                * 8,
-                "That is the number of bytes read per token. How many bits is that for each weight?": gb_s
-                * 1e9
-                / speed,
-                "That is the number of bits read per token, of all weights together.": gb_s * 1e9 / speed * 8,
-                "A faster engine can have read fewer bytes per token: divide by the speed.": gb_s
-                * 1e9
-                * speed
-                / parameters
-                * 8,
-            },
-        )
+    def right(unexplained: float, steps: list[tuple[float, int]], gb_s: float) -> float:
+        return max(0.0, unexplained - min(rest(step, read, gb_s) for step, read in steps))
+
+    def over(by: Callable[[list[tuple[float, int]], float], float]) -> Function:
+        """The mistake of bounding the fixed cost by another number than the smallest rest."""
+        return lambda unexplained, steps, gb_s: max(0.0, unexplained - by(steps, gb_s))
+
+    inputs = []
+    for order in ((2, 1, 0), (2, 0, 1), (1, 2, 0)):  # which form leaves the smallest rest, and which the largest
+        size, gb_s = source.randrange(10**8, 3 * 10**8), source.uniform(30, 90)
+        rests_ms = (source.uniform(2, 3), source.uniform(7, 8), source.uniform(9, 12))
+        sizes = (size, int(size * 0.53), int(size * 0.34))
+        steps = [(read / gb_s / 1e6 + rests_ms[place], read) for read, place in zip(sizes, order, strict=True)]
+        inputs.append((source.uniform(13, 20), steps, gb_s))
+    expect_each(
+        f,
+        inputs,
+        right,
+        {
+            "Each form's step also reads its weights: a fixed cost must fit into the rest of the step.": over(
+                lambda steps, gb_s: min(step for step, _ in steps)
+            ),
+            "Every form's step has to hold the fixed cost, so the smallest rest is the limit, not the largest.": over(
+                lambda steps, gb_s: max(rest(step, read, gb_s) for step, read in steps)
+            ),
+            "The form with the fewest bytes does not always leave the smallest rest: compare all forms.": over(
+                lambda steps, gb_s: min((read, rest(step, read, gb_s)) for step, read in steps)[1]
+            ),
+            "That is the most that a fixed cost can be. How much of the unexplained time is more?": lambda u, s, g: min(
+                rest(step, read, g) for step, read in s
+            ),
+            "The bandwidth is in GB/s: 10⁶ bytes in a millisecond.": over(
+                lambda steps, gb_s: min(step - read / gb_s / 1e9 for step, read in steps)
+            ),
+            "BF16's own step is not the only one that must hold the fixed cost.": over(
+                lambda steps, gb_s: rest(steps[0][0], steps[0][1], gb_s)
+            ),
+        },
+    )
+    size, gb_s = 10**8, 50.0
+    enough = "If the whole unexplained time fits into every step, nothing is proven: return 0, not a negative number."
+    expect(f, (1.5, [(2.0 + 4.0, size), (1.0 + 3.0, size // 2)], gb_s), 0.0, {enough: 1.5 - 3.0})
 
 
 EXERCISES = (
     Exercise(
-        "prefill_floor_ms", "ex-prefill-floor", 2, 3, 10,
-        "Memory limits short prompts, arithmetic limits long ones. No engine beats either limit.",
+        "pass_floor_ms", "ex-pass-floor", 2, 3, 12,
+        "Memory limits a pass over few tokens, arithmetic one over many. No engine beats either limit.",
         ("Two things must happen: every weight is read once, and every token is multiplied by every weight.",
          "Compute both times in ms. Which one decides if they overlap perfectly?",
-         "max(weight_bytes / bandwidth, 2 * parameters * prompt_tokens / peak), after converting GB/s and TFLOP/s."),
-        prefill_floor,
+         "max(weight_bytes / bandwidth, 2 * parameters * tokens / peak), after converting GB/s and TFLOP/s."),
+        pass_floor,
     ),
     Exercise(
         "step_ms", "ex-step", 2, 3, 15,
@@ -167,19 +162,11 @@ EXERCISES = (
         step,
     ),
     Exercise(
-        "quantized_tok_s", "ex-quantized", 2, 2, 10,
-        "Half the bytes give twice the speed only if the step does nothing but read.",
-        ("Which part of a step gets shorter when the weights have fewer bytes?",
-         "Divide the saved bytes by the bandwidth to get the saved ms.",
-         "1000 / (step_ms - (bytes_before - bytes_after) / (bandwidth_gb_s * 1e6))"),
-        quantized,
-    ),
-    Exercise(
-        "bits_per_weight", "ex-bits", 1, 3, 5,
-        "A published speed limits how many bits each weight can have had, even if the precision is not given.",
-        ("How many bytes can be read in the time of one token? How many weights must be read?",
-         "bandwidth in bytes per second / tokens per second = bytes per token.",
-         "bandwidth_gb_s * 1e9 / decode_tok_s / parameters * 8"),
-        bits,
+        "not_fixed_ms", "ex-not-fixed", 2, 3, 12,
+        "A fit gives a name to what it can't explain. Another measurement shows whether the name is right.",
+        ("A fixed cost is paid in every step, whatever the form of the weights. Which step leaves least room?",
+         "Subtract from each form's step the time for reading its bytes. The smallest rest is the limit.",
+         "max(0, unexplained_ms - min(step_ms - read / (bandwidth_gb_s * 1e6) for step_ms, read in steps))"),
+        not_fixed,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Exercises of lab 3.3.1 on figures: the ceiling, TTFT, TPOT, throughput, and which of two engines is ahead.
+"""Exercises of lab 3.3.1 on figures: TTFT and TPOT, throughput, and which of two engines is ahead.
 
 Each test makes up requests, computes what every common mistake would return for them, and raises the hint for the
 mistake that matches.
@@ -6,6 +6,7 @@ mistake that matches.
 
 import random
 from dataclasses import replace
+from typing import Any
 
 from shared.course.exercise import Exercise, Function, Wrong, expect
 from shared.load.client import Trace
@@ -13,25 +14,6 @@ from shared.load.client import Trace
 MS = 1_000_000
 
 Chunks = list[tuple[int, str]]
-
-
-def ceiling(f: Function) -> None:
-    source = random.Random()
-    for _ in range(3):
-        gb_s, size = source.uniform(15, 3000), source.randrange(10**8, 10**11)
-        right = gb_s * 1e9 / size
-        expect(
-            f,
-            (gb_s, size),
-            right,
-            {
-                "The bandwidth is in GB/s and the weights are in bytes: multiply the bandwidth by 10⁹.": gb_s / size,
-                "That is the least time per token in seconds. Tokens per second are its inverse.": size / gb_s / 1e9,
-                "Bandwidth is given in GB/s, and a GB is 10⁹ bytes; 2³⁰ bytes are a GiB.": gb_s * 2**30 / size,
-                "More bytes to read must mean fewer tokens per second: divide by them.": gb_s * 1e9 * size,
-                "Don't divide by 8: both numbers are in bytes already.": gb_s * 1e9 / size / 8,
-            },
-        )
 
 
 def stream(source: random.Random, per_chunk: int = 1) -> tuple[int, Chunks, int]:
@@ -48,31 +30,51 @@ def stream(source: random.Random, per_chunk: int = 1) -> tuple[int, Chunks, int]
     return sent, chunks, 1 + (count - 1) * per_chunk
 
 
+def part(f: Function, place: int) -> Function:
+    """One of the two numbers that the student's function returns, so that each is judged by itself."""
+
+    def one(*given: Any) -> Any:
+        got = f(*given)
+        if got is None:
+            raise Wrong("latencies_ms returned nothing. Is `return` missing?")
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise Wrong("Return a pair, (TTFT, TPOT), even if one of the two or both are None.")
+        return got[place]
+
+    one.__name__ = f"The {('TTFT', 'TPOT')[place]} of latencies_ms"
+    return one
+
+
+def latencies(f: Function) -> None:
+    ttft(part(f, 0))
+    tpot(part(f, 1))
+
+
 def ttft(f: Function) -> None:
     source = random.Random()
     for _ in range(3):
-        sent, chunks, _ = stream(source)
+        sent, chunks, tokens = stream(source)
         ns = chunks[1][0] - sent
         expect(
             f,
-            (sent, chunks),
+            (sent, chunks, tokens),
             ns / 1e6,
             {
-                "The first chunk carries only a role: no token has come yet. Take the first one with text.": (
+                "TTFT: the first chunk carries only a role: no token has come yet. Take the first one with text.": (
                     chunks[0][0] - sent
                 )
                 / 1e6,
-                "Your result is in nanoseconds: a millisecond has 10⁶ of them.": ns,
-                "Your result is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
-                "Your result is in seconds; the function must return ms.": ns / 1e9,
+                "TTFT is in nanoseconds: a millisecond has 10⁶ of them.": ns,
+                "TTFT is in microseconds: a millisecond has 10⁶ nanoseconds.": ns / 1e3,
+                "TTFT is in seconds; the function must return ms.": ns / 1e9,
                 "A space is a token too: skip only chunks whose text is empty.": (chunks[2][0] - sent) / 1e6,
                 "That is the last chunk with text. TTFT ends at the first one.": (chunks[-2][0] - sent) / 1e6,
                 "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
             },
         )
-    silent = "What if no chunk carries text? Then there was no first token: return None"
-    nothing: tuple[int, Chunks]
-    for nothing in ((sent, [(sent + 40 * MS, ""), (sent + 90 * MS, "")]), (sent, [])):
+    silent = "What if no chunk carries text? Then there was no first token: TTFT is None"
+    nothing: tuple[int, Chunks, int]
+    for nothing in ((sent, [(sent + 40 * MS, ""), (sent + 90 * MS, "")], 0), (sent, [], 0)):
         try:
             expect(
                 f,
@@ -91,39 +93,46 @@ def ttft(f: Function) -> None:
 def tpot(f: Function) -> None:
     source = random.Random()
     for per_chunk in (1, 4, 3):
-        _, chunks, tokens = stream(source, per_chunk)
+        sent, chunks, tokens = stream(source, per_chunk)
         first, last = chunks[1][0], chunks[-2][0]
         ms = (last - first) / 1e6
         texts = len(chunks) - 2
         expect(
             f,
-            (chunks, tokens),
+            (sent, chunks, tokens),
             ms / (tokens - 1),
             {
                 "A chunk may hold several tokens: divide by the engine's token count.": ms / (texts - 1),
                 "n tokens have n − 1 steps between them. The first token's time is TTFT, not TPOT.": ms / tokens,
-                "Your result is in nanoseconds; the function must return ms.": ms * 1e6 / (tokens - 1),
+                "TPOT is in nanoseconds; the function must return ms.": ms * 1e6 / (tokens - 1),
                 "That is tokens per millisecond. Time per token is its inverse.": (tokens - 1) / ms,
-                "The first chunk carries only a role: begin with the first one that has text.": (last - chunks[0][0])
+                "The first chunk carries only a role: TPOT begins with the first one that has text.": (
+                    last - chunks[0][0]
+                )
                 / 1e6
                 / (tokens - 1),
-                "The last chunk carries only the finish reason: stop at the last one that has text.": (
+                "The last chunk carries only the finish reason: TPOT stops at the last one that has text.": (
                     chunks[-1][0] - first
                 )
                 / 1e6
                 / (tokens - 1),
-                "The first and the last chunk carry no text: use only chunks with text.": (chunks[-1][0] - chunks[0][0])
+                "The first and the last chunk carry no text: for TPOT, use only chunks with text.": (
+                    chunks[-1][0] - chunks[0][0]
+                )
+                / 1e6
+                / (tokens - 1),
+                "That is the whole answer from sending on. TPOT begins with the first token.": (last - sent)
                 / 1e6
                 / (tokens - 1),
             },
         )
-    alone = "With one token there is no step to measure: return None"
+    alone = "With one token there is no step to measure: TPOT is None"
     try:
-        expect(f, ([(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
+        expect(f, (MS, [(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
     except (ZeroDivisionError, IndexError, ValueError) as e:
         raise Wrong(f"{alone}. (Yours raised {type(e).__name__}.)") from None
-    once = "All tokens came in one chunk, so no time between them was measured: return None"
-    expect(f, ([(5 * MS, ""), (9 * MS, "Yes, it is"), (12 * MS, "")], 4), None, {f"{once}, not 0.": 0})
+    once = "All tokens came in one chunk, so no time between them was measured: TPOT is None"
+    expect(f, (MS, [(5 * MS, ""), (9 * MS, "Yes, it is"), (12 * MS, "")], 4), None, {f"{once}, not 0.": 0})
 
 
 def load(source: random.Random, users: int) -> list[Trace]:
@@ -235,28 +244,12 @@ def verdict(f: Function) -> None:
 
 EXERCISES = (
     Exercise(
-        "ceiling_tok_s", "ex-ceiling", 1, 3, 5,
-        "This one division limits every engine at one user, on a laptop and on a DGX Spark.",
-        ("How many bytes must be read for one token? How many can be read in a second?",
-         "Convert the bandwidth to bytes per second first, then divide.",
-         "bandwidth_gb_s * 1e9 bytes per second, weight_bytes bytes per token."),
-        ceiling,
-    ),
-    Exercise(
-        "ttft_ms", "ex-ttft", 1, 3, 10,
-        "A client that stops at the role chunk reports a TTFT before any token has come.",
-        ("Which of these chunks shows the user the first letter?",
-         "Walk through the chunks in order and stop at the first whose text is not empty.",
-         "(at_ns - sent_ns) / 1e6 for that chunk; None if the loop ends without one."),
-        ttft,
-    ),
-    Exercise(
-        "tpot_ms", "ex-tpot", 2, 3, 10,
-        "A count of chunks makes an engine that sends four tokens per chunk look four times slower than it is.",
-        ("How many steps lie between the first token and the last?",
-         "Keep only the chunks with text. The time from the first to the last of them covers all steps.",
-         "(last_ns - first_ns) / 1e6 / (output_tokens - 1), and None below two tokens."),
-        tpot,
+        "latencies_ms", "ex-latencies", 2, 3, 15,
+        "A clock that stops at the role chunk, or a count of chunks instead of tokens, gives figures of no engine.",
+        ("Which chunk shows the user the first letter? How many steps lie between the first token and the last?",
+         "Keep only the chunks with text. TTFT ends at the first of them; TPOT runs from the first to the last.",
+         "(first_ns - sent_ns) / 1e6, and (last_ns - first_ns) / 1e6 / (output_tokens - 1): a pair, each may be None."),
+        latencies,
     ),
     Exercise(
         "output_tok_s", "ex-throughput", 2, 3, 10,
@@ -267,7 +260,7 @@ EXERCISES = (
         throughput,
     ),
     Exercise(
-        "ahead", "ex-ahead", 2, 3, 10,
+        "ahead", "ex-ahead", 2, 3, 8,
         "Of two runs of the same engine, one is always “faster”. Only a difference beyond the spread counts.",
         ("When could chance alone have changed the order?",
          "Compare the worst round of one with the best round of the other.",

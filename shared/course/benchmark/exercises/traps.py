@@ -1,4 +1,4 @@
-"""Exercises of lab 3.3.1 on how benchmarks lie: caches, uncounted waiting, percentiles of small samples."""
+"""Exercises of lab 3.3.1 on how benchmarks lie: uncounted waiting, percentiles of small samples."""
 
 import math
 import random
@@ -8,29 +8,6 @@ from shared.course.exercise import Exercise, Function, Wrong, expect, expect_eac
 MS = 1_000_000
 BEYOND = 10
 source = random.Random()
-
-
-def uncached(f: Function) -> None:
-    for _ in range(3):
-        tokens, ttft = source.randrange(500, 4000), source.uniform(20, 900)
-        cached = int(tokens * source.uniform(0.2, 0.95))
-        expect(
-            f,
-            (tokens, cached, ttft),
-            (tokens - cached) / ttft * 1e3,
-            {
-                "The cached tokens were not computed, so they don't count.": tokens / ttft * 1e3,
-                "Those are the tokens that the cache supplied. Count the others: the others were computed.": cached
-                / ttft
-                * 1e3,
-                "Your result is per millisecond; the function must return tokens per second.": (tokens - cached) / ttft,
-                "That is milliseconds per token: the inverse.": ttft / (tokens - cached),
-                "TTFT is in ms: divide it by 1000, don't multiply.": (tokens - cached) / ttft / 1e3,
-            },
-        )
-    expect(f, (300, 0, 100.0), 3000)
-    nothing = "If the cache supplied every token, nothing was computed and there is no rate: return None"
-    expect(f, (300, 300, 12.0), None, {f"{nothing}, not 0.": 0, f"{nothing}.": 300 / 12.0 * 1e3})
 
 
 Requests = list[tuple[int, int, int]]
@@ -136,14 +113,6 @@ def between(order: list[float], share: float) -> float:
 
 
 EXERCISES = (
-    Exercise(
-        "uncached_tok_s", "ex-uncached", 1, 3, 10,
-        "A prefix cache makes a prefill look faster than it is: tokens that weren't computed aren't speed.",
-        ("Which tokens of the prompt did the engine compute?",
-         "Leave out the cached tokens, and convert TTFT from ms.",
-         "(input_tokens - cached_tokens) / ttft_ms * 1000, or None if no token was computed."),
-        uncached,
-    ),
     Exercise(
         "late_share", "ex-late", 2, 3, 10,
         "One stall delays every request behind it. Latency from sending shows only one slow request.",
