@@ -1,8 +1,8 @@
 """No sentence of an Explain box can be refuted by a run: what states a figure or a comparison is held by something.
 
-Every such sentence stands in statements.toml with what holds it: a cell that computes it (`cell`, and `output`, a pattern
-that the cell's kept output matches), or a published source (`source`), or the mechanism that makes it true whatever is
-measured (`because`). A new sentence fails here until someone has thought about what holds it.
+Every such sentence stands in statements.toml with what holds it: a cell that computes it (`cell`, and `output`, a
+pattern that the cell's kept output matches), or a published source (`source`), or the mechanism that makes it true
+whatever is measured (`because`). A new sentence fails here until someone has thought about what holds it.
 """
 
 import re
@@ -19,9 +19,9 @@ HELD = tomllib.loads(Path(__file__).with_name("statements.toml").read_text())
 LABS = [lab for lab in registry.LABS.values() if lab.number in HELD]
 NUMBER = r"\d"
 COMPARING = (
-    r"\b(?:never|always|same|equal|no engine|no one|none|nothing|every(?:one|body)?|most|hardly|nearly|almost|twice|half|"
-    r"double\w*|times|more|less|fewer|faster|slower|\w+er than|longer|shorter|larger|smaller|higher|lower|better|worse|"
-    r"best|worst|grows?|grew|rises?|rose|falls?|fell|gain(?:s|ed)?|lost|wins?|won|cheaper)\b"
+    r"\b(?:never|always|same|equal|no engine|no one|none|nothing|every(?:one|body)?|most|hardly|nearly|almost|twice|"
+    r"half|double\w*|times|more|less|fewer|faster|slower|\w+er than|longer|shorter|larger|smaller|higher|lower|"
+    r"better|worse|best|worst|grows?|grew|rises?|rose|falls?|fell|gain(?:s|ed)?|lost|wins?|won|cheaper)\b"
 )
 CODE_AND_LINKS = re.compile(r"`[^`]*`|\]\([^)]*\)|<[^>]+>")
 
