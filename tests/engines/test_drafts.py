@@ -8,11 +8,11 @@ from typing import Any
 
 import gguf
 import pytest
-from tests.helpers.command_lines import unknown
 
 from shared import LabError
 from shared.engines import ENGINES, Draft, LaunchPlan, draft_checks, http
 from shared.engines.draft_counts import DraftCounts, draft_counts
+from shared.engines.published_flags import unknown
 from shared.engines.spec import DRAFTS, Speculation
 from shared.models import ModelChoice, gguf_header
 

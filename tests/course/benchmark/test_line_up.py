@@ -16,13 +16,13 @@ from shared.load import Run
 from shared.results.provenance import functions_sha256
 from tests.helpers.ledger import fill, provenance, trace
 
-BUSY = {"client_cpu_share": 0.9}
+BUSY = {"client_lag_ms": {"p50": 25.0, "p99": 60.0, "max": 70.0}}
 CACHED = {"cached_tokens": 100}
 WAYS: list[tuple[str, dict[str, Any], str]] = [
     ("precision", {"precision": "Q8_0"}, "provenance.precision"),
     ("cores", {"cores": 1}, "provenance.cores"),
     ("cache", CACHED, "values.cached_tokens"),
-    ("client", BUSY, "values.client_cpu_share"),
+    ("client", BUSY, "values.client_lag_ms.p50"),
 ]
 
 
@@ -35,8 +35,9 @@ def record(number: int, unfair: str, change: dict[str, Any]) -> None:
         traces = tuple(
             replace(one, cached_tokens=mine["cached_tokens"]) if "cached_tokens" in mine else one for _ in range(4)
         )
-        share = mine.get("client_cpu_share", 0.02)
-        run = Run(traces, 4, 8, "shared-prefix-160", source, share, load={"kind": "closed", "about_cache": True})
+        lag_ms = mine.get("client_lag_ms", {"p50": 0.15, "p99": 3.0, "max": 5.0})
+        settings = {"kind": "closed", "about_cache": True}
+        run = Run(traces, 4, 8, "shared-prefix-160", source, 0.02, load=settings, client_lag_ms=lag_ms)
         results.record("3.3.1", f"line-up/{number}/{name}", metrics.summarise(run))
 
 

@@ -10,7 +10,7 @@ from shared.course import attempts, registry
 from shared.course.grading import handed_in_code, submissions
 
 LAB = registry.find_lab("3.3.1")
-STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-ttft: stop')"
+STUB = "def {}(sent_ns, chunks):\n    '''Milliseconds.'''\n    raise NotImplementedError('ex-latencies: stop')"
 RIGHT = "%%time\ndef {}(sent_ns, chunks):\n    return 1\n!ls"
 ALL = [exercise.function for exercise in LAB.exercises]
 
@@ -65,7 +65,7 @@ def test_a_notebook_left_as_it_was_is_noticed_whatever_its_name(tmp_path: Path, 
 
 def test_without_a_notebook_the_exercises_that_could_not_be_compared_are_named(tmp_path: Path) -> None:
     correct("3.3.1", *ALL)
-    assert compared(tmp_path) == ["not compared: 12 exercises count as correct, but no code of them was handed in"]
+    assert compared(tmp_path) == ["not compared: 9 exercises count as correct, but no code of them was handed in"]
 
 
 def test_nobody_is_accused_without_a_right_exercise(tmp_path: Path) -> None:
@@ -86,27 +86,27 @@ def test_all_functions_in_one_cell_above_the_stubs_are_found(tmp_path: Path) -> 
 
 
 def test_a_function_in_another_labs_notebook_is_found(tmp_path: Path) -> None:
-    correct("3.3.1", "ttft_ms")
-    notebook(tmp_path / "anna" / "lab-3.3.4-mine.ipynb", RIGHT.format("ttft_ms"))
+    correct("3.3.1", "latencies_ms")
+    notebook(tmp_path / "anna" / "lab-3.3.4-mine.ipynb", RIGHT.format("latencies_ms"))
     assert compared(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "more",
-    ["answers = !ls", "ttft_ms?", "if True:\n    %matplotlib inline", "x = %time 3", "await asyncio.sleep(0)"],
+    ["answers = !ls", "latencies_ms?", "if True:\n    %matplotlib inline", "x = %time 3", "await asyncio.sleep(0)"],
 )
 def test_what_only_a_notebook_allows_hides_no_function(tmp_path: Path, more: str) -> None:
-    correct("3.3.1", "ttft_ms")
-    notebook(tmp_path / "anna" / "x.ipynb", f"%%time\ndef ttft_ms(chunks):\n    return 1\n{more}\n")
+    correct("3.3.1", "latencies_ms")
+    notebook(tmp_path / "anna" / "x.ipynb", f"%%time\ndef latencies_ms(chunks):\n    return 1\n{more}\n")
     assert compared(tmp_path) == []
 
 
 def test_a_function_that_was_not_handed_in_is_named(tmp_path: Path) -> None:
-    correct("3.3.1", "ttft_ms", "tpot_ms", "ahead")
-    notebook(tmp_path / "anna" / "x.ipynb", STUB.format("ttft_ms"), "def ahead(rates:\n  return")
+    correct("3.3.1", "latencies_ms", "output_tok_s", "ahead")
+    notebook(tmp_path / "anna" / "x.ipynb", STUB.format("latencies_ms"), "def ahead(rates:\n  return")
     assert compared(tmp_path) == [
-        "ttft_ms counts as correct, but the code handed in contains only its stub",
-        "tpot_ms was not compared: it counts as correct, but the code handed in lacks it",
+        "latencies_ms counts as correct, but the code handed in contains only its stub",
+        "output_tok_s was not compared: it counts as correct, but the code handed in lacks it",
         "ahead was not compared: the code handed in that defines it is not valid Python",
     ]
 
@@ -129,7 +129,7 @@ def test_more_notebooks_than_a_course_has_are_not_all_read(tmp_path: Path, monke
 
 
 def test_the_projects_own_solutions_are_no_students_work(tmp_path: Path) -> None:
-    correct("3.3.1", "ttft_ms")
+    correct("3.3.1", "latencies_ms")
     correct("3.3.5", "ask")
     notebook(tmp_path / "anna" / "labs" / "solutions" / LAB.notebook, *of_the_course("solutions"))
     relay = tmp_path / "anna" / "labs" / "solutions" / "gateway" / "relay.py"

@@ -6,8 +6,10 @@ The number decides which run is unfair, and how. Every run is really measured. T
 a load, and nothing else: the unfair run is found from that.
 """
 
+import ctypes
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -78,14 +80,19 @@ def run_of(way: str, engine: Engine, model: ModelChoice, tokens: int) -> Callabl
 
 @contextmanager
 def busy_client() -> Iterator[None]:
-    """Keep the client's process busy: a second thread computes, as a notebook does that draws or parses meanwhile."""
+    """Block the client: a second thread holds Python's lock for 50 ms at a time, as a call into a library may do.
+
+    It sleeps meanwhile. A thread that computes would take a core from the engine, too, which slows it by far more.
+    """
     over = threading.Event()
+    libc = ctypes.PyDLL(None)  # unlike CDLL it keeps the lock during a call
 
-    def compute() -> None:
+    def block() -> None:
         while not over.is_set():
-            sum(range(1000))
+            libc.usleep(50_000)
+            time.sleep(0.01)
 
-    thread = threading.Thread(target=compute, daemon=True)
+    thread = threading.Thread(target=block, daemon=True)
     thread.start()
     try:
         yield

@@ -20,21 +20,22 @@ from shared.report.table import Table
 from shared.results.reading import Entries, Entry
 
 VERDICT = "line-up/verdict"  # the result that holds it
-# What proves each way, by the beginning of a field's name. A client is busy if its process took many times the CPU
-# share of the others; a cache helped if it supplied many times the tokens.
+# What proves each way, by the beginning of a field's name.
 PROOFS = {
     PRECISION: ("provenance.precision", "provenance.model_sha256"),
     CORES: ("provenance.cores",),
     CACHE: ("values.cached_tokens", "values.counted.cached_tokens"),
-    CLIENT: ("values.client_cpu_share", "values.client_lag_ms", "values.client_bottleneck"),
+    CLIENT: ("values.client_lag_ms.p50", "values.client_lag_ms", "values.client_bottleneck"),
 }
-MEASURED = (CACHE, CLIENT)  # their fields are measurements, which are never exactly equal
+# These fields are measurements, which are never exactly equal: one stands out if it is many times the others, and at
+# least this many tokens (of a cache), or ms (by which the client's event loop wakes up late).
+LEAST = {CACHE: 50.0, CLIENT: 5.0}
 MANY_TIMES = 3.0
 MEANING = {
     PRECISION: "it read other weights",
     CORES: "its engine had fewer cores",
     CACHE: "a cache supplied a part of its prompts",
-    CLIENT: "its client was busy and stamped late",
+    CLIENT: "its client was blocked and stamped late",
 }
 
 
@@ -75,8 +76,8 @@ def unfair_ways(found: Mapping[str, Entry]) -> dict[str, str]:
     ways = {}
     for way, proofs in PROOFS.items():
         values = {name: seen[name].get(proofs[0]) for name in found}
-        if way in MEASURED:
-            odd = [name for name in found if outstanding(values, name)]
+        if way in LEAST:
+            odd = [name for name in found if outstanding(values, name, LEAST[way])]
         else:
             odd = [name for name in found if list(values.values()).count(values[name]) == 1]
         if len(odd) == 1:
@@ -84,10 +85,10 @@ def unfair_ways(found: Mapping[str, Entry]) -> dict[str, str]:
     return ways
 
 
-def outstanding(values: Mapping[str, Any], name: str) -> bool:
-    """Whether this run's number is many times that of the others."""
+def outstanding(values: Mapping[str, Any], name: str, least: float) -> bool:
+    """Whether this run's number is at least `least`, and many times that of the others."""
     others = [float(value or 0) for one, value in values.items() if one != name]
-    return float(values[name] or 0) > MANY_TIMES * max(0.05, statistics.median(others))
+    return float(values[name] or 0) > max(least, MANY_TIMES * statistics.median(others))
 
 
 def solved(lab: OpenLab, number: int) -> tuple[str, str]:
@@ -103,12 +104,12 @@ def found_it(entries: Entries, number: int, suspect: str, evidence: str) -> tupl
     mine = {way for way, name in ways.items() if name == suspect}
     if not mine:
         return False, f"run {suspect} was measured as the others were: compare precision, cache, cores and client"
-    proven = [way for way in mine if evidence.startswith(PROOFS[way])]
-    if proven:
-        return True, f"run {suspect}: {MEANING[proven[0]]}"
     each = [dict(fields(found[name])).get(evidence) for name in NAMES]
     if all(value == each[0] for value in each):
         return False, f"{evidence} is the same in all four runs: it proves nothing"
+    proven = [way for way in mine if evidence.startswith(PROOFS[way])]
+    if proven:
+        return True, f"run {suspect}: {MEANING[proven[0]]}"
     return False, f"{evidence} is an effect, or differs by chance: name the field that shows what was set differently"
 
 
