@@ -113,6 +113,8 @@ def memory(machine: Machine, model: ModelChoice, precision: str, flow: str) -> C
     if not machine.gpu:
         return Check("memory", False, f"no GPU, so none of about {need:.0f} GiB of GPU memory", "")
     free = machine.available_gib if machine.unified_memory else machine.gpu_memory_gib or 0.0
+    if free is None:
+        return Check("memory", False, f"free memory can't be read, about {need:.0f} GiB needed", "make doctor")
     found = f"{free:.0f} GiB free, about {need:.0f} needed"
     return Check("memory", free >= need, found, "" if free >= need else "stop other engines, or choose a smaller model")
 
