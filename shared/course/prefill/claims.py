@@ -117,7 +117,7 @@ CLAIMS = (
         {"fit": "fit-ttft"},
         ("ttft_parts",),
     ),
-    Claim("What INT8 gains in speed and costs in text is measured", int8, {"precision/": "measure-int8"}),
+    Claim("What INT8 gains in speed and costs in text is measured", int8, {"precision/": "measure-eight-bits"}),
     Claim(
         f"The engines chosen for a mix of prompts are at least {GAIN_AT_LEAST} times as fast as eager on it",
         chosen,
