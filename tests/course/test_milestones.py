@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared import LabError, results
-from shared.course import checks, milestones, registry
+from shared.course import checks, milestones
 from shared.course.benchmark.comparison import build_report
 from shared.load import Run, Trace
 from shared.metrics import summarise

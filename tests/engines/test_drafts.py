@@ -12,9 +12,9 @@ import pytest
 from shared import LabError
 from shared.engines import ENGINES, Draft, LaunchPlan, draft_checks, http
 from shared.engines.draft_counts import DraftCounts, draft_counts
+from shared.engines.published_flags import unknown
 from shared.engines.spec import DRAFTS, Speculation
 from shared.models import ModelChoice, gguf_header
-from tests.helpers.command_lines import unknown
 
 HEAD = Path("/heads/own")
 EAGLE, NGRAM, MODEL = Draft("eagle3", 3, HEAD), Draft("ngram", 8), Draft("model", 5, Path("/models/small"))
