@@ -15,7 +15,8 @@ from shared.metrics.spread import Interval, clear_ratio, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
 ROUNDS = {"quick": 5, "full": 7}
-SERVER_ROUNDS = 5  # of a server and of eager torch beside it
+SERVER_ROUNDS = 5
+LONG, LONG_ROUNDS = 2048, 3  # from this many tokens on a prefill takes seconds, and rounds are few
 
 Times = Mapping[str, Mapping[int, Sequence[float]]]  # runner → prompt length → ms of each round
 
@@ -28,14 +29,17 @@ def random_ids(tokens: int, vocabulary: int, seed: int) -> list[int]:
 def measure(
     runners: Mapping[str, Timed], lengths: Sequence[int], rounds: int, vocabulary: int, seed: int = 0
 ) -> dict[str, dict[int, list[float]]]:
-    """Milliseconds of a prefill by runner, length and round. Each runner first computes every length once."""
+    """Milliseconds of a prefill by runner, length and round. Each runner first computes every length once.
+
+    Long prompts (LONG) have LONG_ROUNDS rounds at most.
+    """
     times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in lengths} for name in runners}
     for runner in runners.values():
         for n in lengths:
             runner.time_s(random_ids(n, vocabulary, seed))
     draw = random.Random(seed)
     for number in range(rounds):
-        pairs = [(name, n) for name in runners for n in lengths]
+        pairs = [(name, n) for name in runners for n in lengths if number < LONG_ROUNDS or n < LONG]
         draw.shuffle(pairs)
         for name, n in pairs:
             [took_s] = runners[name].time_s(random_ids(n, vocabulary, seed + 1 + number))
