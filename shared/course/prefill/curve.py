@@ -8,9 +8,10 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from shared.course.prefill.ahead_of_time.loaded import Timed
+import numpy as np
+
 from shared.metrics.spread import Interval, clear_ratio, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -19,6 +20,22 @@ SERVER_ROUNDS = 5
 LONG, LONG_ROUNDS = 2048, 3  # from this many tokens on a prefill takes seconds, and rounds are few
 
 Times = Mapping[str, Mapping[int, Sequence[float]]]  # runner → prompt length → ms of each round
+
+
+class Timed(Protocol):
+    """What can be put on a prefill curve."""
+
+    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
+        """The seconds that each of several prefills of this prompt takes."""
+        ...
+
+
+class Runner(Timed, Protocol):
+    """What computes a prefill: an engine, or torch."""
+
+    def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        """The logits [vocabulary] after a prompt."""
+        ...
 
 
 def random_ids(tokens: int, vocabulary: int, seed: int) -> list[int]:

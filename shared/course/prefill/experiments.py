@@ -10,8 +10,9 @@ import torch
 from shared.course.prefill import arithmetic, curve, mix, quality
 from shared.course.prefill.ahead_of_time import making, parts
 from shared.course.prefill.ahead_of_time.build import Engine
-from shared.course.prefill.ahead_of_time.loaded import InTorch, Runner, Timed
+from shared.course.prefill.ahead_of_time.loaded import InTorch
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
+from shared.course.prefill.curve import Runner, Timed
 from shared.course.prefill.kit import Kit
 from shared.course.prefill.servers import OWN_CLOCK, Served
 from shared.launch.running import Engine as Server

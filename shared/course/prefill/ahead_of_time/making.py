@@ -9,8 +9,8 @@ import torch
 
 from shared.course.prefill.ahead_of_time import aoti_compiler, build, openvino_compiler
 from shared.course.prefill.ahead_of_time.build import Engine, Recipe
-from shared.course.prefill.ahead_of_time.loaded import Runner
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
+from shared.course.prefill.curve import Runner
 from shared.metrics.correctness import GAP_LIMIT_NATS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
