@@ -54,18 +54,19 @@ def by_curve(lengths: Sequence[int], times: curve.Times, baseline: str = "eager"
     return {name: total_ms[baseline] / ms for name, ms in total_ms.items()}
 
 
-def fastest(lengths: Sequence[int], curves: Sequence[curve.Times]) -> dict[str, float]:
-    """The same over several curves, fastest first, by the client's clock. Each has the baseline in its own rounds."""
-    found = (item for times in curves for item in by_curve(lengths, times).items())
-    gains = {name: gain for name, gain in found if not name.endswith(OWN_CLOCK)}
+def fastest(lengths: Sequence[int], times: curve.Times) -> dict[str, float]:
+    """The same by the client's clock, fastest first."""
+    gains = {name: gain for name, gain in by_curve(lengths, times).items() if not name.endswith(OWN_CLOCK)}
     return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
 
-def curves_of(results: Mapping[str, Entry]) -> list[curve.Times]:
-    """The recorded curves that have eager in their rounds: the lab's own runners, then each server."""
-    keys = ("curve", *sorted(key for key in results if key.startswith("servers/")))
-    found = [curve.restored(results[key]["values"]["ms"]) for key in keys if key in results]
-    return [times for times in found if "eager" in times]
+def times_of(results: Mapping[str, Entry], model: str) -> curve.Times:
+    """The recorded curve of the lab's own runners, and those of servers that run the same model."""
+    found = curve.restored(results["curve"]["values"]["ms"])
+    for key, entry in sorted(results.items()):
+        if key.startswith("servers/") and entry["values"]["model"] == model:
+            found |= curve.restored(entry["values"]["ms"])
+    return found
 
 
 def workload_floors(model: ModelChoice, limits: Ceilings = SPARK) -> Table:
@@ -102,20 +103,20 @@ def published_prefill() -> Table:
     )
 
 
-def mix_gains(curves: Sequence[curve.Times]) -> Table:
+def mix_gains(times: curve.Times) -> Table:
     """How often each engine's time for each mix fits into eager's, read off the curves; the fastest first."""
-    longest = max(n for times in curves for n in times["eager"])
+    longest = max(times["eager"])
     lengths = {WORKLOADS[name].title: mix.MIXES[name] for name in mix.MIXES}
     rows = []
     for title, mixed in (*lengths.items(), (f"one prompt of {longest} tokens", (longest,))):
-        found = fastest(mixed, curves)
+        found = fastest(mixed, times)
         rows.append((title, ", ".join(f"{name} {gain:.2f}×" for name, gain in found.items())))
     return Table("Times as fast as eager, by the curves", ("mix", "engines"), rows)
 
 
-def fastest_engine(name: str, curves: Sequence[curve.Times]) -> str:
+def fastest_engine(name: str, times: curve.Times) -> str:
     """The engine that is the fastest for a mix by the curves, with its number."""
-    best, gain = next(iter(fastest(mix.MIXES[name], curves).items()))
+    best, gain = next(iter(fastest(mix.MIXES[name], times).items()))
     place = f"{NUMBERED.index(best) + 1}: " if best in NUMBERED else ""
     return f"{place}{best}, {gain:.2f}× eager"
 

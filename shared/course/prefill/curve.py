@@ -8,16 +8,34 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from shared.course.prefill.ahead_of_time.loaded import Timed
+import numpy as np
+
 from shared.metrics.spread import Interval, clear_ratio, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
 ROUNDS = {"quick": 5, "full": 7}
-SERVER_ROUNDS = 5  # of a server and of eager torch beside it
+SERVER_ROUNDS = 5
+LONG, LONG_ROUNDS = 2048, 3  # from this many tokens on a prefill takes seconds, and rounds are few
 
 Times = Mapping[str, Mapping[int, Sequence[float]]]  # runner → prompt length → ms of each round
+
+
+class Timed(Protocol):
+    """What can be put on a prefill curve."""
+
+    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
+        """The seconds that each of several prefills of this prompt takes."""
+        ...
+
+
+class Runner(Timed, Protocol):
+    """What computes a prefill: an engine, or torch."""
+
+    def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        """The logits [vocabulary] after a prompt."""
+        ...
 
 
 def random_ids(tokens: int, vocabulary: int, seed: int) -> list[int]:
@@ -28,14 +46,17 @@ def random_ids(tokens: int, vocabulary: int, seed: int) -> list[int]:
 def measure(
     runners: Mapping[str, Timed], lengths: Sequence[int], rounds: int, vocabulary: int, seed: int = 0
 ) -> dict[str, dict[int, list[float]]]:
-    """Milliseconds of a prefill by runner, length and round. Each runner first computes every length once."""
+    """Milliseconds of a prefill by runner, length and round. Each runner first computes every length once.
+
+    Long prompts (LONG) have LONG_ROUNDS rounds at most.
+    """
     times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in lengths} for name in runners}
     for runner in runners.values():
         for n in lengths:
             runner.time_s(random_ids(n, vocabulary, seed))
     draw = random.Random(seed)
     for number in range(rounds):
-        pairs = [(name, n) for name in runners for n in lengths]
+        pairs = [(name, n) for name in runners for n in lengths if number < LONG_ROUNDS or n < LONG]
         draw.shuffle(pairs)
         for name, n in pairs:
             [took_s] = runners[name].time_s(random_ids(n, vocabulary, seed + 1 + number))

@@ -10,8 +10,9 @@ import torch
 from shared.course.prefill import arithmetic, curve, mix, quality
 from shared.course.prefill.ahead_of_time import making, parts
 from shared.course.prefill.ahead_of_time.build import Engine
-from shared.course.prefill.ahead_of_time.loaded import InTorch, Runner, Timed
+from shared.course.prefill.ahead_of_time.loaded import InTorch
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
+from shared.course.prefill.curve import Runner, Timed
 from shared.course.prefill.kit import Kit
 from shared.course.prefill.servers import OWN_CLOCK, Served
 from shared.launch.running import Engine as Server
@@ -21,7 +22,7 @@ from shared.metrics.spread import interval
 from shared.models.llama import Llama
 from shared.models.llamacpp_library import TEXT
 
-QUALITY = {"quick": (1, 48, 3, 8), "full": (4, 80, 12, 24)}  # texts, their tokens, prompts, tokens of an answer
+QUALITY = {"quick": (1, 48, 3, 8), "full": (4, 80, 6, 16)}  # texts, their tokens, prompts, tokens of an answer
 
 
 def built(kit: Kit, engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,15 +56,15 @@ def _measured(kit: Kit, runners: Mapping[str, Timed], rounds: int) -> curve.Time
     return curve.measure(runners, [n for n in lengths if n <= kit.llama().context], rounds, vocabulary)
 
 
-def server_curve(kit: Kit, server: Server, beside: Mapping[str, Timed]) -> dict[str, Any]:
-    """The curve of a running server by the client's clock and by its own, in ms, with other runners in the same rounds.
+def server_curve(kit: Kit, server: Server) -> dict[str, Any]:
+    """The curve of a running server by the client's clock and by its own, in ms, and the name of its model.
 
-    All other engines are paused while it is measured, so each server has its own rounds.
+    It has rounds of its own: threads of an idle neighbour that wait in a loop would take its processor time.
     """
     name, served = server.spec.name, Served(server)
-    times = _measured(kit, {**beside, name: served}, curve.SERVER_ROUNDS)
-    own = {n: ms[-curve.SERVER_ROUNDS :] for n, ms in served.own_ms.items()}  # without the first, unmeasured one
-    return {"ms": curve.values({**times, **({name + OWN_CLOCK: own} if own else {})})}
+    times = _measured(kit, {name: served}, curve.SERVER_ROUNDS)
+    own = {n: ms[-len(times[name][n]) :] for n, ms in served.own_ms.items()}  # without the first, unmeasured one
+    return {"model": server.model.name, "ms": curve.values({**times, **({name + OWN_CLOCK: own} if own else {})})}
 
 
 def time_by_part(kit: Kit, engine: Engine, precision: str, lengths: Sequence[int]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ engine for any length takes every prompt as it is.
 import random
 from collections.abc import Mapping, Sequence
 
-from shared.course.prefill.ahead_of_time.loaded import Runner
-from shared.course.prefill.curve import random_ids
+from shared.course.prefill.curve import Runner, random_ids
 from shared.errors import LabError
 
 ANY = 0  # the key of an engine for prompts of any length

@@ -85,17 +85,13 @@ def parts_plot(shape: arithmetic.Shape, lengths: Sequence[int]) -> Plot:
     return bars("Operations per prompt token", "million operations", rows, stacked=True)
 
 
-def gains(*measured: curve.Times, baseline: str = "eager") -> Table:
-    """How often each runner fits into the baseline's time, with the interval of the rounds' ratios.
-
-    Each of `measured` has a baseline of its own, which was timed in the same rounds.
-    """
-    others = [(name, times) for times in measured for name in times if name != baseline]
+def gains(times: curve.Times, baseline: str = "eager") -> Table:
+    """How often each runner fits into the baseline's time, with the interval of the rounds' ratios."""
+    others = [name for name in times if name != baseline]
     rows = [
-        (number(n), *(str(curve.against(times, name, baseline, n)) for name, times in others))
-        for n in sorted(measured[0][baseline])
+        (number(n), *(str(curve.against(times, name, baseline, n)) for name in others)) for n in sorted(times[baseline])
     ]
-    return Table(f"Times as fast as {baseline}", ("prompt tokens", *(label(name) for name, _ in others)), rows)
+    return Table(f"Times as fast as {baseline}", ("prompt tokens", *map(label, others)), rows)
 
 
 def batch_table(times: curve.Times) -> Table:

@@ -9,7 +9,6 @@ from shared.models import catalogue, choice
 
 OWN = {"eager": {16: [16.0] * 3, 512: [512.0] * 3}, "openvino": {16: [4.0] * 3, 512: [1024.0] * 3}}
 SERVED = {
-    "eager": {16: [32.0] * 3, 512: [1024.0] * 3},
     "llamacpp": {16: [8.0] * 3, 512: [512.0] * 3},
     "llamacpp, own clock": {16: [1.0] * 3, 512: [1.0] * 3},
 }
@@ -22,17 +21,16 @@ def test_a_mix_is_read_off_the_curve_between_its_lengths() -> None:
 
 
 def test_the_fastest_engine_is_taken_over_all_curves_by_the_clients_clock() -> None:
-    assert list(choose.fastest((16,), [OWN, SERVED])) == ["openvino", "llamacpp", "eager"]
-    assert choose.fastest_engine("rag", [OWN, SERVED]).startswith("5: llamacpp, ")
-    assert choose.mix_gains([OWN, SERVED]).rows[-1][0] == "one prompt of 512 tokens"
+    assert list(choose.fastest((16,), OWN | SERVED)) == ["openvino", "llamacpp", "eager"]
+    assert choose.fastest_engine("rag", OWN | SERVED).startswith("5: llamacpp, ")
+    assert choose.mix_gains(OWN | SERVED).rows[-1][0] == "one prompt of 512 tokens"
 
 
-def test_only_recorded_curves_with_eager_count() -> None:
-    without = {name: course for name, course in SERVED.items() if name != "eager"}
-    stored = {"curve": OWN, "servers/llamacpp": SERVED, "servers/vllm": without, "build/openvino": {}}
-    results = {key: {"values": {"ms": curve.values(times)}} for key, times in stored.items()}
-    assert choose.curves_of(results) == [OWN, SERVED]
-    assert choose.curves_of({}) == []
+def test_servers_with_another_model_are_not_compared() -> None:
+    other = {"vllm": {16: [1.0] * 3, 512: [1.0] * 3}}
+    stored = {"curve": ("", OWN), "servers/llamacpp": ("small", SERVED), "servers/vllm": ("8b", other)}
+    results = {key: {"values": {"model": of, "ms": curve.values(times)}} for key, (of, times) in stored.items()}
+    assert choose.times_of(results, "small") == OWN | SERVED
 
 
 def test_floors_grow_with_the_prompt_and_published_speeds_name_their_source() -> None:

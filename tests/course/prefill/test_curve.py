@@ -37,6 +37,11 @@ def test_every_runner_gets_every_length_in_every_round() -> None:
     assert curve.restored(curve.values(times)) == times
 
 
+def test_long_prompts_have_few_rounds() -> None:
+    times = curve.measure({"a": Made(1.0)}, (4, curve.LONG), 5, 100)
+    assert {n: len(rounds) for n, rounds in times["a"].items()} == {4: 5, curve.LONG: curve.LONG_ROUNDS}
+
+
 def test_a_ratio_has_an_interval_and_may_have_no_winner() -> None:
     times = {"ours": {8: [10, 11, 10, 12, 10]}, "eager": {8: [20, 21, 20, 22, 20]}, "same": {8: [11, 10, 12, 10, 11]}}
     found = curve.against(times, "ours", "eager", 8)

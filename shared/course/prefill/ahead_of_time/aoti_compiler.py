@@ -6,6 +6,7 @@ instead of Inductor.
 
 import json
 import re
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -38,7 +39,8 @@ def stages(recipe: Recipe, prefill: PrefillModel) -> tuple[Stage, ...]:
 
     def compile_graph(folder: Path) -> None:
         graph = torch.export.load(folder / "graph.pt2")
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own use of a name, with a path
             torch._inductor.aoti_compile_and_package(graph, package_path=str(folder / PACKAGE))
         after = generated_calls(folder / PACKAGE)
         attention = {name: count for name, count in after.items() if ATTENTION.match(name)}

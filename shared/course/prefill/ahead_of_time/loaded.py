@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,22 +26,6 @@ from shared.course.prefill.ahead_of_time.prefill_model import SHORTEST, PrefillM
 from shared.errors import LabError
 
 PROGRAM = Path(__file__).with_name("run_engine.py")
-
-
-class Timed(Protocol):
-    """What can be put on a prefill curve."""
-
-    def time_s(self, ids: Sequence[int], repeats: int = 1) -> list[float]:
-        """The seconds that each of several prefills of this prompt takes."""
-        ...
-
-
-class Runner(Timed, Protocol):
-    """What computes a prefill: an engine, or torch."""
-
-    def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
-        """The logits [vocabulary] after a prompt."""
-        ...
 
 
 class Loaded:

@@ -1,6 +1,6 @@
 """From a recipe to a finished engine, and whether it computes what torch computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 
 from shared.course.prefill.ahead_of_time import aoti_compiler, build, openvino_compiler
 from shared.course.prefill.ahead_of_time.build import Engine, Recipe
-from shared.course.prefill.ahead_of_time.loaded import Runner
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
 from shared.metrics.correctness import GAP_LIMIT_NATS
 
@@ -59,7 +58,12 @@ class Agreement:
         return dict(vars(self))
 
 
-def agreement(engine: Runner, prompts: Sequence[Sequence[int]], expected: Sequence[np.ndarray[Any, Any]]) -> Agreement:
+Logits = np.ndarray[Any, Any]  # [vocabulary]
+
+
+def agreement(
+    engine: Callable[[Sequence[int]], Logits], prompts: Sequence[Sequence[int]], expected: Sequence[Logits]
+) -> Agreement:
     """Compare an engine's logits after each prompt with those that the reference computed for it."""
     differences, gaps = [], []
     for ids, theirs in zip(prompts, expected, strict=True):

@@ -22,7 +22,7 @@ from shared.models.choice import ModelChoice
 
 NOT_VERIFIED = "not verified on hardware"
 CONVERT = "examples/models/core/{family}/convert_checkpoint.py"  # below the image's folder of TensorRT-LLM
-WORK = "/labs/work"  # a folder of the host, mounted into the container
+WORK = "/labs/run"  # a folder of the host, mounted into the container
 CONFIG = f"{WORK}/config.yml"
 # Of an 8B model, by one owner; not repeated by anyone that we found.
 REPORT = (
