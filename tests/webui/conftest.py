@@ -48,7 +48,7 @@ def real(ollama: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         yield webui
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, this thread can start no other
 def chromium() -> Iterator[Browser]:
     expect.set_options(timeout=20_000)  # the tests' machine may be busy
     with sync_playwright() as p:

@@ -71,11 +71,12 @@ def time_by_part(kit: Kit, engine: Engine, precision: str, lengths: Sequence[int
     """ms by part of a prefill on the processor, by runner and length: eager torch and an OpenVINO engine."""
     prompts = {n: curve.random_ids(n, kit.llama().embedding.shape[0], seed=3) for n in lengths}
     eager = InTorch(PrefillModel(kit.llama(precision)).eval(), kit.machine.cores)
-    with kit.load(engine, profile=True) as run:
-        return {
-            "eager": {str(n): parts.of_eager(eager, ids) for n, ids in prompts.items()},
-            "openvino": {str(n): parts.of_openvino(run, ids) for n, ids in prompts.items()},
-        }
+    found: dict[str, Any] = {"eager": {}, "openvino": {}}
+    for n, ids in prompts.items():
+        found["eager"][str(n)] = parts.of_eager(eager, ids)
+        with kit.load(engine, profile=True) as run:
+            found["openvino"][str(n)] = parts.of_openvino(run, ids)
+    return found
 
 
 class Batch:

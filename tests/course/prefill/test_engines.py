@@ -117,6 +117,18 @@ def test_both_profilers_see_products_attention_and_the_rest(llama: Llama) -> Non
         assert min(found.values()) > 0
 
 
+def test_openvinos_running_mean_is_undone() -> None:
+    took_s, seen = [9.0, *[2.0] * parts.REPEATS], []
+
+    class Profiled:
+        def nodes_s(self, ids: object) -> list[tuple[str, str, float]]:
+            seen.append(took_s[len(seen)])
+            return [("a", "FullyConnected", sum(seen) / len(seen))]
+
+    found = parts.of_openvino(Profiled(), PROMPTS[0])  # type: ignore[arg-type]
+    assert found[parts.PRODUCTS] == pytest.approx(2000)
+
+
 def test_a_built_engine_is_taken_from_the_cache(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = made(RECIPES[0], llama)
     monkeypatch.setattr(build, "Stage", None)  # nothing is built
