@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from environment.pause_builds import Quiet, Stopped
-from shared import LabError, paths
+from shared import LabError, files, paths
 from shared.hardware import symptoms
 from shared.launch.process import Guarded
 from shared.models.weights import sha256
@@ -206,8 +206,7 @@ def likely_cause(lines: list[str]) -> str | None:
 
 def need_room(folder: Path, gib: float, what: str) -> None:
     """Raise LabError unless `gib` GiB are free on the disk of `folder`, which need not exist yet."""
-    while not os.path.exists(folder):  # Path.exists raises below a folder that may not be opened
-        folder = folder.parent
+    folder = files.nearest(folder)
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise LabError(

@@ -162,8 +162,8 @@ def execute(runner: Runner) -> tuple[str, int] | None:
             ), 1
         if runner.stopped or not isinstance(e, DeadKernelError):
             return "Stopped. The notebook's engines end now.", 130
-        told = "The notebook's kernel died, perhaps because memory ran out.\nFix: close other programs, then run the "
-        return f"{told}same command again", 1
+        text = "The notebook's kernel died, perhaps because memory ran out.\nFix: close other programs, then run the "
+        return f"{text}same command again", 1
     finally:
         ended.set()
         if runner.kernel_pid:
@@ -191,9 +191,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     if problem := execute(runner):
-        told, code = problem
+        text, code = problem
         runner.keep()
-        print(f"\n{told}\nThe cells that ran are kept in {paths.show(runner.partial)}.", file=sys.stderr)
+        print(f"\n{text}\nThe cells that ran are kept in {paths.show(runner.partial)}.", file=sys.stderr)
         return code
     files.write(source if "--in-place" in sys.argv else paths.results() / source.name, with_outputs(notebook))
     runner.partial.unlink(missing_ok=True)

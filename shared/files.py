@@ -89,9 +89,7 @@ def _fix(e: OSError, file: Path) -> str:
     elsewhere = (
         f"or choose another folder: export {'LABS_CACHE=~/labs-cache' if in_cache else 'LABS_RESULTS=~/results'}"
     )
-    place = next(
-        folder for folder in file.parents if os.path.exists(folder)
-    )  # Path.exists raises below a closed folder
+    place = nearest(file.parent)
     if e.errno in FULL:
         left = f"`df -h {_typed(place)}` shows how much is left"
         return f"free some space ({left}) and repeat; files written earlier are intact"
@@ -101,7 +99,7 @@ def _fix(e: OSError, file: Path) -> str:
     return f"check the disk that holds {_typed(place)}; {elsewhere}"
 
 
-def _nearest(folder: Path) -> Path:
+def nearest(folder: Path) -> Path:
     """The folder, or the first above it that exists and can be seen. (Path.exists raises below a closed folder.)"""
     return next(one for one in (folder, *folder.parents) if os.path.exists(one))
 
@@ -187,7 +185,7 @@ def _warn(folder: Path) -> None:
 def locks_work(folder: Path) -> bool | None:
     """Whether files in this folder, which need not exist yet, can be locked. None if no file can be written there."""
     try:
-        with tempfile.TemporaryFile(dir=_nearest(folder)) as file:
+        with tempfile.TemporaryFile(dir=nearest(folder)) as file:
             return lock_descriptor(file.fileno(), blocking=False)
     except OSError as e:
         return False if e.errno in NO_LOCKS else None

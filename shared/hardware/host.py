@@ -85,10 +85,8 @@ class Host:
 
     def free_bytes(self, folder: Path) -> int | None:
         """Free bytes on the disk of this folder, which need not exist yet; None if they can't be read."""
-        while not os.path.exists(folder) and folder != folder.parent:  # Path.exists raises below a closed folder
-            folder = folder.parent
         try:
-            return shutil.disk_usage(folder).free
+            return shutil.disk_usage(files.nearest(folder)).free
         except OSError:
             return None
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shared import paths, proxies
+from shared import files, paths, proxies
 from shared.engines.spec import Container, EngineSpec, LaunchPlan
 from shared.errors import LabError
 from shared.hardware import symptoms
@@ -126,9 +126,8 @@ def ensure(image: Image, architecture: str, quiet: bool = False) -> None:
         tag(image)
         return
     size = check_manifest(image, architecture)
-    root = Path(docker("info", "--format", "{{.DockerRootDir}}", what="find its image folder").strip())
-    while not os.path.exists(root):  # this user may not see it
-        root = root.parent
+    folder = Path(docker("info", "--format", "{{.DockerRootDir}}", what="find its image folder").strip())
+    root = files.nearest(folder)  # this user may not see the folder itself
     free, need = shutil.disk_usage(root).free, UNPACKED * size
     if free < need:
         raise LabError(

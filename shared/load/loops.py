@@ -52,7 +52,7 @@ def run(load: Load) -> Run:
     closed = rhythm if isinstance(rhythm, Closed) else None
     drive: Drive = _users if closed else _schedule
     warmup = (closed.users if closed else 4) if load.warmup else 0
-    open_files_for(closed.users if closed else 0, f"A load of {load.title}")  # of an open loop, nobody knows the number
+    open_files_for(closed.users if closed else 0, f"A load of {load.title}")  # an open loop's isn't known
     total = rhythm.requests if isinstance(rhythm, Closed) else len(rhythm.moments_s())
     exact = load.max_tokens if engine.spec.exact_length else None
     supply = iter(load.prompts)

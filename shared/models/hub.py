@@ -5,12 +5,11 @@ hub.fetch(model.source("hf", "BF16"))     # a folder; for a GGUF, the file
 
 import collections
 import contextlib
-import os
 import re
 import shutil
 from pathlib import Path
 
-from shared import paths
+from shared import files, paths
 from shared.errors import LabError
 from shared.models.catalogue import Source
 
@@ -91,10 +90,7 @@ def whole(weights: Path) -> bool:
 
 def need_disk(source: Source) -> None:
     """Raise LabError unless the weights fit on the disk."""
-    folder = home()
-    while not os.path.exists(folder):
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(files.nearest(home())).free
     if source.bytes and free < 1.05 * source.bytes:
         need, free_gib = source.bytes / 2**30, free / 2**30
         raise LabError(

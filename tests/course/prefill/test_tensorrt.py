@@ -177,11 +177,11 @@ def test_what_is_no_file_of_keys_is_refused(text: str) -> None:
 
 
 def test_what_is_found_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    command_check.tell("trtllm-serve")
-    command_check.tell("trtllm_serve m")
-    command_check.tell("trtllm-serve m")
-    config_check.tell("kv_cache_config:\n  free_gpu_memory_fraction: 0.3")
-    config_check.tell("[")
+    command_check.show_faults("trtllm-serve")
+    command_check.show_faults("trtllm_serve m")
+    command_check.show_faults("trtllm-serve m")
+    config_check.show_faults("kv_cache_config:\n  free_gpu_memory_fraction: 0.3")
+    config_check.show_faults("[")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "✘ trtllm-serve needs the word MODEL"
     assert printed[2].startswith("Fix: did you mean")

@@ -1,7 +1,7 @@
 """What is wrong with a command line of TensorRT-LLM, and why: checked against environment/containers/cli.
 
     explain("trtllm-build --checkpoint_dir ckpt --gemm_plugin nvfp5")
-    tell("trtllm-serve --model m")              # the same, printed
+    show_faults("trtllm-serve --model m")       # the same, printed
 
 A flag is right for one version only. The published files name the version in which each command was read.
 """
@@ -9,7 +9,7 @@ A flag is right for one version only. The published files name the version in wh
 import difflib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.engines.published_flags import flags_of, published, split, unknown
 from shared.errors import LabError
@@ -27,13 +27,18 @@ ENGINES = ("trtllm", "edgellm")
 KINDS = {"int": "a whole number", "uint": "a whole number", "float": "a number", "number": "a number", "json": "JSON"}
 
 
-def tell(line: str) -> None:
+def show_faults(line: str) -> None:
     """Print everything that is wrong with a command line, or that nothing was found."""
+    print_faults(lambda: explain(line), "every flag and value of it is published")
+
+
+def print_faults(found: Callable[[], Sequence[str]], right: str) -> None:
+    """Print these faults, or the error that kept them from being looked for, or what is `right` if there is none."""
     try:
-        faults = explain(line)
+        faults = found()
     except LabError as e:
         faults = [f"{e}"]
-    print("\n".join(f"✘ {one}" for one in faults) or "✔ every flag and value of it is published")
+    print("\n".join(f"✘ {one}" for one in faults) or f"✔ {right}")
 
 
 def explain(line: str | Sequence[str], version: str = LAST_WITH_BUILDER) -> list[str]:

@@ -10,17 +10,14 @@ from typing import Any
 
 import yaml
 
+from shared.course.prefill.tensorrt.command_check import print_faults
 from shared.engines.published_flags import published, unknown_keys
 from shared.errors import LabError
 
 
-def tell(text: str) -> None:
+def show_faults(text: str) -> None:
     """Print everything that is wrong with a file, or that nothing was found."""
-    try:
-        faults = explain(text)
-    except LabError as e:
-        faults = [f"{e}"]
-    print("\n".join(f"✘ {one}" for one in faults) or "✔ every key of it is published")
+    print_faults(lambda: explain(text), "every key of it is published")
 
 
 def explain(text: str | Mapping[str, Any]) -> list[str]:

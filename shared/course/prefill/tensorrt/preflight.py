@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shared import files
 from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers
@@ -96,10 +97,7 @@ def disk(model: ModelChoice, precision: str, flow: str) -> Check:
     """A build writes the weights three times; serving stores them once."""
     times = DISK_TIMES_WEIGHTS if flow == "build" else 1
     need = times * model.file_bytes(precision) / GIB
-    folder = hub.home()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / GIB
+    free = shutil.disk_usage(files.nearest(hub.home())).free / GIB
     found = f"{free:.0f} GiB free, {need:.0f} needed ({times} × the weights)"
     return Check(
         "disk", free >= need, found, "" if free >= need else "free some space, or set HF_HOME to a larger disk"
