@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
-    verify-spark compose lock down clean
+    verify-spark two-sparks compose lock down clean
 
 export LABS_CACHE PYTHON
 # Files are UTF-8, whatever the terminal is. shared/terminal.py makes output fit the terminal.
@@ -104,6 +104,9 @@ doctor: setup ## check this machine, with a fix for each failed check (ARGS=--js
 
 verify-spark: setup ## on a DGX Spark: check each engine's container and write a ledger (ARGS="vllm": only this one)
 	@$(PY) -m environment.verify_spark $(ARGS)
+
+two-sparks: setup ## write the scripts that serve one model on two DGX Sparks (ARGS=--check: check both machines first)
+	@$(PY) -m environment.scale_out.two_sparks $(ARGS)
 
 compose: setup ## write environment/containers/compose.yaml from the engines' specs
 	@$(PY) -m environment.compose
