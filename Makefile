@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
+.PHONY: help setup model engines open-webui ray-serve scale-out scale-out-bench lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
     verify-spark two-sparks compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PY := .venv/bin/python
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
 	@sh environment/bootstrap.sh
@@ -26,6 +26,12 @@ engines: setup ## install the small model and all engines (images and weights wh
 
 open-webui: setup ## install Open WebUI for lab 3.3.6, in an environment of its own (1 GB; optional)
 	@$(PY) -m environment.install open-webui
+
+ray-serve: setup # Ray Serve LLM, in an environment of its own (6.5 GB; optional)
+	@$(PY) -m environment.install ray-serve
+
+scale-out: ray-serve ## start Ray Serve LLM with two vLLM replicas; installs it first (6.5 GB; ARGS="--replicas 1")
+	@$(PY) -m environment.scale_out.ray_serve.start $(ARGS)
 
 lab: setup ## start here: open JupyterLab as soon as one engine is ready, and install the others meanwhile
 	@$(PY) -m environment.start_jupyterlab
@@ -55,7 +61,7 @@ check: model lint ## test what needs no engine: lint, types, unit tests (a few m
 	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" tests
 	@$(PYTEST) -q -m "$(UNIT) and alone" tests
 
-drill: engines ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks
+drill: engines ray-serve ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks
 	@LABS_SIZE=quick $(PY) -m pytest -m drill tests
 
 lint: setup
@@ -93,6 +99,9 @@ bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM
 bench-webui: open-webui ## measure our chat page beside a naive one and Open WebUI in Chromium (5 minutes; ARGS=--quick)
 	@$(PY) -m tests.bench.webui_render $(ARGS)
 
+scale-out-bench: ray-serve ## measure replicas of Ray Serve LLM, and the gateway before two servers (45 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.scale_out $(ARGS)
+
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
 
@@ -120,4 +129,4 @@ down: setup ## end all engines that the labs started
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
-	cd "$$cache" && rm -rf engines open-webui* models build-tools bench tools logs run && echo "removed what was in $$cache"
+	cd "$$cache" && rm -rf engines open-webui* ray-serve* models build-tools bench tools logs run && echo "removed what was in $$cache"
