@@ -82,7 +82,7 @@ def test_a_flag_that_vllm_lacks_stops_the_scripts(tmp_path: Path) -> None:
         ('[head] #', '[head]\ncable = 1 #', "a key 'cable' that nothing reads"),
         ('interface = "enp1s0f0np0"', 'interface = "a b"', "head.interface or head.rdma is malformed"),
         ('rdma = ["rocep1s0f0", "roceP2p1s0f0"] ', "rdma = [] ", "head.interface or head.rdma is malformed"),
-        ('hub = "/home/nvidia/.cache/huggingface"   #', 'hub = "~/hub" #', "head.hub is '~/hub'"),
+        ('hub = "/data/huggingface"', 'hub = "~/hub"', "head.hub is '~/hub'"),
         ("master_port = 29501", "master_port = 8000", "the ports are"),
         ("revision = \"6f6073b4", 'revision = "main', "revision is malformed"),
         ("kv_heads = 8", "kv_heads = 3", "3 KV heads"),
