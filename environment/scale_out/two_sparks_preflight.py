@@ -243,7 +243,7 @@ def same_weights(pair: Pair, head: Run, worker: Run) -> Check:
         lines = sorted(found.text.splitlines())
         empty = found.status == 0 and not any(".safetensors " in line for line in lines)
         answers.append(Answer(1, "no safetensors") if empty else Answer(found.status, "\n".join(lines)))
-    get = f"on both machines: hf download {pair.repository} --revision {pair.revision}"
+    get = f"on both machines, with HF_HOME as in the file: hf download {pair.repository} --revision {pair.revision}"
     return same(f"the same weights {pair.repository}@{pair.revision[:8]}", answers[0], answers[1], get)
 
 
