@@ -1,7 +1,7 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines open-webui ray-serve scale-out scale-out-bench lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
+.PHONY: help setup model engines open-webui ray-serve scale-out scale-out-bench lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui capacity compare doctor \
     verify-spark two-sparks compose lock down clean
 
 export LABS_CACHE PYTHON
@@ -104,6 +104,11 @@ scale-out-bench: ray-serve ## measure replicas of Ray Serve LLM, and the gateway
 
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
+
+# Only what stands on the command line counts: a shell may have a variable OUTPUT or USERS of its own.
+CAPACITY := USERS PROMPT OUTPUT TTFT TPOT THINK SHARE ENGINE PER_MACHINE
+capacity: setup ## engines and machines for your users, from your results: make capacity USERS=200 THINK=30 (ARGS=--help)
+	@$(PY) -m environment.capacity $(ARGS) $(foreach name,$(CAPACITY),$(if $(filter command,$(origin $(name))),"$(name)=$($(name))"))
 
 compare: setup ## show two ledgers side by side: make compare A=results B=other/results (ARGS="--html FILE")
 	@$(PY) -m shared.report.compare "$(A)" "$(B)" $(ARGS)
