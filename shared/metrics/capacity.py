@@ -16,7 +16,9 @@ engine may have only so many users that the SLO's share of the requests finds at
     found = plan(engine, Demand(users=200, prompt_tokens=500, output_tokens=200, think_s=30, slo=Slo(2000, 100)))
     found.engines, found.limit
 
-All users are alike here, they ask independently of each other, and they are spread evenly over the engines.
+All users are alike here, they ask independently of each other, and they are spread evenly over the engines. The SLO's
+share is taken twice, for the measured spread of latencies and for the crowd. Fewer requests under way are answered
+faster, so that more than this share should keep the SLO.
 """
 
 import bisect
@@ -152,7 +154,7 @@ def under_way(engine: CarryingEngine, demand: Demand, requests: int) -> UnderWay
     gap_ms = step_ms + others * prefill_ms / steps
     round_ms = steps * gap_ms + prefill_ms  # in which each request under way is answered once
     # Prompts in the step under way came during the step before it, and those in the own step during the one under way.
-    met = 2 * gap_ms * others / round_ms  # prompts of others, on average
+    met = min(2 * gap_ms / round_ms, 1) * others  # prompts of others, on average
     together = min(others, int(poisson.ppf(demand.share, met)))
     first_ms = engine.prompt.fixed_ms + (step_ms if others else 0.0) + prefill_ms
     return UnderWay(
@@ -225,7 +227,7 @@ def plan(engine: CarryingEngine, demand: Demand, engines_per_machine: int = 1) -
     most = min(limits.values())
     if most == 0:
         return Plan(demand, limits, None, 0, 0.0, None, None)
-    answers_s = [state.answer_s for state in states]
+    answers_s = [state.answer_s for state in states[: limits["memory"]]]  # more requests than these wait outside
     carried = users_carried(most, answers_s, demand.think_s, demand.share)
     mean = float(chances(carried, answers_s, demand.think_s) @ np.arange(carried + 1))
     engines = math.ceil(demand.users / carried)

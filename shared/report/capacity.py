@@ -212,11 +212,9 @@ def by_rate(recorded: Recorded, slo: Slo, share: float = 0.9) -> Table:
     """
     if not recorded.open_loops:
         raise LabError("The ledger has no open loop of this engine.", "run the cell `run-open-loop` of lab 3.3.2")
-    # So many users who think for so long are an open loop: each request comes from another user.
-    demand = Demand(1, round(recorded.prompt_tokens), recorded.output_tokens, LONGEST_THINK_S, slo, share)
-    carried = planned(recorded, demand)[0].users_per_engine / LONGEST_THINK_S
     engine, rows = recorded.engine(0.5), []
-    states = [under_way(engine, replace(demand, share=0.5), n) for n in range(1, engine.seats + 1)]
+    demand = open_demand(recorded, slo, 0.5)
+    states = [under_way(engine, demand, n) for n in range(1, engine.seats + 1)]
     for key, entry in recorded.open_loops.items():
         values = entry["values"]
         rate = values["requests"] / entry["provenance"]["load"]["seconds"]
@@ -229,9 +227,23 @@ def by_rate(recorded: Recorded, slo: Slo, share: float = 0.9) -> Table:
     header = ("load", "requests/s", *columns("TTFT, ms"), *columns("TPOT, ms"), "kept the SLO, measured")
     title = (
         "Requests at random moments, predicted from their rate (medians). "
-        f"For {100 * share:g} % within the SLO the calculator sends an engine {number(carried)} requests/s"
+        f"For {100 * share:g} % within the SLO the calculator sends an engine "
+        f"{number(rate_within(recorded, slo, share))} requests/s"
     )
     return Table(title, header, rows)
+
+
+def rate_within(recorded: Recorded, slo: Slo, share: float = 0.9) -> float:
+    """The requests per second of an open loop up to which the calculator fills an engine, for loads like the recorded
+    ones; 0 if one request alone misses the SLO."""
+    demand = open_demand(recorded, slo, share)
+    found = planned(recorded, demand)[0]
+    return (found.users_per_engine - found.mean) / demand.think_s  # of those who think
+
+
+def open_demand(recorded: Recorded, slo: Slo, share: float) -> Demand:
+    """Requests at random moments: users who think for so long that nearly each request comes from another one."""
+    return Demand(1, round(recorded.prompt_tokens), recorded.output_tokens, LONGEST_THINK_S, slo, share)
 
 
 def at_rate(states: Sequence[UnderWay], rate_per_s: float) -> UnderWay | None:

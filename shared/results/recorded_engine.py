@@ -33,6 +33,7 @@ SEATS = {
     "llamacpp": "-np",
     "ollama": "OLLAMA_NUM_PARALLEL",
 }
+OPEN_LOOPS = ("open/", "capacity/")  # lab 3.3.2's loads of requests at random moments
 USERS_AT_LEAST = 4  # different numbers of users, for the fit of a step
 ALIKE = ("host", "processor", "model_sha256", "precision", "dtype", "cores", "runner")  # two labs' results, to be mixed
 
@@ -173,7 +174,7 @@ def read(name: str, model: ModelChoice) -> Recorded:
     open_loops = {
         key: e
         for key, e in found[lab].items()
-        if key.startswith("open/") and e["provenance"].get("engine") == name
+        if key.startswith(OPEN_LOOPS) and e["provenance"].get("engine") == name
         if all(e["values"].get(figure) for figure in ("tpot_ms", "scheduled_ttft_ms"))
     }
     return Recorded(lab, name, model, loads, prompts, open_loops, seats, seats_source, bandwidth_gb_s, bandwidth_source)

@@ -75,6 +75,13 @@ def test_little_s_law_holds_without_spread() -> None:
     assert found.rate_per_s * 200 * found.tpot_ms / 1e3 == pytest.approx(8)
 
 
+def test_no_request_meets_more_prompts_than_there_are_others() -> None:
+    """Answers of two tokens: a round is 22 + 9 × 200 ms long and a step nearly as much, so all others are met."""
+    short = under_way(engine(), replace(DEMAND, output_tokens=2), 10)
+    assert short.together == 9
+    assert short.answer_s == pytest.approx((50 + 30 + 10 * 200 + 30 + 9 * 200) / 1e3)
+
+
 def test_users_who_ask_at_the_same_moment() -> None:
     """By hand: 4 prompts of 50 tokens in 50 + 80 ms, then 9 steps of 18 ms: 40 tokens in 292 ms."""
     found = burst(engine(), 4, 50, 10)
@@ -104,6 +111,9 @@ def test_memory_limits() -> None:
     assert (found.limits["memory"], found.limit) == (5, "memory")
     assert found.at is not None
     assert found.at.requests == 5
+    # A sixth request waits until one of five is over, however many seats there are.
+    few_seats = plan(engine(kv_bytes=500_000_000, seats=5), DEMAND)
+    assert (found.users_per_engine, found.mean) == (few_seats.users_per_engine, few_seats.mean)
 
 
 def test_seats_limit_where_neither_time_nor_memory_does() -> None:

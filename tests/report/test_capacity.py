@@ -10,7 +10,7 @@ from shared.course.batching.exercises.how_many_engines import right
 from shared.metrics import Slo
 from shared.metrics.capacity import Demand
 from shared.models import ModelChoice
-from shared.report.capacity import answer, by_rate, by_think_time, doubts, left_out, planned, terms
+from shared.report.capacity import answer, by_rate, by_think_time, doubts, left_out, planned, rate_within, terms
 from shared.results import recorded_engine
 from shared.results.recorded_engine import Recorded
 from tests.helpers import quiet_ledger
@@ -81,6 +81,7 @@ def test_the_quiet_machine_s_loads_are_predicted_well(recorded: Recorded) -> Non
     assert all(abs(int(row[7].removesuffix(" %"))) <= 15 for row in (half, most))
     assert (over[2], over[5]) == ("–", "–")  # more than 32 seats can carry
     assert [row[-1] for row in (half, most, over)] == ["100 %", "0 %", "0 %"]
+    assert rate_within(recorded, replace(DEMAND.slo, tpot_ms=1)) == 0
     [rate] = re.findall(r"sends an engine ([\d.]+) requests/s", by_rate(recorded, DEMAND.slo).title)
     assert 3 < float(rate) < 7.9  # the SLO held at 5.2 requests/s, and not at 7.9
 
