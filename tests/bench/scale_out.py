@@ -92,8 +92,9 @@ class Bench:
         size, killed_s = self.size, list[float]()
 
         def kill() -> None:
+            at_s = time.time()
             system.kill()  # type: ignore[misc]
-            killed_s.append(time.time())
+            killed_s.append(at_s)
 
         timer = threading.Timer(size.kill_after_s, kill)
         timer.start()

@@ -47,7 +47,7 @@ ENVIRONMENT = {
     "NO_COLOR": "1",
 }
 # A line of a replica's log for each request that it has finished.
-ANSWERED = re.compile(r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d{3}) .*\b(?:CALL )?chat OK\b")
+ANSWERED = re.compile(r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d{3}) .*\bCALL \S*chat\S* OK\b")
 
 
 def spec() -> EngineSpec:
