@@ -1,5 +1,6 @@
 """The start scripts of two Sparks, and their preflight between two network namespaces."""
 
+import json
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from environment.scale_out import two_sparks, two_sparks_preflight
-from environment.scale_out.two_sparks_config import CONFIG, read
+from environment.scale_out.two_sparks_config import CONFIG, RAY_IMAGE, read
 from environment.scale_out.two_sparks_preflight import Answer, Check, Run
 from shared import LabError
 from shared.engines.published_flags import unknown
@@ -134,6 +135,36 @@ def test_without_ssh_nothing_else_is_tried() -> None:
     checks = two_sparks_preflight.preflight(read(), head=nothing_runs, worker=refused)
     assert failed(checks) == ["the worker is reached by ssh: Permission denied (publickey)."]
     assert "ssh-copy-id nvidia@spark-2.local" in two_sparks_preflight.report(checks)
+
+
+def test_with_ray_its_image_and_port_are_checked() -> None:
+    pair = read()
+    asked: list[str] = []
+
+    def machine(address: str) -> Run:
+        found = {"operstate": "UP", "mtu": 9000, "addr_info": [{"family": "inet", "local": address}]}
+        known = {
+            "true": Answer(0, ""),
+            "ip": Answer(0, json.dumps([found])),
+            "python3": Answer(0, "ok"),
+            "ls": Answer(0, "rocep1s0f0\nroceP2p1s0f0"),
+            "docker": Answer(0, "sha256:1"),
+            "find": Answer(0, "model.safetensors 1"),
+            "cat": Answer(0, "MemAvailable: 120000000 kB"),
+            "ss": Answer(0, "LISTEN 0 128 0.0.0.0:6379 0.0.0.0:* "),
+        }
+
+        def run(words: Sequence[str]) -> Answer:
+            asked.append(" ".join(words))
+            return answers(nothing_runs, known)(words)
+
+        return run
+
+    checks = two_sparks_preflight.preflight(pair, True, machine(pair.head.address), machine(pair.worker.address))
+    assert failed(checks) == ["head: ports 8000, 6379 are free: taken: 6379"]
+    assert [line for line in asked if line.startswith("docker")] == [
+        f"docker image inspect --format {{{{.Id}}}} {RAY_IMAGE}"
+    ] * 2
 
 
 def test_ssh_never_asks_for_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
