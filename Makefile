@@ -1,8 +1,8 @@
 # `make` alone prints this help. Everything installs into .venv and ~/.cache/inference-labs (LABS_CACHE).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup model engines open-webui lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui compare doctor \
-    verify-spark compose lock down clean
+.PHONY: help setup model engines open-webui ray-serve scale-out scale-out-bench lab report test check drill lint gateway webui progress grade labs labs-check solutions bench bench-client bench-gateway bench-webui capacity compare doctor \
+    verify-spark two-sparks compose lock down clean
 
 export LABS_CACHE PYTHON
 # Files are UTF-8, whatever the terminal is. shared/terminal.py makes output fit the terminal.
@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PY := .venv/bin/python
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
 	@sh environment/bootstrap.sh
@@ -26,6 +26,12 @@ engines: setup ## install the small model and all engines (images and weights wh
 
 open-webui: setup ## install Open WebUI for lab 3.3.6, in an environment of its own (1 GB; optional)
 	@$(PY) -m environment.install open-webui
+
+ray-serve: setup # Ray Serve LLM, in an environment of its own (6.5 GB; optional)
+	@$(PY) -m environment.install ray-serve
+
+scale-out: ray-serve ## start Ray Serve LLM with two vLLM replicas; installs it first (6.5 GB; ARGS="--replicas 1")
+	@$(PY) -m environment.scale_out.ray_serve.start $(ARGS)
 
 lab: setup ## start here: open JupyterLab as soon as one engine is ready, and install the others meanwhile
 	@$(PY) -m environment.start_jupyterlab
@@ -55,7 +61,7 @@ check: model lint ## test what needs no engine: lint, types, unit tests (a few m
 	@$(PYTEST) -q -n logical --maxprocesses 4 -m "$(UNIT) and not alone" tests
 	@$(PYTEST) -q -m "$(UNIT) and alone" tests
 
-drill: engines ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks
+drill: engines ray-serve ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks
 	@LABS_SIZE=quick $(PY) -m pytest -m drill tests
 
 lint: setup
@@ -93,8 +99,16 @@ bench-gateway: setup ## measure our gateway beside a naive one, LiteLLM and vLLM
 bench-webui: open-webui ## measure our chat page beside a naive one and Open WebUI in Chromium (5 minutes; ARGS=--quick)
 	@$(PY) -m tests.bench.webui_render $(ARGS)
 
+scale-out-bench: ray-serve ## measure replicas of Ray Serve LLM, and the gateway before two servers (45 minutes; ARGS=--quick)
+	@$(PY) -m tests.bench.scale_out $(ARGS)
+
 bench: engines bench-client ## run bench-client, then compare vLLM's own benchmark client with the labs' client
 	@$(PY) -m tests.bench.cross
+
+# Only what stands on the command line counts: a shell may have a variable OUTPUT or USERS of its own.
+CAPACITY := USERS PROMPT OUTPUT TTFT TPOT THINK SHARE ENGINE PER_MACHINE
+capacity: setup ## engines and machines for your users, from your results: make capacity USERS=200 THINK=30 (ARGS=--help)
+	@$(PY) -m environment.capacity $(ARGS) $(foreach name,$(CAPACITY),$(if $(filter command,$(origin $(name))),"$(name)=$($(name))"))
 
 compare: setup ## show two ledgers side by side: make compare A=results B=other/results (ARGS="--html FILE")
 	@$(PY) -m shared.report.compare "$(A)" "$(B)" $(ARGS)
@@ -104,6 +118,9 @@ doctor: setup ## check this machine, with a fix for each failed check (ARGS=--js
 
 verify-spark: setup ## on a DGX Spark: check each engine's container and write a ledger (ARGS="vllm": only this one)
 	@$(PY) -m environment.verify_spark $(ARGS)
+
+two-sparks: setup ## write the scripts that serve one model on two DGX Sparks (ARGS=--check: check both machines first)
+	@$(PY) -m environment.scale_out.two_sparks $(ARGS)
 
 compose: setup ## write environment/containers/compose.yaml from the engines' specs
 	@$(PY) -m environment.compose
@@ -117,4 +134,4 @@ down: setup ## end all engines that the labs started
 clean: ## remove .venv, engines and converted weights; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
-	cd "$$cache" && rm -rf engines open-webui* models build-tools bench tools logs run && echo "removed what was in $$cache"
+	cd "$$cache" && rm -rf engines open-webui* ray-serve* models build-tools bench tools logs run && echo "removed what was in $$cache"

@@ -25,6 +25,7 @@ from environment.install_steps import Job, Step
 from environment.open_webui import recipe as open_webui
 from environment.package_index import for_uv
 from environment.pause_builds import Quiet, Stopped
+from environment.scale_out.ray_serve import recipe as ray_serve
 from environment.small_model import named
 from environment.small_model import recipe as small_model
 from shared import LabError, paths
@@ -40,7 +41,7 @@ ENGINES = [
     dataclasses.replace(step, verify_after=(*step.verify_after, *(model.name for model in NAMED)))
     for step in (vllm.STEP, sglang.STEP, ollama.STEP, llamacpp.STEP)
 ]
-OPTIONAL = (open_webui.STEP,)  # installed only where they are named
+OPTIONAL = (open_webui.STEP, ray_serve.STEP)  # installed only where they are named
 STEPS: dict[str, Step] = {
     step.name: step for step in (*python_packages.STEPS, *small_model.STEPS, *NAMED, *ENGINES, *OPTIONAL)
 }

@@ -17,6 +17,7 @@ from environment.package_index import for_uv
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "environment"
+RAY_SERVE = f"{HERE}/scale_out/ray_serve"
 PEERS = "tests/bench/gateway_peers"  # other gateways, only for `make bench-gateway`
 
 
@@ -72,6 +73,11 @@ LOCKS = (
         f"{HERE}/open_webui/requirements.lock",
         (f"{HERE}/open_webui/requirements.in", f"{HERE}/open_webui/overrides.txt"),
         ("--overrides", f"{HERE}/open_webui/overrides.txt"),
+    ),
+    Lock(
+        f"{RAY_SERVE}/requirements.lock",
+        (f"{RAY_SERVE}/requirements.in", f"{RAY_SERVE}/overrides.txt"),
+        ("--overrides", f"{RAY_SERVE}/overrides.txt"),
     ),
     *(Lock(f"{PEERS}/{name}.lock", (f"{PEERS}/{name}.in",)) for name in ("litellm", "vllm_router")),
 )

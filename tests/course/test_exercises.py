@@ -13,6 +13,7 @@ from shared.course import checks, exercise, registry
 from shared.course.benchmark.exercises import figures
 from shared.course.exercise import Exercise, expect, judge
 from tests.wrong_answers import (
+    batching_capacity,
     benchmark_arithmetic,
     benchmark_figures,
     benchmark_load_generator,
@@ -27,7 +28,7 @@ from tests.wrong_answers import (
 
 LABS = {
     "3.3.1": (benchmark_load_generator, benchmark_figures, benchmark_arithmetic, benchmark_traps),
-    "3.3.2": (continuous_batching,),
+    "3.3.2": (continuous_batching, batching_capacity),
     "3.3.3": (tensorrt_prefill,),
     "3.3.4": (speculative_decoding,),
     "3.3.5": (production_gateway,),

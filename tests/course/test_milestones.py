@@ -220,7 +220,7 @@ def test_progress_shows_all_six() -> None:
     )
     lines = said.stdout.splitlines()
     assert lines[0] == "3.3.1  comprehensive engine benchmark report: ✔, 0 of 9 exercises right"
-    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 9 exercises right"
+    assert lines[1] == "3.3.2  vLLM with continuous batching: 0 of 8 claims hold, 0 of 11 exercises right"
     assert lines[2] == "       next: nothing recorded: run the cell `own-text`"
     assert "3.3.3  TensorRT-LLM engine built and tested: 0 of 6 claims hold, 0 of 6 exercises right" in lines
     assert "3.3.5  production FastAPI server implemented: 0 of 6 claims hold, 0 of 7 exercises right" in lines

@@ -500,6 +500,68 @@ def no_list(engine: Any) -> None:
     compute(engine, chosen(engine))
 
 
+def step_ms(
+    reading_s: float, layers: int, hidden: int, users: int, machines: int, link: float, us: float, sums: int = 2
+) -> float:
+    """A decode step whose parts the wrong answers below change."""
+    if machines < 2:
+        return reading_s * 1e3
+    moving_s = users * hidden * 2 / 1e9 / link * (machines - 1) / machines * 2
+    return 1e3 * (reading_s + sums * layers * (moving_s + us * 1e-6))
+
+
+def tp(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return step_ms(w / n / read, c["num_hidden_layers"], c["hidden_size"], users, n, link, us)
+
+
+def every_machine_reads_all(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w * n, users, n, read, link, us)
+
+
+def link_is_free(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return w / read / n * 1e3
+
+
+def only_bandwidth(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w, users, n, read, link, 0)
+
+
+def latency_of_one_sum(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w, users, n, read, link, 0) + (us / 1000 if n > 1 else 0)
+
+
+def us_taken_for_ms(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w, users, n, read, link, 1000 * us)
+
+
+def one_sum_a_layer(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return step_ms(w / n / read, c["num_hidden_layers"], c["hidden_size"], users, n, link, us, sums=1)
+
+
+def of_one_user(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w, 1, n, read, link, us)
+
+
+def numbers_sent(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp({**c, "hidden_size": c["hidden_size"] / 2}, w, users, n, read, link, us)
+
+
+def sent_once(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    if n == 1:
+        return 1e3 * w / read
+    message_s = users * c["hidden_size"] * 2 / 1e9 / link
+    return 1e3 * w / n / read + 2 * c["num_hidden_layers"] * (1e3 * message_s + us / 1e3)
+
+
+def seconds(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    return tp(c, w, users, n, read, link, us) / 1000
+
+
+def alone_but_waiting(c: Any, w: float, users: int, n: int, read: float, link: float, us: float) -> float:
+    message_s = users * c["hidden_size"] * 2 * 2 * (n - 1) / n / 1e9 / link
+    return 1e3 * w / n / read + 2 * c["num_hidden_layers"] * (1e3 * message_s + us / 1e3)
+
+
 ANSWERS: dict[str, list[tuple[str, Any]]] = {
     "blocks_needed": [
         ("round up", rounded_down),
@@ -597,6 +659,19 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("an hour has 3600 seconds", per_second),
         ("spread it over the hours", whole_price),
     ],
+    "tensor_parallel_step_ms": [
+        ("reads only its share", every_machine_reads_all),
+        ("What do the machines exchange in every layer?", link_is_free),
+        ("also takes `latency_us`", only_bandwidth),
+        ("for each sum, not once in a step", latency_of_one_sum),
+        ("1000 of them are a millisecond", us_taken_for_ms),
+        ("Each layer has two sums", one_sum_a_layer),
+        ("a hidden state for each user", of_one_user),
+        ("The message is in bytes", numbers_sent),
+        ("In a ring of n machines", sent_once),
+        ("Return milliseconds", seconds),
+        ("it waits for no sum", alone_but_waiting),
+    ],
 }
 
 
@@ -674,6 +749,15 @@ def cost_otherwise(tok_s: float, price: float, years: float, watts: float, kwh: 
     return price * seconds / (years * 365 * 86400) + watts * kwh * seconds / 3.6e6
 
 
+def tensor_parallel_otherwise(
+    config: dict[str, int], weight_gb: float, users: int, machines: int, read: float, link: float, us: float
+) -> float:
+    sent_bytes = 4 * users * config["hidden_size"] * (machines - 1) / machines
+    waits_us = us if machines > 1 else 0
+    sums_us = 2 * config["num_hidden_layers"] * (waits_us + sent_bytes / link / 1e3)
+    return weight_gb * 1e3 / (machines * read) + sums_us / 1e3
+
+
 RIGHT = {
     "blocks_needed": blocks_otherwise,
     "give_back": back_otherwise,
@@ -684,4 +768,5 @@ RIGHT = {
     "kv_bytes_per_token": kv_otherwise,
     "max_users": users_otherwise,
     "usd_per_million_tokens": cost_otherwise,
+    "tensor_parallel_step_ms": tensor_parallel_otherwise,
 }

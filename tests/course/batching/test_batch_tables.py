@@ -53,12 +53,6 @@ def test_compiled_is_judged_by_the_eager_rounds() -> None:
     ]
 
 
-def test_a_model_that_one_spark_cannot_hold_has_no_time_there() -> None:
-    rows = {(row[0], row[1]): row[2:] for row in spark_arithmetic.one_or_two_sparks(30).rows}
-    assert rows["8B BF16", "1"] == ("59", "31", "1.88")
-    assert rows["70B BF16", "1"] == ("does not fit (141 GB)", "264", "–")
-
-
 def test_users_that_fit_follow_from_the_students_functions() -> None:
     rows = {row[0]: row[1:] for row in spark_arithmetic.users_that_fit(kv_bytes, users).rows}
     assert rows["8B BF16"] == ("128 KiB", "168", "21", "5")

@@ -42,5 +42,5 @@ def test_where_it_only_rises_none_is_found_and_none_is_recorded(capsys: pytest.C
 
 def test_a_knee_in_half_of_the_combinations_of_rounds_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     found = find_knee([STRAIGHT, (*STRAIGHT[:-1], 330.0)])
-    assert "it bends in 32 of the 64 combinations of the rounds" in capsys.readouterr().out
+    assert "a knee was found in 32 of the 64 curves" in capsys.readouterr().out
     assert "knee_users" not in found
