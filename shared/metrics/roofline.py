@@ -90,24 +90,28 @@ def ceilings(machine: Machine, working_set_bytes: float) -> Ceilings:
     )
 
 
-def measure(working_set_bytes: float, cores: int) -> Ceilings:
-    """Measure this machine's processor: bandwidth with this working set, and the faster of FP32 and BF16 products.
+def measure(working_set_bytes: float, cores: int, device: str = "cpu") -> Ceilings:
+    """Measure where torch computes ("cpu" or "cuda"): bandwidth with this working set, and the faster of FP32 and BF16
+    products.
 
     Takes about three seconds. The faster product is the limit, since an engine may convert its weights.
     """
     import torch
 
+    def timed(do: Callable[[], object]) -> Callable[[], object]:
+        return do if device == "cpu" else lambda: (do(), torch.cuda.synchronize())
+
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
-        numbers = torch.ones(max(1, int(working_set_bytes) // 4))
-        bandwidth = numbers.nbytes / best_s(numbers.sum, 1.0) / 1e9
+        numbers = torch.ones(max(1, int(working_set_bytes) // 4), device=device)
+        bandwidth = numbers.nbytes / best_s(timed(numbers.sum), 1.0) / 1e9
         del numbers
-        size = 512
+        size = 512 if device == "cpu" else 8192  # a GPU needs larger products to reach its peak
         peaks = []
         for kind in (torch.float32, torch.bfloat16):
-            a = torch.ones((size, size), dtype=kind)
-            peaks.append(2 * size**3 / best_s(functools.partial(torch.matmul, a, a), 0.8) / 1e12)
+            a = torch.ones((size, size), dtype=kind, device=device)
+            peaks.append(2 * size**3 / best_s(timed(functools.partial(torch.matmul, a, a)), 0.8) / 1e12)
     finally:
         torch.set_num_threads(before)
     return Ceilings(bandwidth, max(peaks), "measured")

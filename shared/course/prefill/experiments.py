@@ -15,6 +15,7 @@ from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
 from shared.course.prefill.curve import Runner, Timed
 from shared.course.prefill.kit import Kit
 from shared.course.prefill.servers import OWN_CLOCK, Served
+from shared.hardware.processor import torch_dtype
 from shared.launch.running import Engine as Server
 from shared.load.client import Trace
 from shared.metrics.roofline import Ceilings
@@ -67,9 +68,10 @@ def server_curve(kit: Kit, server: Server) -> dict[str, Any]:
     return {"model": server.model.name, "ms": curve.values({**times, **({name + OWN_CLOCK: own} if own else {})})}
 
 
-def time_by_part(kit: Kit, engine: Engine, precision: str, lengths: Sequence[int]) -> dict[str, Any]:
+def time_by_part(kit: Kit, engine: Engine, lengths: Sequence[int]) -> dict[str, Any]:
     """ms by part of a prefill on the processor, by runner and length: eager torch and an OpenVINO engine."""
     prompts = {n: curve.random_ids(n, kit.llama().embedding.shape[0], seed=3) for n in lengths}
+    precision = engine.manifest["made_of"]["recipe"]["precision"]
     eager = InTorch(PrefillModel(kit.llama(precision)).eval(), kit.machine.cores)
     found: dict[str, Any] = {"eager": {}, "openvino": {}}
     for n, ids in prompts.items():
@@ -99,9 +101,9 @@ class Batch:
 BATCHES, BATCH_LENGTHS = (1, 2, 4), (32, 256)
 
 
-def batched(kit: Kit, precision: str) -> dict[str, Any]:
+def batched(kit: Kit) -> dict[str, Any]:
     """ms of one pass over 1, 2 and 4 prompts of the same length, by number of prompts, length and round."""
-    llama = kit.llama(precision)
+    llama = kit.llama(torch_dtype())
     batches = {str(prompts): Batch(llama, prompts) for prompts in BATCHES}
     rounds = curve.ROUNDS[kit.machine.size]
     return {"ms": curve.values(curve.measure(batches, BATCH_LENGTHS, rounds, llama.embedding.shape[0]))}

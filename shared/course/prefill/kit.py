@@ -1,7 +1,7 @@
 """What the lab's cells share: the small model's prefill in each number format, its engines, and the prompts.
 
 kit = Kit(model, machine)
-engine = kit.build(Recipe("openvino"))
+engine = kit.build(kit.recipe("openvino"))
 with kit.load(engine) as run: ...
 """
 
@@ -19,7 +19,10 @@ from shared.course.prefill.ahead_of_time.loaded import InTorch, Loaded
 from shared.course.prefill.ahead_of_time.prefill_model import PrefillModel
 from shared.errors import LabError
 from shared.hardware.machine import Machine
+from shared.hardware.processor import torch_dtype
 from shared.load.prompts import CHECK_QUESTIONS
+from shared.metrics import roofline
+from shared.metrics.roofline import Ceilings
 from shared.models.choice import ModelChoice
 from shared.models.llama import Llama
 
@@ -46,6 +49,24 @@ class Kit:
     def device(self) -> str:
         """Where torch computes: an NVIDIA GPU if torch can use one, else the processor."""
         return "cuda" if self.machine.gpu and torch.cuda.is_available() else "cpu"
+
+    @property
+    def dtype(self) -> str:
+        """The number format in which torch computes faster there."""
+        return "bfloat16" if self.device == "cuda" else torch_dtype()
+
+    @property
+    def comparable(self) -> tuple[str, ...]:
+        """The compilers whose engines compute where torch does. OpenVINO's compute on the processor."""
+        return ("openvino", "aoti") if self.device == "cpu" else ("aoti",)
+
+    def recipe(self, compiler: str, length: int | None = None) -> Recipe:
+        """A recipe in the number format that is faster where this compiler's engines compute."""
+        return Recipe(compiler, torch_dtype() if compiler == "openvino" else self.dtype, length)
+
+    def ceilings(self, working_set_bytes: float) -> Ceilings:
+        """Bandwidth and peak of the device on which torch computes, measured now."""
+        return roofline.measure(working_set_bytes, self.machine.cores, self.device)
 
     @functools.cached_property
     def _llamas(self) -> dict[torch.dtype, Llama]:

@@ -1,6 +1,8 @@
 """The tables and plots of lab 3.3.3."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import plotly.graph_objects as go
 
@@ -202,3 +204,29 @@ def disk_table(engines: Sequence[Engine]) -> Table:
     """The engines on this disk with their size; `engine.remove()` deletes one."""
     rows = [(one.folder.name, f"{one.bytes / 1e6:.0f}") for one in engines]
     return Table("Engines on this disk", ("folder", "MB"), rows)
+
+
+RECORDED = Path(__file__).with_name("recorded_h100.json")  # by this lab's code, on a GPU that this machine hasn't
+
+
+def recorded_on_a_gpu() -> tuple[Table, str]:
+    """The prefill curve of an H100 in ms, and where and when it was measured."""
+    found = json.loads(RECORDED.read_text())
+    times = curve.restored(found["ms"])
+    rows = [
+        (
+            number(n),
+            *(str(interval(course[n])) for course in times.values()),
+            str(curve.against(times, "aoti", "eager", n)),
+        )
+        for n in times["eager"]
+    ]
+    header = ("prompt tokens", *(f"{name}, ms" for name in times), "aoti, times as fast as eager")
+    built = found["aoti"]
+    build_s = built["export_s"] + built["compile_s"]
+    source = (
+        f"Measured by this lab's code on {found['date']}: {found['machine']}; {found['software']}; {found['model']}. "
+        f"Exporting and compiling took {build_s:.0f} s, loading {built['load_s']:.0f} s. "
+        f"Not measured there: {found['not_measured']}."
+    )
+    return Table(f"Not this machine: {found['machine'].split(',')[0]}", header, rows), source

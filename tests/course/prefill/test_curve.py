@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.course.prefill import curve, mix, quality
+from shared.course.prefill import curve, mix, prefill_report, quality
 from shared.errors import LabError
+from shared.metrics.spread import number
 
 
 class Made:
@@ -92,3 +93,10 @@ def test_a_mix_is_timed_way_by_way() -> None:
 @pytest.mark.parametrize("name", mix.MIXES)
 def test_every_mix_fits_the_quick_size(name: str) -> None:
     assert max(mix.MIXES[name]) <= max(curve.QUICK)
+
+
+def test_the_curve_of_the_gpu_is_whole_and_names_its_source() -> None:
+    table, source = prefill_report.recorded_on_a_gpu()
+    assert [row[0] for row in table.rows] == [number(n) for n in curve.FULL]
+    assert all(one in source for one in ("2026-11-26", "H100", "driver", "torch", "Not measured there"))
+    assert "Not this machine" in table.title

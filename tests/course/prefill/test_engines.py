@@ -315,6 +315,16 @@ def test_a_recipe_that_can_not_be_built_is_refused(wrong: tuple[str, ...]) -> No
         Recipe(*wrong)  # type: ignore[arg-type]
 
 
+def test_the_process_of_an_engine_for_a_gpu_starts_with_the_compilers_own_cpp_library() -> None:
+    library = Path(loaded.preloaded("cuda")["LD_PRELOAD"])
+    assert library.is_file()
+    code = "import torch; print([l for l in open('/proc/self/maps') if 'libstdc++' in l][0].split()[-1])"
+    env = {**os.environ, **loaded.preloaded("cuda")}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()).samefile(library)
+    assert loaded.preloaded("cpu") == {}
+
+
 def test_an_engine_can_be_removed(copy: Engine) -> None:
     copy.remove()
     assert not copy.folder.exists()

@@ -1,6 +1,6 @@
 """An engine on this disk: what decides its content, how it is built in stages, and the check before it is loaded.
 
-    engine = kit.build(Recipe("openvino"))     # from the cache, or built now (shared.course.prefill.kit)
+    engine = kit.build(kit.recipe("openvino"))     # from the cache, or built now (shared.course.prefill.kit)
     engine.folder, engine.bytes, engine.build_s
 
 The cache's folder is named by a hash of everything that decides the engine: weights, graph, compiler, its version and

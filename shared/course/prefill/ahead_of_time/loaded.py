@@ -8,6 +8,7 @@ A process that serves an engine ends with the one that started it: its requests 
 """
 
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -39,6 +40,7 @@ class Loaded:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**os.environ, **preloaded(engine.manifest["made_of"]["device"])},
         )
         hello = self._answer()
         if "error" in hello:
@@ -125,6 +127,18 @@ class InTorch:
             self(ids)  # fetching the logits waits until a GPU has computed them
             took_s.append(time.perf_counter() - start)
         return took_s
+
+
+def preloaded(device: str) -> dict[str, str]:
+    """The variable that makes a process load the compiler's C++ library before torch, for an engine on a GPU.
+
+    Without it the engine crashed while it was loaded: it took `std::regex` from torch's CUDA libraries, which hold that
+    of another C++ library (NVIDIA H100, torch 2.11, gcc 13.3, measured 2026-11-26).
+    """
+    if device == "cpu":
+        return {}
+    found = subprocess.run(["c++", "-print-file-name=libstdc++.so.6"], capture_output=True, text=True, check=True)
+    return {"LD_PRELOAD": found.stdout.strip()}
 
 
 def padded(ids: Sequence[int], length: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
