@@ -1,6 +1,6 @@
 """Lab 3.3.2's loads of vLLM on a quiet machine, as its notebook recorded them: two cores, SmolLM2-135M, the full size.
 
-Medians of the rounds. The requests around them are invented: a fifth of them are 10 % slower, another fifth 10 % faster.
+Medians of the rounds. The requests around them are invented: a fifth of them are 10 % slower, a fifth 10 % faster.
 """
 
 from collections.abc import Iterable
