@@ -235,6 +235,18 @@ def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> N
         launch("llamacpp", model, precision="FP8")
 
 
+@pytest.mark.parametrize("cores", [0, -1, 4096])
+def test_cores_that_the_machine_has_not_are_refused(model: ModelChoice, cores: int) -> None:
+    with pytest.raises(LabError, match=f"can't be given {cores} cores: this machine has .*\nFix: choose 1 to"):
+        launch("llamacpp", model, SMALL, cores=cores)
+
+
+@pytest.mark.parametrize("port", [0, 80, 70_000])
+def test_a_number_that_is_no_port_of_a_user_is_refused(model: ModelChoice, port: int) -> None:
+    with pytest.raises(LabError, match=f"can't answer on port {port}.*\nFix: choose 1024 to 65535"):
+        launch("llamacpp", model, SMALL, port=port)
+
+
 def test_a_damaged_model_is_refused_before_the_engine_starts(model: ModelChoice, tmp_path: Path) -> None:
     copy = tmp_path / "gguf"
     shutil.copytree(model.gguf_folder, copy, ignore=shutil.ignore_patterns("*Q8_0*", "*Q4_0*"))
