@@ -83,6 +83,14 @@ LOCKS = (
 )
 
 
+ENTRY = re.compile(r"(?m)^\S+ ; (.*) \\\n(?:    .*\n)+")  # of a lock, with its marker
+
+
+def without_excluded(entry: re.Match[str]) -> str:
+    """An entry of a lock; empty if each alternative of its marker (the first group) holds on no platform."""
+    return "" if all("sys_platform == 'never'" in one for one in entry[1].split(" or ")) else entry[0]
+
+
 def main() -> int:
     os.environ.update(for_uv())
     for lock in LOCKS:
@@ -95,7 +103,7 @@ def main() -> int:
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         path = ROOT / lock.output
         # uv still writes a line for a package that the overrides exclude on every platform: drop it.
-        text = re.sub(r"(?m)^\S+ ; .*sys_platform == 'never' \\\n(?:    .*\n)+", "", path.read_text())
+        text = re.sub(ENTRY, without_excluded, path.read_text())
         text = "".join(line for line in text.splitlines(True) if not line.startswith("# made by"))
         path.write_text(lock.stamp() + text)
         print(f"{lock.output}: {sum('==' in line for line in text.splitlines())} packages")

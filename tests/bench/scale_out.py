@@ -11,6 +11,7 @@ that a failure can't change how many are sent.
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import sys
@@ -41,13 +42,13 @@ class Size:
     waves: int = 2  # requests of each user
     tokens: int = 64  # of each answer
     kill_rate_per_s: float = 2.0  # requests while a replica is killed; one replica alone carries them
-    kill_tokens: int = 16
+    kill_tokens: int = 32
     kill_after_s: float = 10.0
     kill_window_s: float = 120.0
     patience_s: float = 180.0  # after that window, for a new replica to get ready
 
 
-QUICK = Size(rounds=1, users=(1, 4, 16), least_requests=3, waves=1, tokens=32, kill_window_s=75.0)
+QUICK = Size(rounds=1, users=(1, 4, 16), least_requests=3, waves=1, tokens=32, kill_tokens=16, kill_window_s=75.0)
 
 
 class Bench:
@@ -66,6 +67,8 @@ class Bench:
         """The closed loads on systems that run at the same time, in turns."""
         size, failed = self.size, dict.fromkeys((system.name for system in systems), 0)
         together: dict[str, list[float]] = {system.name: [] for system in systems}
+        for system in systems:  # the first request of a replica takes seconds, and each one needs a first request
+            run(Load(system.engine, prompts.short(self.model), Closed(8, 16), max_tokens=4, warmup=False))
         for users in size.users:
             rhythm = Closed(users=users, requests=max(size.least_requests, size.waves * users))
             for system in systems:
@@ -76,6 +79,8 @@ class Bench:
                     self.add(system, f"ttft_ms/{users}", found.ttft_ms.median)
                 failed[system.name] += found.failed
                 together[system.name] += tokens_per_block(done.traces)
+                if found.disturbed and system.parts == [system.engine]:  # else its own parts count as others
+                    self.notes.append(f"{system.title}, {users_text(users)}: {found.disturbed}")
                 if found.first_error:
                     what = f"{found.failed} requests failed, the first with {found.first_error}"
                     self.notes.append(f"{system.title}, {users_text(users)}: {what}")
@@ -179,7 +184,8 @@ def main(arguments: list[str]) -> None:
         return show(*kept.read(kept.file()))
     size, machine, versions = QUICK if given.quick else Size(), detect(), cluster.installed()
     began = time.monotonic()
-    bench = measure(size)
+    with contextlib.redirect_stdout(sys.stderr):  # progress lines, which don't belong to the table
+        bench = measure(size)
     print(f"{machine.processor}, {machine.cores} cores. Ray {versions['version']}, vLLM {versions['vllm']}.")
     print(f"{size.rounds} rounds, {time.monotonic() - began:.0f} s. Median (range) of the rounds.\n")
     show(bench.columns, size.users, bench.notes)

@@ -71,6 +71,7 @@ def start_server(name: str, threads: int, port: int | None = None) -> Engine:
     needed = memory.need(spec, model, "BF16", flags, machine)
     memory.require(spec, needed, flags, machine, set())
     engine = start_native(spec, plan, needed, machine)
+    engine.version = cluster.installed()["vllm"]
     try:
         wait_until_ready(engine, READY_WITHIN_S, quiet=True)
     except BaseException:

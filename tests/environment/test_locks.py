@@ -76,6 +76,24 @@ def test_every_lock_file_is_made_by_make_lock() -> None:
     assert not list(paths.REPO.glob("uv.lock")), "uv.lock pins addresses"
 
 
+EXCLUDED = "sys_platform == 'never'"
+
+
+@pytest.mark.parametrize(
+    ("marker", "stays"),
+    [
+        (EXCLUDED, False),
+        (f"python_full_version < '3.13' and {EXCLUDED}", False),
+        (f"(python_full_version < '3.13' and {EXCLUDED}) or (os_name == 'nt' and {EXCLUDED})", False),
+        (f"platform_machine == 'x86_64' or {EXCLUDED}", True),  # another package needs it, too
+        ("sys_platform == 'linux'", True),
+    ],
+)
+def test_only_packages_that_no_platform_gets_are_dropped(marker: str, stays: bool) -> None:
+    entry = f"numba==0.65.0 ; {marker} \\\n    --hash=sha256:00\n    # via vllm\n"
+    assert re.sub(locks.ENTRY, locks.without_excluded, entry + "idna==3.1 \\\n") == entry * stays + "idna==3.1 \\\n"
+
+
 def test_no_lock_names_a_host() -> None:
     files = [f for room in ROOMS for f in (paths.REPO / room).rglob("*") if f.suffix in (".lock", ".txt", ".in")]
     assert len(files) >= len(OUTPUTS)

@@ -5,6 +5,10 @@
         running.kill_replica()                  # as a crash does; Ray starts another one
 
 Every process of Ray is below the labs' watchdog, so all of them end with the program that started them.
+
+Ray listens on 127.0.0.1, except for one port of each replica and of the ingress (for calls between deployments), which
+is open on all interfaces: its address, `[::]`, is fixed in Ray 2.60 (ray/serve/_private/replica.py). Where other
+machines can reach this one, a firewall must close it.
 """
 
 import contextlib
@@ -36,10 +40,13 @@ from shared.processes import descendants, free_port, port_taken, signal_all
 
 APP = Path(__file__).with_name("app.py")
 READY_WITHIN_S = 600.0
-STARTUP_S = 90  # of two replicas on two cores; printed while they start
-RAY_GIB = 1.5  # Ray's own processes and the ingress, without replicas; measured on two cores
-REPLICA_GIB = 3.0  # one replica's processes, without weights and KV cache
+STARTUP_S = 120  # of two replicas on two cores; printed while they start
+RAY_GIB = 2.5  # Ray's own processes and the ingress, without replicas; measured on two cores
+REPLICA_GIB = 2.8  # one replica's processes, without weights and KV cache
 ENVIRONMENT = {
+    # Without clusters of several machines, Ray's own address is 127.0.0.1, and its programs listen only there.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",  # else each idle worker imports vLLM, too
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
