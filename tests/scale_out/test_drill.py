@@ -11,6 +11,7 @@ import pytest
 
 from environment.scale_out.ray_serve import cluster, configuration
 from shared import paths
+from shared.processes import descendants
 from tests.bench import scale_out as bench
 from tests.bench import scale_out_table as kept
 from tests.helpers.gateway import bearer, running, write_keys
@@ -24,6 +25,18 @@ def rays_processes() -> list[str]:
     """The command lines of all processes that name a folder of a cluster of the labs."""
     lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     return [line for line in lines if "/tmp/labs-ray-" in line]
+
+
+def open_to_others(pid: int) -> set[tuple[str, int]]:
+    """The addresses on which these processes wait for programs of other machines."""
+    waiting = {
+        tuple(one.laddr)
+        for process in (pid, *descendants(pid))
+        for one in psutil.Process(process).net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert waiting
+    return {(host, port) for host, port in waiting if host.removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
 
 
 def test_the_configuration_check_knows_the_fields_of_this_ray() -> None:
@@ -47,6 +60,7 @@ def test_before_ray_the_gateway_keeps_its_keys_and_counters(tmp_path: Path) -> N
             assert answer.status_code == 200, answer.text
             assert gateway.count("generation_tokens_total") == 8
         assert rays_processes()
+        assert open_to_others(ray.engine.process.pid) == set()
     assert rays_processes() == []
 
 

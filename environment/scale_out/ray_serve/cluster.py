@@ -6,9 +6,8 @@
 
 Every process of Ray is below the labs' watchdog, so all of them end with the program that started them.
 
-Ray listens on 127.0.0.1, except for one port of each replica and of the ingress (for calls between deployments), which
-is open on all interfaces: its address, `[::]`, is fixed in Ray 2.60 (ray/serve/_private/replica.py). Where other
-machines can reach this one, a firewall must close it.
+All of Ray listens on 127.0.0.1. One port of each replica, for calls between deployments, needs a patch for that: its
+address is fixed in Ray 2.60 (ray/serve/_private/replica.py). See app.py.
 """
 
 import contextlib
