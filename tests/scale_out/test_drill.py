@@ -30,7 +30,7 @@ def rays_processes() -> list[str]:
 def open_to_others(pid: int) -> set[tuple[str, int]]:
     """The addresses on which these processes wait for programs of other machines."""
     waiting = {
-        tuple(one.laddr)
+        (str(one.laddr[0]), int(one.laddr[1]))
         for process in (pid, *descendants(pid))
         for one in psutil.Process(process).net_connections("tcp")
         if one.status == psutil.CONN_LISTEN

@@ -220,7 +220,7 @@ def test_a_killed_replica_dies_with_its_engine_and_the_ingress_lives(
     with pretended(REPLICAS) as running:
         assert eventually(lambda: len(running.replica_pids()) == 1)
         [replica] = running.replica_pids()
-        assert eventually(lambda: psutil.Process(replica).children())
+        assert eventually(lambda: bool(psutil.Process(replica).children()))
         [child] = psutil.Process(replica).children()
         others = [p.pid for p in psutil.Process(running.engine.process.pid).children(recursive=True)]
         running.kill_replica()
