@@ -237,7 +237,7 @@ def test_unknown_names_are_answered_with_the_known_ones(model: ModelChoice) -> N
 
 @pytest.mark.parametrize("cores", [0, -1, 4096])
 def test_cores_that_the_machine_has_not_are_refused(model: ModelChoice, cores: int) -> None:
-    with pytest.raises(LabError, match=f"can't be given {cores} cores: this machine has .*\nFix: choose 1 to"):
+    with pytest.raises(LabError, match=f"can't be given {cores} cores.\nFix: choose 1 to"):
         launch("llamacpp", model, SMALL, cores=cores)
 
 
