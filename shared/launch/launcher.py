@@ -79,7 +79,9 @@ def launch(
     if fault := way.refuses(flags):
         raise LabError(f"{spec.title} can't be started with these flags: {fault}.", "correct the flags of launch()")
     if cores is not None and not 1 <= cores <= machine.cores:
-        raise LabError(f"{spec.title} can't be given {cores} cores.", f"choose 1 to {machine.cores}, or leave `cores` out")
+        raise LabError(
+            f"{spec.title} can't be given {cores} cores.", f"choose 1 to {machine.cores}, or leave `cores` out"
+        )
     if port is not None and not 1024 <= port <= 65535:
         raise LabError(f"{spec.title} can't answer on port {port}.", "choose 1024 to 65535, or leave `port` out")
     cores = cores or machine.cores
