@@ -1,6 +1,7 @@
 """The tables and plots of lab 3.3.3."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def curve_plot(times: curve.Times, model: str) -> Plot:
         )
         for n in lengths:
             cells[n].append(number(speed[n]) if n in speed else "–")
+    legend_px = 20 * math.ceil(len(times) / 2)  # two of its longest names fit beside each other
+    figure.update_layout(margin_t=56 + legend_px, title={"y": 1, "yanchor": "top", "pad": {"t": 18}})
     figure.update_xaxes(type="log", tickvals=lengths, ticktext=[number(n) for n in lengths])
     ticks = [digit * 10**zeros for zeros in range(7) for digit in (1, 2, 5)]  # plotly's own show only the first digit
     figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
