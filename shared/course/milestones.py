@@ -18,6 +18,8 @@ from shared.course.evidence import NOT_RUN, ClaimResult, Evidence, count, test_c
 from shared.errors import LabError, command
 from shared.report.table import Table
 
+CELL = "text-align: left; padding: .15em .5em"  # a milestone fits on one screen
+
 
 @dataclass(frozen=True, repr=False)
 class Milestone:
@@ -47,8 +49,8 @@ class Milestone:
 
     def _repr_html_(self) -> str:
         items = "".join(
-            f"<tr><td>{c.sign}</td><td style='text-align:left'>{html.escape(c.text)}</td>"
-            f"<td style='text-align:left'>{html.escape(c.evidence)}</td></tr>"
+            f"<tr><td>{c.sign}</td><td style='{CELL}'>{html.escape(c.text)}</td>"
+            f"<td style='{CELL}'>{html.escape(c.evidence)}</td></tr>"
             for c in self.claims
         )
         words = f"<p><b>In your words:</b> {html.escape(self.conclusion)}</p>" if self.conclusion else ""

@@ -65,7 +65,7 @@ def test_a_claim_that_could_not_be_tried_is_neither_held_nor_refuted(monkeypatch
         "Milestone 3.3.1, comprehensive engine benchmark report: 1 of 2 claims hold, 1 not run here"
     )
     assert "\n○ B\n    not run here: vLLM needs a GPU" in repr(found)
-    assert "<td>○</td><td style='text-align:left'>B</td>" in found._repr_html_()
+    assert f"<td>○</td><td style='{milestones.CELL}'>B</td>" in found._repr_html_()
 
 
 def test_a_reason_counts_only_where_results_are_missing_and_only_if_it_is_believed(

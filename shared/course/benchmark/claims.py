@@ -125,9 +125,9 @@ def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
     cached = sum(e["values"]["cached_tokens"] for e in loads)
     prompt = sum(prompt_tokens(e["values"]) for e in loads)
     opening = OPENING_TOKENS * sum(e["values"]["requests"] for e in loads if e["values"]["cached_tokens"])
-    text = f"the engines' counters report {cached} of about {prompt:,.0f} prompt tokens from caches"
+    text = f"{cached} of about {prompt:,.0f} prompt tokens came from caches, by the engines' counters"
     if cached:
-        text += f"; the template's opening, {OPENING_TOKENS} tokens per request, may account for {opening} of them"
+        text += f"; the template's opening may account for {opening} of them"
     return cached - opening < 0.01 * prompt, text
 
 
@@ -197,13 +197,12 @@ def explained(evidence: Evidence) -> tuple[bool, str]:
         if any(abs(model / made(entry["values"], int(n)) - 1) > AGREES for n, (_, model) in steps_of(entry)):
             text = f"{ENGINES[engine].title}: its modelled steps are not the sum of their parts"
             return False, f"{text}: run the cell `fit-steps`"
-        error = f"largest error of the model {100 * again.worst_residual:.0f} %"
-        if again.worst_residual > FITS:
-            parts.append(f"{ENGINES[engine].title}: not explained by this model ({error}, limit {100 * FITS:.0f} %)")
-        else:
-            left_ms = f"{again.overhead_ms:.1f} ms per step are neither reading nor computing"
-            parts.append(f"{ENGINES[engine].title}: {left_ms} ({error})")
-    return bool(parts), "; ".join(parts) + without(evidence)
+        fits = again.worst_residual <= FITS
+        left_ms = f"; {again.overhead_ms:.1f} ms neither reading nor computing" if fits else ""
+        misfit = f"(misfit {100 * again.worst_residual:.0f} %{left_ms})"
+        parts.append(f"{ENGINES[engine].title} {'' if fits else 'not '}{misfit}")
+    limit = f"explained, with a misfit of at most {100 * FITS:.0f} %: "
+    return bool(parts), (limit if parts else "") + ", ".join(parts) + without(evidence)
 
 
 def steps_of(entry: Entry) -> Iterator[tuple[str, list[float]]]:

@@ -88,14 +88,14 @@ def test_the_figure_of_a_step_shows_the_measured_step() -> None:
 def test_a_claim_states_that_a_misfitting_model_does_not_explain_an_engine() -> None:
     fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
     evidence = milestones.check("3.3.1").claims[5].evidence
-    assert "ms per step are neither reading nor computing (largest error of the model" in evidence
-    assert "not explained" not in evidence
+    assert "ms neither reading nor computing)" in evidence
+    assert " not (" not in evidence
     for number in (1, 2, 3):
         record_load(f"load/users-4/vllm/round-{number}", "vllm", 4, number, 60)
     record_fit("vllm")
     found = milestones.check("3.3.1").claims[5].evidence
-    assert "vLLM: not explained by this model (largest error of the model" in found
-    assert "limit 20 %" in found
+    assert "explained, with a misfit of at most 20 %: " in found
+    assert "vLLM not (misfit " in found
 
 
 def test_predictions_start_from_the_bf16_step_of_the_same_series(model: ModelChoice) -> None:
