@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from environment.scale_out.two_sparks_config import RAY_IMAGE, Pair, Spark
+from shared.course.prefill.tensorrt.preflight import Check
 from shared.engines import ENGINES
 from shared.launch import containers
 
@@ -32,16 +33,6 @@ class Answer:
 
 
 Run = Callable[[Sequence[str]], Answer]
-
-
-@dataclass(frozen=True)
-class Check:
-    """The outcome of one check."""
-
-    name: str
-    ok: bool
-    found: str
-    fix: str = ""
 
 
 def here(words: Sequence[str]) -> Answer:
