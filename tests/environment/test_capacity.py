@@ -92,6 +92,6 @@ def test_inputs_make_a_demand() -> None:
 def test_make_passes_only_what_is_typed() -> None:
     """A shell's own variables have no effect."""
     env = {**os.environ, "OUTPUT": "/dev/null", "USERS": "root"}
-    command = ["make", "--dry-run", "capacity", "USERS=200", "THINK=5"]
+    command = ["make", "--no-print-directory", "--dry-run", "capacity", "USERS=200", "THINK=5"]
     done = subprocess.run(command, cwd=paths.REPO, env=env, capture_output=True, text=True)
     assert done.stdout.split()[-3:] == ["environment.capacity", '"USERS=200"', '"THINK=5"']
