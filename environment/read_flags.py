@@ -7,7 +7,7 @@ TensorRT-LLM can't be imported without a GPU. Its file was assembled from source
 from its documentation, and this program writes neither.
 
 `takes` is the kind of a flag's value: "flag" (no value), a list of choices, "int", "float", "number" (either kind),
-"size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse; without it, one value.
+"bool" (true or false), "size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse; without it, one value.
 """
 
 import datetime
@@ -122,6 +122,16 @@ def sglang() -> dict[str, Any]:
             "python -m sglang.launch_server": {"positional": [], "flags": flags},
             "sglang serve": {"positional": [], "like": "python -m sglang.launch_server", "flags": {}},
         },
+    }
+
+
+def ray() -> dict[str, Any]:
+    version, flags = own_parser("ray", str(paths.cache() / "ray-serve" / "venv" / "bin" / "python"))
+    return {
+        "version": version,
+        "source": f"the options of the PyPI package ray=={version}, read by importing it",
+        "notes": ["Without --disable-usage-stats the head of a cluster sends usage data to Ray's makers."],
+        "commands": {"ray start": {"positional": [], "flags": flags}},
     }
 
 
@@ -254,7 +264,7 @@ def pretty(value: Any, indent: str = "") -> str:
     return json.dumps(value)
 
 
-READERS = {"vllm": vllm, "sglang": sglang, "llamacpp": llamacpp, "ollama": ollama, "docker": docker}
+READERS = {"vllm": vllm, "sglang": sglang, "llamacpp": llamacpp, "ollama": ollama, "docker": docker, "ray": ray}
 
 
 def main() -> int:

@@ -84,7 +84,7 @@ def serve(pair: Pair, rank: int, ray: bool) -> list[str]:
     if rank:
         inside = shlex.join([*begin, f"--address={meet}", "--block"])
     else:
-        begin += ["--head", f"--port={pair.ray_port}", "--include-dashboard=false"]
+        begin += ["--head", f"--port={pair.ray_port}", "--include-dashboard=false", "--disable-usage-stats"]
         inside = f"{shlex.join(begin)} && exec {shlex.join(['vllm', 'serve', *arguments])}"
     return [*line[:image], "--entrypoint", "/bin/bash", RAY_IMAGE, "-c", inside]
 

@@ -20,7 +20,7 @@ from shared.engines import ENGINES, LaunchPlan
 from shared.engines.published_flags import CLI, flags_of, published, unknown, unknown_keys, unknown_settings
 from shared.models import ModelChoice
 
-FILES = ("vllm", "sglang", "llamacpp", "ollama", "trtllm", "edgellm", "docker")
+FILES = ("vllm", "sglang", "llamacpp", "ollama", "trtllm", "edgellm", "docker", "ray")
 NATIVE = [name for name, spec in ENGINES.items() if spec.native]
 NEEDED = {
     "vllm": "--max-num-seqs --max-model-len --kv-cache-memory-bytes --gpu-memory-utilization --enforce-eager "
@@ -50,7 +50,7 @@ def test_there_is_no_other_file() -> None:
 
 @pytest.mark.parametrize("engine", FILES)
 def test_every_flag_says_what_it_takes(engine: str) -> None:
-    kinds = {"flag", "int", "float", "number", "size", "json", "path", "str"}
+    kinds = {"flag", "bool", "int", "float", "number", "size", "json", "path", "str"}
     for command in published(engine)["commands"]:
         flags = flags_of(engine, command)
         for name, flag in flags.items():
@@ -114,6 +114,9 @@ def test_each_flag_has_a_line_of_its_own() -> None:
         ("docker", "docker run --rm --gpu all image", ["docker run has no --gpu"]),
         ("docker", "docker manifest inspect --verbose image", []),
         ("docker", "docker pull --platform linux/arm64 image tag", ["docker pull takes no 'tag'"]),
+        ("ray", "ray start --head --port=6379 --include-dashboard=false", []),
+        ("ray", "ray start --include-dashboard", ["--include-dashboard: its value is missing"]),
+        ("ray", "ray start --adress=1.2.3.4:6379 --block", ["ray start has no --adress"]),
         ("ollama", "/opt/bin/ollama serve", []),
         ("ollama", "ollama serve --port 1", ["ollama serve has no --port"]),
     ],

@@ -1,6 +1,7 @@
 """The start scripts of two Sparks, and their preflight between two network namespaces."""
 
 import json
+import shlex
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -58,7 +59,10 @@ def test_each_word_without_ray_is_published(rank: int) -> None:
 def test_with_ray_vllm_runs_on_the_head_only(rank: int) -> None:
     line = two_sparks.serve(read(), rank, ray=True)
     assert unknown("docker", [*line[: line.index("--entrypoint") + 2], line[-3]]) == []
-    assert ("vllm serve" in line[-1]) == (rank == 0)
+    ray, _, engine = line[-1].partition(" && exec ")
+    assert unknown("ray", shlex.split(ray)) == []
+    assert unknown("vllm", shlex.split(engine)) == []
+    assert engine.startswith("vllm serve") == (rank == 0)
     assert ("--block" in line[-1]) == (rank == 1)
     assert "--nnodes" not in line[-1]
 

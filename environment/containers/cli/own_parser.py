@@ -1,6 +1,6 @@
 """Print the version and the flags of an engine's server as JSON, read from the server's own argument parser.
 
-environment/read_flags.py starts this file in the engine's environment.
+environment/read_flags.py starts this file in the engine's environment. Ray is no engine, but starts some.
 """
 
 import json
@@ -49,7 +49,27 @@ def describe(action: Any) -> Flags:
     return {name: flag} | {o: negation if negates and o.startswith("--no-") else alias for o in others}
 
 
+def describe_click(option: Any) -> Flags:
+    """The same of one option of a click command."""
+    flag: dict[str, Any] = {"takes": "flag"}
+    if not option.is_flag:
+        kinds = {"integer": "int", "integer range": "int", "float": "float", "boolean": "bool"}
+        choices = list(getattr(option.type, "choices", ()))
+        flag["takes"] = choices or kinds.get(option.type.name, "str")
+    if isinstance(option.default, str | int | float) and option.default not in (False, ""):
+        flag["default"] = option.default
+    name = max(option.opts, key=len)
+    alias = {"takes": flag["takes"], "alias_of": name}
+    return {name: flag} | {other: alias for other in option.opts if other != name}
+
+
 def main() -> None:
+    if sys.argv[1] == "ray":
+        from ray.scripts.scripts import start  # type: ignore[import-not-found]
+
+        options = [describe_click(option) for option in start.params]
+        print(json.dumps([version("ray"), {name: flag for one in options for name, flag in one.items()}]))
+        return
     if sys.argv[1] == "vllm":
         from vllm.entrypoints.launchers.cli_args import make_arg_parser  # type: ignore[import-not-found]
         from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]
