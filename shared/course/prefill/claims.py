@@ -71,14 +71,16 @@ def predicted(evidence: Evidence) -> tuple[bool, str]:
 
 
 def int8(evidence: Evidence) -> tuple[bool, str]:
-    found = evidence.of("precision/")
-    wide, small = (found.get(f"precision/{name}") for name in ("float", "int8"))
-    if wide is None or small is None:
+    entry = evidence.of("precision").get("precision")
+    if entry is None:
         return False, ""
-    a, b = wide["values"], small["values"]
+    values = entry["values"]
+    gain = curve.against(curve.restored(values["ms"]), "int8", "float", values["tokens"])
+    wide, small = values["quality"]["float"], values["quality"]["int8"]
     text = (
-        f"INT8: {a['ms'] / b['ms']:.2f}× as fast at {b['tokens']} tokens, perplexity {b['perplexity']:.1f} instead of "
-        f"{a['perplexity']:.1f}, mean greedy gap {b['mean_gap_nats']:.3f} instead of {a['mean_gap_nats']:.3f} nats"
+        f"INT8 against float: {gain} at {gain.tokens} tokens, perplexity {small['perplexity']:.1f} instead of "
+        f"{wide['perplexity']:.1f}, mean greedy gap {small['mean_gap_nats']:.3f} instead of "
+        f"{wide['mean_gap_nats']:.3f} nats"
     )
     return True, text
 
@@ -117,7 +119,7 @@ CLAIMS = (
         {"fit": "fit-ttft"},
         ("ttft_parts",),
     ),
-    Claim("What INT8 gains in speed and costs in text is measured", int8, {"precision/": "measure-eight-bits"}),
+    Claim("What INT8 gains in speed and costs in text is measured", int8, {"precision": "measure-eight-bits"}),
     Claim(
         f"The engines chosen for a mix of prompts are at least {GAIN_AT_LEAST} times as fast as eager on it",
         chosen,

@@ -121,18 +121,25 @@ def chunked(kit: Kit, server: Server, prompts: int = 5) -> dict[str, Any]:
     return {"ms": rounds["it"][CHUNKED_PROMPT]}
 
 
-def precision_cost(kit: Kit, run: Runner, speed_tokens: int = 128) -> dict[str, Any]:
-    """Perplexity and greedy gap of an engine, and its prefill time at one length in ms with its interval."""
+def precision_cost(kit: Kit, runners: Mapping[str, Runner], tokens: int = 128) -> dict[str, Any]:
+    """Perplexity and greedy gap of each engine, and the ms of a prefill of `tokens` tokens by engine and round.
+
+    The engines compute in turn, and the rounds are spread over the minutes that the texts take: a machine can be slow
+    for a quarter of a minute, and that slows INT8 and other formats down by different factors.
+    """
     texts, length, prompts, answer = QUALITY[kit.machine.size]
     ids = kit.llama().tokenizer.encode(TEXT.read_text(), add_special_tokens=False)
     chunks = [ids[i * length : (i + 1) * length] for i in range(texts)]
-    found = quality.quality(run, kit.torch("float32"), chunks, kit.chats(prompts), answer)
-    rounds = curve.ROUNDS[kit.machine.size]
-    prompt = curve.random_ids(speed_tokens, kit.llama().embedding.shape[0], seed=7)
-    run(prompt)
-    took = interval([1e3 * one for one in run.time_s(prompt, rounds)])
-    assert took
-    return {**found.values(), "tokens": speed_tokens, "ms": took.median, "ms_low": took.low, "ms_high": took.high}
+    vocabulary = kit.llama().embedding.shape[0]
+    ms: dict[str, dict[int, list[float]]] = {name: {tokens: []} for name in runners}
+
+    def one_round() -> None:
+        number = min(len(course[tokens]) for course in ms.values())
+        for name, course in curve.measure(runners, (tokens,), 1, vocabulary, seed=number).items():
+            ms[name][tokens] += course[tokens]
+
+    found = quality.compared(runners, kit.torch("float32"), chunks, kit.chats(prompts), answer, one_round)
+    return {"tokens": tokens, "ms": curve.values(ms), "quality": {name: one.values() for name, one in found.items()}}
 
 
 def mix_times(kit: Kit, name: str, ways: Mapping[str, Mapping[int, Runner]]) -> dict[str, Any]:

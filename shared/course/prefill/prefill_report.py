@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -149,6 +150,21 @@ def share_table(shares: Mapping[str, Mapping[int, arithmetic.Achieved]], here: C
 
 def _share(one: arithmetic.Achieved) -> str:
     return f"{one.share:.0%}" + (" — more than is possible" if one.suspicious else "")
+
+
+def precision_table(values: Mapping[str, Any]) -> Table:
+    """What a smaller number format gains and costs: the time of a prefill by number format, and its text."""
+    times, tokens = curve.restored(values["ms"]), values["tokens"]
+    rows = [
+        (
+            name, str(interval(times[name][tokens])), str(curve.against(times, name, "float", tokens)),
+            f"{found['perplexity']:.1f}", f"{found['mean_gap_nats']:.4f}", f"{found['worst_gap_nats']:.2f}",
+        )
+        for name, found in values["quality"].items()
+    ]  # fmt: skip
+    ms, against = f"ms at {tokens} tokens", "against float"
+    header = ("number format", ms, against, "perplexity", "mean greedy gap, nats", "worst gap, nats")
+    return Table("What INT8 gains and costs", header, rows)
 
 
 def engine_table(entries: Mapping[str, Entry]) -> Table:

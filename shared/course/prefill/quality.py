@@ -4,7 +4,7 @@ Both use the engine as it is deployed: one prefill for each token. So only short
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,33 @@ def gaps(reference: Runner, prompt: Sequence[int], answer: Sequence[int]) -> lis
     return found
 
 
-def quality(
-    run: Runner, reference: Runner, texts: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], tokens: int
-) -> Quality:
-    """Perplexity on `texts`, and the gaps of greedy answers of `tokens` tokens to `prompts`."""
-    surprises = [one for text in texts for one in surprise(run, text)]
-    found = [gap for prompt in prompts for gap in gaps(reference, prompt, greedy(run, prompt, tokens))]
+def compared(
+    runners: Mapping[str, Runner],
+    reference: Runner,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    between: Callable[[], None],
+) -> dict[str, Quality]:
+    """Each runner's perplexity on `texts`, and the gaps of its greedy answers of `tokens` tokens to `prompts`.
+
+    All runners take a text or a prompt before the next one begins, and `between` is called after each.
+    """
+    surprises: dict[str, list[float]] = {name: [] for name in runners}
+    below: dict[str, list[float]] = {name: [] for name in runners}
+    for text in texts:
+        for name, run in runners.items():
+            surprises[name] += surprise(run, text)
+        between()
+    for prompt in prompts:
+        for name, run in runners.items():
+            below[name] += gaps(reference, prompt, greedy(run, prompt, tokens))
+        between()
+    return {name: summed_up(surprises[name], below[name]) for name in runners}
+
+
+def summed_up(surprises: Sequence[float], below: Sequence[float]) -> Quality:
+    """The quality of one runner from the surprise of each token of the texts, and the gap of each of its own tokens."""
     return Quality(
-        math.exp(sum(surprises) / len(surprises)), len(surprises), max(found), sum(found) / len(found), len(found)
+        math.exp(sum(surprises) / len(surprises)), len(surprises), max(below), sum(below) / len(below), len(below)
     )

@@ -69,10 +69,14 @@ def test_perplexity_and_gaps_of_known_logits() -> None:
     assert quality.greedy(run, [3], 2) == [1, 1]
     assert run.asked == [[3], [3, 1]]
     assert quality.gaps(reference, [3], [1, 2]) == pytest.approx([0.5, 0.0])
-    found = quality.quality(run, reference, [[1] * 20], [[3]], 2)
-    assert (found.predicted_tokens, found.greedy_tokens) == (4, 2)
-    assert found.worst_gap_nats == pytest.approx(0.5)
-    assert found.perplexity == pytest.approx(math.exp(-float(quality.log_probabilities(run.logits)[1])))
+    calls: list[int] = []
+    both = {"it": run, "the reference": reference}
+    found = quality.compared(both, reference, [[1] * 20], [[3]], 2, lambda: calls.append(len(run.asked)))
+    assert calls == [2 + 4, 2 + 4 + 2]  # after the text, and after the prompt
+    assert (found["it"].predicted_tokens, found["it"].greedy_tokens) == (4, 2)
+    assert found["it"].worst_gap_nats == pytest.approx(0.5)
+    assert found["the reference"].worst_gap_nats == 0
+    assert found["it"].perplexity == pytest.approx(math.exp(-float(quality.log_probabilities(run.logits)[1])))
 
 
 def test_a_prompt_goes_to_the_shortest_engine_that_holds_it() -> None:

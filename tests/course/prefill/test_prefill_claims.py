@@ -27,14 +27,20 @@ FIT = {
     "errors_percent": {"300": [5.0, 3.0, 7.0], "1500": [-12.0, -14.0, -9.0]},
     "queued": {"requests": 10, "error_percent": [4.0, -2.0, 9.0]},
 }
-PRECISION = {"ms": 10.0, "tokens": 128, "perplexity": 20.0, "mean_gap_nats": 0.01}
+PRECISION = {
+    "tokens": 128,
+    "ms": {"float": {"128": SLOW}, "int8": {"128": FAST}},
+    "quality": {
+        "float": {"perplexity": 20.0, "mean_gap_nats": 0.01, "worst_gap_nats": 0.1},
+        "int8": {"perplexity": 22.0, "mean_gap_nats": 0.02, "worst_gap_nats": 0.5},
+    },
+}
 RIGHT: dict[str, Any] = {
     "build/openvino": BUILT,
     "build/aoti": BUILT,
     "curve": {"ms": CURVE},
     "fit": FIT,
-    "precision/float": PRECISION,
-    "precision/int8": {**PRECISION, "ms": 5.0, "perplexity": 22.0},
+    "precision": PRECISION,
     "mix/chat": {"ms": {"yours": FAST, "eager": SLOW}, "padding": {}},
 }
 
@@ -64,7 +70,7 @@ def test_right_results_support_every_claim(monkeypatch: pytest.MonkeyPatch) -> N
         (2, {"curve": {"ms": {**CURVE, "openvino": {"128": FAST, "512": SLOW}}}}),
         (3, {"fit": {**FIT, "errors_percent": {"300": [30.0, 28.0, 33.0]}}}),
         (3, {"fit": {**FIT, "queued": {"requests": 10, "error_percent": [-60.0, -65.0, -50.0]}}}),
-        (4, {"precision/int8": None}),
+        (4, {"precision": None}),
         (5, {"mix/chat": {"ms": {"yours": SLOW, "eager": SLOW}, "padding": {}}}),
         (5, {"mix/chat": {"ms": {"eager": SLOW}, "padding": {}}}),
     ],
