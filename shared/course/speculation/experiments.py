@@ -58,6 +58,7 @@ class Sizes:
 
     rounds: int  # of each load of one user
     few_rounds: int  # of what takes long: loads of many users, and starts of vLLM
+    further_rounds: int  # of one user with other questions, temperatures, or synthetic acceptance
     answers: int  # of one user in a round
     tokens: int  # of each answer
     lengths: tuple[int, ...]  # of drafts, k, on llama.cpp
@@ -69,8 +70,8 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(4, 2, 2, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, True),
-    "quick": Sizes(2, 1, 1, 64, (1, 2, 4), (1, 4, 16), (1, 4, 16), (1, 4), 100, False),
+    "full": Sizes(4, 2, 4, 4, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, True),
+    "quick": Sizes(2, 1, 1, 1, 64, (1, 2, 4), (1, 4, 16), (1, 4, 16), (1, 4), 100, False),
 }
 
 
