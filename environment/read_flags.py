@@ -7,7 +7,8 @@ TensorRT-LLM can't be imported without a GPU. Its file was assembled from source
 from its documentation, and this program writes neither.
 
 `takes` is the kind of a flag's value: "flag" (no value), a list of choices, "int", "float", "number" (either kind),
-"bool" (true or false), "size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse; without it, one value.
+"bool" (true or false), "size" (an int, or a form such as 4k), "json", "path" or "str". `nargs` is as in argparse;
+without it, one value.
 """
 
 import datetime

@@ -65,7 +65,7 @@ def describe_click(option: Any) -> Flags:
 
 def main() -> None:
     if sys.argv[1] == "ray":
-        from ray.scripts.scripts import start  # type: ignore[import-not-found]
+        from ray.scripts.scripts import start
 
         options = [describe_click(option) for option in start.params]
         print(json.dumps([version("ray"), {name: flag for one in options for name, flag in one.items()}]))
