@@ -1,8 +1,9 @@
 """Ray Serve LLM with one and two replicas, the gateway before it, and the gateway before two plain vLLM servers.
 
-    make scale-out-bench
-    make scale-out-bench ARGS=--quick     # fewer users, one round
-    make scale-out-bench ARGS=--show      # print the kept table again
+    make scale-out-bench                      # three rounds of 15 minutes each
+    make scale-out-bench ARGS="--rounds 1"
+    make scale-out-bench ARGS=--quick         # fewer users, one round
+    make scale-out-bench ARGS=--show          # print the kept table again
 
 Each system takes a minute or more to start and does not fit into memory beside the others. So a round starts one group
 of systems after the other, and the next round takes them in the opposite order, because machines drift. Systems that
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from environment.scale_out.ray_serve import cluster
@@ -178,16 +179,20 @@ def show(columns: dict[str, kept.Cells], users: Sequence[int], notes: Sequence[s
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="make scale-out-bench")
     parser.add_argument("--quick", action="store_true", help="fewer users and one round, to see that everything runs")
+    parser.add_argument("--rounds", type=int, choices=range(1, 10), metavar="1..9", help="3 if nothing is given")
     parser.add_argument("--show", action="store_true", help="print the kept table again, and measure nothing")
     given = parser.parse_args(arguments)
     if given.show:
         return show(*kept.read(kept.file()))
-    size, machine, versions = QUICK if given.quick else Size(), detect(), cluster.installed()
+    size = QUICK if given.quick else Size()
+    size = replace(size, rounds=given.rounds or size.rounds)
+    machine, versions = detect(), cluster.installed()
     began = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr):  # progress lines, which don't belong to the table
         bench = measure(size)
     print(f"{machine.processor}, {machine.cores} cores. Ray {versions['version']}, vLLM {versions['vllm']}.")
-    print(f"{size.rounds} rounds, {time.monotonic() - began:.0f} s. Median (range) of the rounds.\n")
+    rounds = "1 round" if size.rounds == 1 else f"{size.rounds} rounds, median (range) of them"
+    print(f"{rounds}; {time.monotonic() - began:.0f} s in all.\n")
     show(bench.columns, size.users, bench.notes)
     source = {**provenance.made_here("3.3.2"), "versions": versions, "size": vars(size), "engines": bench.engines}
     print(f"\nKept in {paths.show(kept.keep(bench.columns, size.users, bench.notes, source))}")
