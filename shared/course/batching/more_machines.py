@@ -53,15 +53,13 @@ REPLICAS = {  # the systems of `make scale-out-bench`, by their keys in its file
 PUBLISHED = paths.REPO / "environment" / "scale_out" / "ray_serve" / "measured.json"
 
 
-def replicas() -> Table | None:
-    """What `make scale-out-bench` measured on this machine, else what the authors' run measured; None without both.
+def replicas() -> Table:
+    """What `make scale-out-bench` measured on this machine, else what the authors' run measured.
 
     Raises LabError for a file that is no such benchmark.
     """
     kept = paths.results() / "scale-out.json"
     file = kept if kept.exists() else PUBLISHED
-    if not file.exists():
-        return None
     try:
         found = json.loads(file.read_text())
         columns, users, source = found["columns"], found["users"], found["provenance"]

@@ -120,10 +120,13 @@ async def in_page(browser: "Browser", chat: ChatPage, relay: OllamaRelay, stream
 
 
 def values(raw: Raw) -> dict[str, Any]:
-    """Lag and load of the main thread, computed from the evidence. A word that was never drawn is the worst lag."""
+    """Lag and load of the main thread, computed from the evidence.
+
+    A word that was never drawn counts as late as the latest one that was, and as LEFT_BEHIND_S at least.
+    """
     lags = sorted(lag for _, lag in raw["lags"])
     missing = raw["sent"] - len(lags)
-    lags += [1e3 * LEFT_BEHIND_S] * missing
+    lags += [max([1e3 * LEFT_BEHIND_S, *lags])] * missing
     before, after = raw["busy_s"]
     shares = {name: round(100 * (after[name] - before[name]) / raw["seconds"], 1) for name in after}
     p50, p99 = (round(lags[min(len(lags) - 1, int(len(lags) * q))], 1) for q in (0.5, 0.99))

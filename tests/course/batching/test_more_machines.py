@@ -56,19 +56,22 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "scale-out.json"
 
 
-def test_without_a_benchmark_there_is_no_table(kept: Path) -> None:
-    assert more_machines.replicas() is None
+def test_without_a_benchmark_the_authors_run_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_RESULTS", str(tmp_path))
+    table = more_machines.replicas()
+    assert "quoted from the authors' run: " in table.title
+    assert [row[0] for row in table.rows] == list(more_machines.REPLICAS.values())
+    assert [row[3] == "–" for row in table.rows] == [True, True, False, False, False]  # one server has no spare
+    assert "–" not in {cell for row in table.rows for cell in row[1:3]}
 
 
 def test_this_machines_benchmark_goes_before_the_authors(kept: Path) -> None:
     more_machines.PUBLISHED.write_text(json.dumps(BENCH))
     table = more_machines.replicas()
-    assert table
     assert table.title == "Replicas on one machine (quoted from the authors' run: X, 2 cores, 2026-11-26)"
     assert list(table.rows) == [("Ray Serve LLM, 2 replicas", "110 (100–120)", "20", "–", "0", "–")]
     kept.write_text(json.dumps(BENCH))
     table = more_machines.replicas()
-    assert table
     assert "(measured: X" in table.title
 
 

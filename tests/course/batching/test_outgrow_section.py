@@ -7,7 +7,6 @@ import pytest
 
 from shared import metrics, models
 from shared.course import checks, labs, registry
-from shared.course.batching import more_machines
 from shared.report import plots
 from shared.report.table import Table
 from tests.helpers import quiet_ledger
@@ -26,7 +25,6 @@ def test_the_section_runs_on_recorded_loads(
     cells: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABS_RESULTS", str(tmp_path))
-    monkeypatch.setattr(more_machines, "PUBLISHED", tmp_path / "no.json")
     quiet_ledger.record_loads()
     quiet_ledger.record_bandwidth()
     quiet_ledger.record_open_loops()

@@ -119,6 +119,8 @@ def test_a_word_that_was_never_drawn_is_the_worst_lag() -> None:
     assert found["lag_p99_ms"] == 1e3 * render_lag.LEFT_BEHIND_S
     assert (found["drawn"], found["busy_percent"], found["of_that_percent"]) == (90, 25.0, {"Script": 2.5})
     assert not render_lag.good(found)
+    late = render_lag.values({**raw, "lags": [[n, 70_000.0] for n in range(90)]})
+    assert late["lag_p50_ms"] == late["lag_p99_ms"] == 70_000.0  # what was drawn at last may come later than that
     assert render_lag.good({"lag_p99_ms": 100, "busy_percent": 50})
 
 
