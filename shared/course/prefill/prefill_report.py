@@ -175,15 +175,25 @@ def engine_table(entries: Mapping[str, Entry]) -> Table:
         rows.append(
             (
                 key.removeprefix("build/"), f"{v['build_s']:.0f}", f"{v['size_mb']:.0f}", f"{v['load_s']:.1f}",
-                f"{v['operators']} → {v['kernels']}", f"{v['same_token']} of {v['prompts']}",
-                f"{v['right_token']} of {v['prompts']}", f"{v['worst_gap_nats']:.2g}", f"{v['max_difference']:.2g}",
+                f"{v['operators']} → {v['kernels']}", *_agreement(v),
             )
         )  # fmt: skip
-    header = (
-        "engine", "build, s", "size, MB", "load, s", "operators → kernels", "same token",
-        f"same, or within {GAP_LIMIT_NATS} nats", "worst gap, nats", "largest difference of a logit",
-    )  # fmt: skip
+    header = ("engine", "build, s", "size, MB", "load, s", "operators → kernels", *AGREEMENT)
     return Table("Engines built ahead of time", header, rows)
+
+
+AGREEMENT = (
+    "same token", f"same, or within {GAP_LIMIT_NATS} nats", "worst gap, nats", "largest difference of a logit",
+)  # fmt: skip
+
+
+def _agreement(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of `AGREEMENT` for the values of a `making.Agreement`."""
+    prompts = values["prompts"]
+    return (
+        f"{values['same_token']} of {prompts}", f"{values['right_token']} of {prompts}",
+        f"{values['worst_gap_nats']:.2g}", f"{values['max_difference']:.2g}",
+    )  # fmt: skip
 
 
 def fusion_table(engine: Engine, most: int = 8) -> Table:
@@ -228,8 +238,8 @@ def disk_table(engines: Sequence[Engine]) -> Table:
 RECORDED = Path(__file__).with_name("recorded_h100.json")  # by this lab's code, on a GPU that this machine hasn't
 
 
-def recorded_on_a_gpu() -> tuple[Table, str]:
-    """The prefill curve of an H100 in ms, and where and when it was measured."""
+def recorded_on_a_gpu() -> tuple[Table, Table, str]:
+    """The prefill curve of an H100 in ms, the engine's answers there, and where and when both were measured."""
     found = json.loads(RECORDED.read_text())
     times = curve.restored(found["ms"])
     rows = [
@@ -241,11 +251,12 @@ def recorded_on_a_gpu() -> tuple[Table, str]:
         for n in times["eager"]
     ]
     header = ("prompt tokens", *(f"{name}, ms" for name in times), "aoti, times as fast as eager")
-    built = found["aoti"]
+    built, where = found["aoti"], f"Not this machine: {found['machine'].split(',')[0]}"
     build_s = built["export_s"] + built["compile_s"]
     source = (
         f"Measured by this lab's code on {found['date']}: {found['machine']}; {found['software']}; {found['model']}. "
-        f"Exporting and compiling took {build_s:.0f} s, loading {built['load_s']:.0f} s. "
-        f"Not measured there: {found['not_measured']}."
+        f"Exporting and compiling took {build_s:.0f} s, loading {built['load_s']:.0f} s."
     )
-    return Table(f"Not this machine: {found['machine'].split(',')[0]}", header, rows), source
+    agreed = [(name, *_agreement(values)) for name, values in found["agreement"].items()]
+    title = f"{where}, against eager PyTorch in float32"
+    return Table(where, header, rows), Table(title, ("in BF16", *AGREEMENT), agreed), source

@@ -99,8 +99,10 @@ def test_every_mix_fits_the_quick_size(name: str) -> None:
     assert max(mix.MIXES[name]) <= max(curve.QUICK)
 
 
-def test_the_curve_of_the_gpu_is_whole_and_names_its_source() -> None:
-    table, source = prefill_report.recorded_on_a_gpu()
-    assert [row[0] for row in table.rows] == [number(n) for n in curve.FULL]
-    assert all(one in source for one in ("2026-11-26", "H100", "driver", "torch", "Not measured there"))
-    assert "Not this machine" in table.title
+def test_what_a_gpu_recorded_is_whole_and_names_its_source() -> None:
+    speed, answers, source = prefill_report.recorded_on_a_gpu()
+    assert [row[0] for row in speed.rows] == [number(n) for n in curve.FULL]
+    assert [row[0] for row in answers.rows] == ["aoti", "eager"]  # eager in BF16 is the control
+    assert {row[2] for row in answers.rows} == {"100 of 100"}
+    assert all(one in source for one in ("2026-11-27", "H100", "driver", "torch"))
+    assert all("Not this machine" in table.title for table in (speed, answers))
