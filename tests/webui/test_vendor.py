@@ -1,6 +1,7 @@
 """Modules of others are what their packages contain, with their licences; and the page stays small to read."""
 
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -44,3 +45,17 @@ def test_the_page_has_no_inline_script_style_or_foreign_address() -> None:
         assert forbidden not in page
     for file in own_files():
         assert "innerHTML" not in file.read_text()
+
+
+def imported(module: Path) -> set[Path]:
+    """All modules that this one imports when it is loaded, through others, too."""
+    named = re.findall(r'^import (?:.* from )?"(.+?)"', module.read_text(), re.MULTILINE)
+    direct = {(module.parent / name).resolve() for name in named}
+    return direct.union(*map(imported, direct))
+
+
+def test_the_page_fetches_its_modules_at_once() -> None:
+    """Else the browser finds a module only in the one that imports it: four rounds, one after the other."""
+    page = (STATIC / "index.html").read_text()
+    asked = re.findall(r'<link rel="modulepreload" href="/static/(.+?)">', page)
+    assert sorted(asked) == sorted(str(file.relative_to(STATIC.resolve())) for file in imported(STATIC / "main.js"))
