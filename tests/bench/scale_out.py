@@ -28,8 +28,9 @@ from shared.errors import command
 from shared.hardware import detect
 from shared.load import Closed, Load, Poisson, Run, Trace, prompts, run, users_text
 from shared.metrics import summarise
-from shared.results import provenance
-from tests.bench import scale_out_table as kept
+from shared.results import provenance, scale_out
+from shared.results.scale_out import Benchmark
+from tests.bench import scale_out_table as shown
 from tests.bench.scale_out_systems import GROUPS, System
 
 
@@ -57,7 +58,7 @@ class Bench:
 
     def __init__(self, size: Size) -> None:
         self.size, self.model = size, models.small()
-        self.columns: dict[str, kept.Cells] = {}
+        self.columns: dict[str, dict[str, list[float]]] = {}
         self.notes: list[str] = []
         self.engines: dict[str, dict[str, Any]] = {}
 
@@ -169,10 +170,10 @@ def measure(size: Size) -> Bench:
     return bench
 
 
-def show(columns: dict[str, kept.Cells], users: Sequence[int], notes: Sequence[str]) -> None:
-    print(kept.table(columns, users).markdown())
-    print("\n" + kept.SHOWS)
-    print(*(f"- {note}" for note in notes), sep="\n")
+def show(found: Benchmark) -> None:
+    print(shown.table(found.columns, found.users).markdown())
+    print("\n" + shown.SHOWS)
+    print(*(f"- {note}" for note in found.notes), sep="\n")
 
 
 @command
@@ -183,7 +184,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--show", action="store_true", help="print the kept table again, and measure nothing")
     given = parser.parse_args(arguments)
     if given.show:
-        return show(*kept.read(kept.file()))
+        return show(scale_out.read(scale_out.file()))
     size = QUICK if given.quick else Size()
     size = replace(size, rounds=given.rounds or size.rounds)
     machine, versions = detect(), cluster.installed()
@@ -193,9 +194,10 @@ def main(arguments: list[str]) -> None:
     print(f"{machine.processor}, {machine.cores} cores. Ray {versions['version']}, vLLM {versions['vllm']}.")
     rounds = "1 round" if size.rounds == 1 else f"{size.rounds} rounds, median (range) of them"
     print(f"{rounds}; {time.monotonic() - began:.0f} s in all.\n")
-    show(bench.columns, size.users, bench.notes)
     source = {**provenance.made_here("3.3.2"), "versions": versions, "size": vars(size), "engines": bench.engines}
-    print(f"\nKept in {paths.show(kept.keep(bench.columns, size.users, bench.notes, source))}")
+    found = Benchmark(bench.columns, size.users, bench.notes, source)
+    show(found)
+    print(f"\nKept in {paths.show(scale_out.keep(found))}")
     return None
 
 

@@ -25,7 +25,7 @@ from shared.launch import memory
 from shared.launch.launcher import start_native, wait_until_ready
 from shared.launch.running import Engine
 from shared.processes import descendants, free_port, signal_all
-from tests.bench.scale_out_table import SYSTEMS
+from shared.results.scale_out import SYSTEMS
 
 READY_WITHIN_S = 600.0
 # Limits that no load of the benchmark reaches.

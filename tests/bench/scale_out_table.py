@@ -1,27 +1,13 @@
-"""The table of the scale-out benchmark: its rows, its columns, and the file that keeps it."""
+"""The table of the scale-out benchmark: its rows and columns."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from shared import LabError, files, paths
 from shared.load import users_text
 from shared.metrics.spread import Spread
 from shared.report.table import Table
+from shared.results.scale_out import SYSTEMS, Cells
 
-SCHEMA = 1
-Cells = dict[str, list[float]]  # by the key of a row, one value for each round
-
-# What each system is, in the order of the columns.
-SYSTEMS = {
-    "direct": "one vLLM server",
-    "ray-1": "Ray Serve, 1 replica",
-    "ray-2": "Ray Serve, 2 replicas",
-    "gateway-ray": "gateway before Ray Serve, 2 replicas",
-    "gateway-vllm": "gateway before 2 vLLM servers",
-}
 SHOWS = """\
 What this table shows: how many requests are lost when a replica dies, how soon a new one answers, and what an ingress
 or a gateway adds to the time to first token.
@@ -65,38 +51,3 @@ def table(columns: Mapping[str, Cells], users: Sequence[int]) -> Table:
 
 def cell(values: Sequence[float]) -> str:
     return str(Spread.of(values) or "")
-
-
-def file() -> Path:
-    """Where the last benchmark is kept."""
-    return paths.results() / "scale-out.json"
-
-
-def keep(
-    columns: Mapping[str, Cells], users: Sequence[int], notes: Sequence[str], provenance: Mapping[str, Any]
-) -> Path:
-    """Write the benchmark and return its file. Raises LabError if it can't be written."""
-    kept = {"schema": SCHEMA, "kind": "measured", "users": users, "columns": columns, "notes": notes}
-    files.write(file(), json.dumps({**kept, "provenance": provenance}, indent=1).encode() + b"\n")
-    return file()
-
-
-def read(kept: Path) -> tuple[dict[str, Cells], list[int], list[str]]:
-    """The columns, the numbers of users and the notes of a kept benchmark.
-
-    Raises LabError if there is none, or if the file isn't one.
-    """
-    again = "make scale-out-bench measures it (ARGS=--quick: fewer loads)"
-    try:
-        found = json.loads(kept.read_text())
-        if found["schema"] != SCHEMA:
-            raise LabError(f"{paths.show(kept)} was written by another version of the labs.", again)
-        columns = {
-            str(name): {str(key): [float(value) for value in values] for key, values in cells.items()}
-            for name, cells in found["columns"].items()
-        }
-        return columns, [int(count) for count in found["users"]], [str(note) for note in found["notes"]]
-    except OSError as e:
-        raise LabError(f"There is no benchmark in {paths.show(kept)}: {e.strerror}.", again) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
-        raise LabError(f"{paths.show(kept)} holds no benchmark ({type(e).__name__}: {e}).", again) from None

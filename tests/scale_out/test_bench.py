@@ -10,8 +10,10 @@ import pytest
 from shared import LabError
 from shared.load import Run, Trace
 from shared.processes import descendants
+from shared.results import scale_out
+from shared.results.scale_out import Benchmark
 from tests.bench import scale_out as bench
-from tests.bench import scale_out_table as kept
+from tests.bench import scale_out_table as shown
 from tests.bench.scale_out_systems import answered_s
 
 S = 10**9
@@ -19,10 +21,13 @@ ANSWER = Trace(
     sent_ns=0, arrivals_ns=(1 * S, 1 * S, 2 * S), texts=("a", "b", "c"), end_ns=3 * S, input_tokens=5, output_tokens=3,
     cached_tokens=0, finish_reason="length", error=None,
 )  # fmt: skip
-COLUMNS: dict[str, kept.Cells] = {
+COLUMNS: dict[str, scale_out.Cells] = {
     "ray-2": {"tok_s/1": [40.0, 44.0, 42.0], "failed": [0.0, 0.0, 1.0], "kill_recovery_s": [55.5]},
     "direct": {"tok_s/1": [50.0], "ttft_ms/1": [80.25], "tok_s/32": [400.0]},
 }
+
+
+WHOLE = {"schema": 1, "columns": {}, "users": [1], "notes": [], "provenance": {}}
 
 
 def loaded(*traces: Trace) -> Run:
@@ -30,28 +35,28 @@ def loaded(*traces: Trace) -> Run:
 
 
 def test_the_table_has_a_column_for_each_system_and_a_range_for_several_rounds() -> None:
-    found = kept.table(COLUMNS, [1, 32])
-    assert list(found.header) == ["", "one vLLM server", "Ray Serve, 2 replicas"]  # in the order of SYSTEMS
+    found = shown.table(COLUMNS, [1, 32])
+    assert list(found.header) == ["", "one vLLM server", "Ray Serve LLM, 2 replicas"]  # in the order of SYSTEMS
     rows = {row[0]: list(row[1:]) for row in found.rows}
     assert rows["output of 1 user, tok/s"] == ["50", "42 (40–44)"]
     assert rows["output of 32 users, tok/s"] == ["400", ""]  # not measured
     assert rows["failed requests of these loads"] == ["", "0 (0–1)"]
     assert rows["from the kill to the first answer of a new replica, s"] == ["", "55.5"]
-    assert len(rows) == len(kept.rows([1, 32])), "two rows have one title"
+    assert len(rows) == len(shown.rows([1, 32])), "two rows have one title"
 
 
 def test_every_figure_of_the_benchmark_has_a_row() -> None:
     source = Path(bench.__file__).read_text()
-    keys = {row.key.partition("/")[0] for row in kept.rows(bench.QUICK.users)}
+    keys = {row.key.partition("/")[0] for row in shown.rows(bench.QUICK.users)}
     for key in keys:
         assert f'"{key}' in source, key
 
 
 def test_a_kept_benchmark_is_read_back(own_results: Path) -> None:
-    file = kept.keep(COLUMNS, [1, 32], ["a note"], {"time": "now"})
+    found = Benchmark(COLUMNS, [1, 32], ["a note"], {"time": "now"})
+    file = scale_out.keep(found)
     assert file == own_results / "scale-out.json"
-    assert kept.read(file) == (COLUMNS, [1, 32], ["a note"])
-    assert json.loads(file.read_text())["provenance"] == {"time": "now"}
+    assert scale_out.read(file) == found
 
 
 @pytest.mark.parametrize(
@@ -61,25 +66,23 @@ def test_a_kept_benchmark_is_read_back(own_results: Path) -> None:
         ("{", "holds no benchmark"),
         ("[]", "holds no benchmark"),
         ('{"schema": 1}', "holds no benchmark"),
-        (
-            '{"schema": 1, "columns": {"direct": {"tok_s/1": ["fast"]}}, "users": [1], "notes": []}',
-            "holds no benchmark",
-        ),
+        (json.dumps({**WHOLE, "columns": {"direct": {"tok_s/1": ["fast"]}}}), "holds no benchmark"),
+        (json.dumps({**WHOLE, "users": []}), "holds no benchmark"),
         ('{"schema": 99}', "another version of the labs"),
     ],
 )
 def test_a_file_that_holds_none_is_named(own_results: Path, text: str | None, said: str) -> None:
     own_results.mkdir(exist_ok=True)
     if text is not None:
-        kept.file().write_text(text)
+        scale_out.file().write_text(text)
     with pytest.raises(LabError, match=said):
-        kept.read(kept.file())
+        scale_out.read(scale_out.file())
 
 
 def test_show_prints_the_kept_table(own_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--show"]) == 1
     assert "Fix: make scale-out-bench" in capsys.readouterr().err
-    kept.keep(COLUMNS, [1, 32], ["a replica was slow"], {})
+    scale_out.keep(Benchmark(COLUMNS, [1, 32], ["a replica was slow"], {}))
     assert bench.main(["--show"]) == 0
     said = capsys.readouterr().out
     assert "| output of 1 user, tok/s" in said

@@ -12,8 +12,9 @@ import pytest
 from environment.scale_out.ray_serve import cluster, configuration
 from shared import paths
 from shared.processes import descendants
+from shared.results import scale_out
 from tests.bench import scale_out as bench
-from tests.bench import scale_out_table as kept
+from tests.bench import scale_out_table as shown
 from tests.helpers.gateway import bearer, running, write_keys
 
 pytestmark = pytest.mark.drill
@@ -69,13 +70,13 @@ def test_the_quick_benchmark(own_results: Path) -> None:
     env = {**os.environ, "LABS_RESULTS": str(own_results)}
     said = subprocess.run(program, cwd=paths.REPO, env=env, capture_output=True, text=True, timeout=3000)
     assert said.returncode == 0, said.stdout + said.stderr
-    columns, users, notes = kept.read(kept.file())
-    assert set(columns) == set(kept.SYSTEMS), notes
-    for name, cells in columns.items():
+    found = scale_out.read(scale_out.file())
+    assert set(found.columns) == set(scale_out.SYSTEMS), found.notes
+    for name, cells in found.columns.items():
         killed = name in ("ray-2", "gateway-ray", "gateway-vllm")
-        wanted = {row.key for row in kept.rows(users) if killed or not row.key.startswith("kill_")}
-        assert set(cells) == wanted, (name, notes)
+        wanted = {row.key for row in shown.rows(found.users) if killed or not row.key.startswith("kill_")}
+        assert set(cells) == wanted, (name, found.notes)
         assert all(len(values) == bench.QUICK.rounds for values in cells.values())
-        assert cells["failed"] == [0], notes
+        assert cells["failed"] == [0], found.notes
     assert rays_processes() == []
     assert not list(Path("/tmp").glob("labs-ray-*"))

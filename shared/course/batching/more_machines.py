@@ -3,16 +3,16 @@
 The figures of the two Sparks are quoted, with source and date.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import plotly.graph_objects as go
 
-from shared import LabError, paths
+from shared import paths
 from shared.course.batching.spark_arithmetic import LINK_GB_S, MODELS, SPARK_READS_GB_S, usable_bytes
 from shared.metrics.spread import Spread, number
 from shared.report.plots import PARTS, Plot, layout
 from shared.report.table import Table
+from shared.results import scale_out
 
 SUM_LATENCY_US = 41
 QUOTED = (
@@ -43,13 +43,6 @@ SHAPES = {
 
 StepMs = Callable[[Mapping[str, int], float, int, int, float, float, float], float]
 
-REPLICAS = {  # the systems of `make scale-out-bench`, by their keys in its file
-    "direct": "one vLLM server",
-    "ray-1": "Ray Serve LLM, 1 replica",
-    "ray-2": "Ray Serve LLM, 2 replicas",
-    "gateway-ray": "gateway in front of Ray Serve LLM, 2 replicas",
-    "gateway-vllm": "gateway in front of 2 vLLM servers",
-}
 PUBLISHED = paths.REPO / "environment" / "scale_out" / "ray_serve" / "measured.json"
 
 
@@ -58,35 +51,27 @@ def replicas() -> Table:
 
     Raises LabError for a file that is no such benchmark.
     """
-    kept = paths.results() / "scale-out.json"
-    file = kept if kept.exists() else PUBLISHED
-    try:
-        found = json.loads(file.read_text())
-        columns, users, source = found["columns"], found["users"], found["provenance"]
-        where = f"{source['processor']}, {source['machine_cores']} cores, {source['time'][:10]}"
-        keys = (f"tok_s/{max(users)}", f"ttft_ms/{min(users)}", "kill_requests", "kill_failed", "kill_recovery_s")
-        rows = [
-            (title, *(spread(columns[name].get(key, ())) for key in keys))
-            for name, title in REPLICAS.items()
-            if name in columns
-        ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
-        raise LabError(f"{paths.show(file)} is no scale-out benchmark ({e!r}).", "make scale-out-bench") from None
-    kind = "measured" if file == kept else "quoted from the authors' run"
+    file = kept if (kept := scale_out.file()).exists() else PUBLISHED
+    found = scale_out.read(file)
+    most, least = max(found.users), min(found.users)
+    keys = (f"tok_s/{most}", f"ttft_ms/{least}", "kill_requests", "kill_failed", "kill_recovery_s")
+    rows = [
+        (title, *(str(Spread.of(found.columns[name].get(key, ())) or "–") for key in keys))
+        for name, title in scale_out.SYSTEMS.items()
+        if name in found.columns
+    ]
+    source = {"processor": "?", "machine_cores": "?", "time": "?", **found.provenance}
+    where = f"{source['processor']}, {source['machine_cores']} cores, {source['time'][:10]}"
+    kind = "quoted from the authors' run" if file == PUBLISHED else "measured"
     header = (
         "",
-        f"tok/s, {max(users)} users",
-        f"TTFT ms, {min(users)} user",
+        f"tok/s, {most} users",
+        f"TTFT ms, {least} user",
         "requests while a replica was killed",
         "of these failed",
         "s until a new replica answered",
     )
     return Table(f"Replicas on one machine ({kind}: {where})", header, rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median and the range; empty for what was not measured."""
-    return str(Spread.of(values) or "–")
 
 
 def quoted_figures() -> Table:
