@@ -24,10 +24,11 @@ def processor_name(host: Host = HERE) -> str:
 def bf16_products(host: Host = HERE) -> list[str]:
     """The processor's instruction sets with which torch multiplies BF16 fast. Without any of them, float32 is faster.
 
-    On two cores with only AVX2, vLLM served 32 users five times as fast in float32 (measured 2026-11-25).
+    On two cores vLLM served 32 users five times as fast in float32 with AVX2 only (measured 2026-11-25). With AVX-512
+    but without its BF16 instructions it was 2.5 times, and a product of 512 rows took a fifth (measured 2026-11-27).
     """
     flags = (cpuinfo("flags", "Features", host=host) or "").split()
-    return [flag for flag in ("amx_bf16", "avx512_bf16", "avx512bw", "bf16") if flag in flags]
+    return [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
 
 
 def torch_dtype(host: Host = HERE) -> str:

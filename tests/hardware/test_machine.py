@@ -296,7 +296,7 @@ def test_listeners_that_cannot_be_read_are_none(monkeypatch: pytest.MonkeyPatch)
     ("line", "dtype"),
     [
         ("flags\t\t: fpu sse4_2 avx avx2 fma", "float32"),
-        ("flags\t\t: avx2 avx512f avx512bw", "bfloat16"),
+        ("flags\t\t: avx2 avx512f avx512bw avx512_vnni", "float32"),
         ("flags\t\t: avx2 avx512f avx512bw avx512_bf16 amx_bf16", "bfloat16"),
         ("Features\t: fp asimd bf16 i8mm", "bfloat16"),
         ("Features\t: fp asimd", "float32"),
