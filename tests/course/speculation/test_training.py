@@ -77,6 +77,13 @@ def new_head() -> Eagle3Head:
     return Eagle3Head(head_files.shape_for(TARGET, DRAFTS, 48), range(DRAFTS))
 
 
+@pytest.fixture(params=["bfloat16", "float32"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products in either format, whatever this processor multiplies fast."""
+    monkeypatch.setattr("shared.course.speculation.eagle3.training.torch_dtype", lambda: request.param)
+
+
+@pytest.mark.usefixtures("products")
 def test_ten_updates_lower_the_loss(llama: Llama, text: TrainingText, states: TargetStates) -> None:
     head, rows = new_head(), text.rows(held_out=False)
     run = Training(head, llama.embedding, llama.output, torch.ones(96), Settings(updates=10, one_step=0, rows=20))
@@ -85,6 +92,7 @@ def test_ten_updates_lower_the_loss(llama: Llama, text: TrainingText, states: Ta
     assert run.losses[-1] < 0.9 * run.losses[0]
 
 
+@pytest.mark.usefixtures("products")
 def test_training_learns_the_models_next_token(llama: Llama, text: TrainingText, states: TargetStates) -> None:
     head, rows = new_head(), text.rows(held_out=False)
     before = acceptance.measure(head, llama.embedding, text, states, rows, steps=3)

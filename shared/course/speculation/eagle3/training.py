@@ -69,7 +69,7 @@ def batch_of(text: TrainingText, states: TargetStates, rows: Sequence[int]) -> B
     def padded(parts: Sequence[Tensor]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
 
-    return Batch(padded(ids), padded(states.rows(rows)), padded(learned))
+    return Batch(padded(ids), padded(states.rows(rows)).to(product_dtype()), padded(learned))
 
 
 def product_dtype() -> torch.dtype:
