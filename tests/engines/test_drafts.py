@@ -45,6 +45,7 @@ def test_a_draft_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: str
 def test_flags_of_llamacpp() -> None:
     assert flags("llamacpp", EAGLE) == {
         "--spec-type": "draft-eagle3", "--spec-draft-model": "/heads/own", "--spec-draft-n-max": 3,
+        "--no-spec-draft-backend-sampling": True,
     }  # fmt: skip
     assert flags("llamacpp", MODEL)["--spec-type"] == "draft-simple"
     ngram = {"--spec-type": "ngram-simple", "--spec-ngram-simple-size-n": 3, "--spec-ngram-simple-size-m": 8}
@@ -85,7 +86,7 @@ def plan(model: ModelChoice, speculation: Speculation | None) -> LaunchPlan:
 )
 @pytest.mark.parametrize("draft", [EAGLE, NGRAM, MODEL, replace(EAGLE, synthetic_length=2.0)])
 def test_each_flag_is_published(name: str, program: str, draft: Draft) -> None:
-    words = [str(word) for flag in flags(name, draft).items() for word in flag]
+    words = [str(word) for flag in flags(name, draft).items() for word in flag if word is not True]
     assert unknown(name, [*program.split(), *words]) == []
 
 

@@ -29,7 +29,8 @@ NEEDED = {
     "sglang": "--mem-fraction-static --disable-flashinfer-autotune --attention-backend --max-total-tokens "
     "--speculative-algorithm --speculative-draft-model-path --speculative-num-steps --speculative-eagle-topk "
     "--speculative-num-draft-tokens --quantization --enable-metrics",
-    "llamacpp": "-np -c -md -ngl --spec-type --spec-draft-n-max --metrics --load-mode --host --port",
+    "llamacpp": "-np -c -md -ngl --spec-type --spec-draft-n-max --no-spec-draft-backend-sampling --metrics --load-mode "
+    "--host --port",
     "trtllm": "--max_batch_size --port --host --config --kv_cache_free_gpu_memory_fraction --max_seq_len",
     "docker": "--gpus --runtime --ipc --ulimit --label --publish --volume --env --rm --name --entrypoint",
 }

@@ -1,6 +1,7 @@
 """Real engines with drafts: greedy text stays within the reference's gap, and the counters move."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,26 @@ def test_llamacpp_with_a_head(model: ModelChoice, reference: Reference) -> None:
     assert full["usage"]["total_tokens"] <= 256
     again = ask(engine, "What is gravity?", max_tokens=32, cache_prompt=False)
     assert again["choices"][0]["message"] == answer["choices"][0]["message"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", ["eagle3", "model"])
+def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelChoice, kind: str) -> None:
+    draft = Draft(kind, 2, head_gguf.path(model) if kind == "eagle3" else model.weights("Q4_0"))
+    engine = llamacpp(model, draft)
+    questions = ("What is gravity?", "Why is the sky blue?")
+    accepted = []
+    for at_once in (1, 2):
+        before = counters(engine)
+        with ThreadPoolExecutor(at_once) as pool:
+            list(
+                pool.map(lambda text: ask(engine, text, max_tokens=48, ignore_eos=True, cache_prompt=False), questions)
+            )
+        accepted.append(counted(engine, before).acceptance)
+    alone, together = accepted
+    assert alone
+    assert together
+    assert together > 0.9 * alone  # one sequence of two would give half; a near-tie may change a text
 
 
 @pytest.mark.engine
