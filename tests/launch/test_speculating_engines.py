@@ -84,10 +84,8 @@ def test_llamacpp_with_a_head(model: ModelChoice, reference: Reference) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("kind", ["eagle3", "model"])
-def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelChoice, kind: str) -> None:
-    draft = Draft(kind, 2, head_gguf.path(model) if kind == "eagle3" else model.weights("Q4_0"))
-    engine = llamacpp(model, draft)
+def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelChoice) -> None:
+    engine = llamacpp(model, Draft("eagle3", 2, head_gguf.path(model)))
     questions = ("What is gravity?", "Why is the sky blue?")
     accepted = []
     for at_once in (1, 2):
