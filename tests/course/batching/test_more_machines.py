@@ -78,7 +78,8 @@ def test_this_machines_benchmark_goes_before_the_authors(kept: Path) -> None:
     assert "(measured: X" in table.title
 
 
-def test_another_file_is_refused(kept: Path) -> None:
-    kept.write_text('{"columns": {}}')
+@pytest.mark.parametrize("text", ["", "[]", '{"columns": {}}', json.dumps({**BENCH, "users": []})])
+def test_another_file_is_refused(text: str, kept: Path) -> None:
+    kept.write_text(text)
     with pytest.raises(LabError, match="holds no benchmark"):
         more_machines.replicas()
