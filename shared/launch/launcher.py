@@ -6,15 +6,12 @@
 
 On a machine with an NVIDIA GPU the engine runs in its container (shared/launch/containers.py), else natively on the
 processor. Either way it runs under a watchdog (shared/launch/watchdog.py), which ends the engine when this Python
-process ends, kill -9 included, and when free memory falls below a floor. `python -m shared.launch down` (make down)
-ends every engine that a notebook left running.
+process ends, kill -9 included, and when free memory falls below a floor.
 """
 
 import atexit
 import contextlib
-import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ from tqdm import tqdm
 from shared import paths
 from shared.engines import ENGINES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments
 from shared.engines.http import client, get, post_json
-from shared.engines.spec import Native
+from shared.engines.spec import Native, Speculation
 from shared.errors import LabError
 from shared.files import held
 from shared.hardware.gpu import docker_gpu_arguments
@@ -34,11 +31,11 @@ from shared.hardware.machine import Machine, detect
 from shared.launch import containers, memory, reuse, speculation
 from shared.launch.diagnosis import failure
 from shared.launch.memory import Need
-from shared.launch.process import keeper
-from shared.launch.running import Engine, flag_environment, inherited_environment, start_guarded
+from shared.launch.process import Adopted, inherited_environment, keeper
+from shared.launch.running import Engine, PutOff, flag_environment, native_version, start_guarded
 from shared.models import hub
 from shared.models.choice import ModelChoice
-from shared.processes import descendants, free_port, port_taken, start_time
+from shared.processes import descendants, free_port, port_taken
 
 # A waiting line is written at most once a second. nbval reads a cell's output only when the cell has ended, and loses
 # the last of more than a thousand messages.
@@ -58,11 +55,13 @@ def launch(
     port: int | None = None,
     timeout_s: float | None = None,
     quiet: bool = False,
+    when_needed: bool = False,
 ) -> Engine:
     """Start the engine `name` and return it once it has answered one request.
 
     If the same engine already runs with the same model, precision, flags, draft and cores, it is returned. If it runs
-    with other ones, it is ended first.
+    with other ones, it is ended first. With `when_needed` all arguments are checked now, but the engine starts when it
+    is first used: never, if all its results are there.
 
     Raises LabError if the engine isn't installed or doesn't fit into memory, or if the draft doesn't fit the model. If
     it dies, or isn't ready within `timeout_s`, the error shows the last lines of its log and the likeliest causes.
@@ -89,6 +88,9 @@ def launch(
         home = wait_until_installed(spec, model, precision, quiet)
     drafts = speculation.prepare(spec, draft, model, precision, flags, machine) if draft else None
     wanted = (model, precision, flags, cores, drafts)
+    if when_needed:
+        more: Any = {"precision": precision, "cores": cores, "port": port, "timeout_s": timeout_s, "quiet": quiet}
+        return PutOff(plan(spec, *wanted), lambda: launch(name, model, flags, draft=draft, **more))
     old = _running.get(name)
     if old:
         same = (old.model, old.precision, old.flags, old.cores, old.speculation) == wanted
@@ -139,6 +141,21 @@ def launch(
     return engine
 
 
+def plan(
+    spec: EngineSpec, model: ModelChoice, precision: str, flags: Flags, cores: int, drafts: Speculation | None
+) -> Engine:
+    """The engine as it would be started, without a process."""
+    machine, port = detect(), free_port()
+    needed = memory.need(spec, model, precision, flags, machine, drafts)
+    if machine.runner == "native":
+        version, container = native_version((paths.cache() / "engines" / spec.name).resolve()), ""
+    else:
+        containers.ensure(containers.images()[spec.container.image], machine.architecture, quiet=False)
+        version, container = container_version(spec), containers.name_for(spec, port)
+    none = Adopted(0, 0)
+    return Engine(spec, model, precision, flags, cores, version, [], port, Path(), none, needed, container, 0, drafts)
+
+
 def wait_until_installed(spec: EngineSpec, model: ModelChoice, precision: str, quiet: bool) -> Path:
     """Return the folder of the engine. While a set-up runs, wait for what the launch needs, and show its progress.
 
@@ -170,9 +187,8 @@ def start_native(spec: EngineSpec, what: LaunchPlan, needed: Need, machine: Mach
     way = spec.way("native")
     assert isinstance(way, Native)
     command = way.command(what) + (as_arguments(what.every_flag) if spec.flags_in == "arguments" else [])
-    version = json.loads((what.home / "installed.json").read_text())["version"]
     env = {**way.env(what), **flag_environment(spec, what.flags)}
-    return start_guarded(spec, what, command, what.port, env, version, needed, machine)
+    return start_guarded(spec, what, command, what.port, env, native_version(what.home), needed, machine)
 
 
 def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need, machine: Machine) -> Engine:
@@ -183,9 +199,14 @@ def start_container(spec: EngineSpec, what: LaunchPlan, port: int, needed: Need,
     flags = as_arguments(arguments) if spec.flags_in == "arguments" else []
     gpu = docker_gpu_arguments()
     command = containers.run_command(spec, what, flags, name=name, label=label, port=port, hub=hub.home(), gpu=gpu)
-    image = containers.images()[spec.container.image]
-    version = f"{image.image}:{image.tag}@{containers.digest(image)}"
+    version = container_version(spec)
     return start_guarded(spec, what, command, port, {}, version, needed, machine, container=name, label=label)
+
+
+def container_version(spec: EngineSpec) -> str:
+    """The image of an engine, with its digest."""
+    image = containers.images()[spec.container.image]
+    return f"{image.image}:{image.tag}@{containers.digest(image)}"
 
 
 def own_container_pids() -> set[int]:
@@ -246,12 +267,14 @@ def without_fix(error: Exception) -> str:
 def alone(engine: object) -> Iterator[None]:
     """Pause all other engines of this process inside the block, so that none takes processor time from this one.
 
-    If `engine` was not started by `launch` (the mini engine, or None), all engines are paused.
+    If `engine` was not started by `launch` (the mini engine, or None), all engines are paused. An engine whose start
+    was put off is started first.
     """
+    process = getattr(engine, "process", None)
     paused: list[Engine] = []
     try:
         for other in list(_running.values()):
-            if other is not engine and other.alive:
+            if other.process is not process and other.alive:
                 paused.append(other)
                 other.pause()
         yield
@@ -270,31 +293,3 @@ def stop_all() -> None:
 
 
 atexit.register(stop_all)
-
-
-def down(parent: int | None = None) -> int:
-    """End every engine that any notebook on this machine (or only the process `parent`) started. Returns how many."""
-    ended = 0
-    for file in sorted((paths.state() / "run").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            record = json.loads(file.read_text())
-            pid = record["pid"]
-            if parent not in (None, record["parent"]):
-                continue
-            if record["started"] == start_time(pid):
-                os.kill(pid, signal.SIGTERM)  # the watchdog, which ends all processes below it
-                while start_time(pid) == record["started"]:
-                    time.sleep(0.05)
-                print(f"ended {record['engine']} (process {pid}, port {record['port']})")
-                ended += 1
-        file.unlink(missing_ok=True)
-    if parent is None:
-        for name in containers.left():  # left where the watchdog was killed too
-            try:
-                containers.remove(name)
-            except LabError as e:  # the others are removed
-                print(e)
-            else:
-                print(f"removed the container {name}")
-                ended += 1
-    return ended

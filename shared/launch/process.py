@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,22 @@ from shared.errors import LabError
 from shared.processes import open_files_for, start_time
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
+
+# Variables that engines, their allocators and their thread pools read. Flags and the engine's file in shared/engines
+# set them. From the user's shell they would change what is measured, and no result would show it.
+ENGINES_READ = re.compile(
+    r"(LLAMA|GGML|OLLAMA|VLLM|SGLANG|SGL|TRTLLM|TLLM|OMP|GOMP|KMP|MKL|TORCH|TORCHINDUCTOR|PYTORCH|ATEN|MALLOC|MIMALLOC"
+    r"|JEMALLOC|TCMALLOC)_\w+|OPENBLAS_NUM_THREADS|NUMEXPR_NUM_THREADS|LD_PRELOAD"
+)
+
+
+SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR"}  # in the notebook's own process, once torch is loaded
+
+
+def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
+    """The variables of the user that an engine gets, and the names of those that it does not get."""
+    kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
+    return kept, sorted(environment.keys() - kept.keys() - SET_BY_TORCH)
 
 
 class Guarded:

@@ -1,13 +1,17 @@
-"""Engines that keep running for the next notebook, when tests run many notebooks in a row.
+"""Engines that another program left running: taken over by the next notebook, or ended by `down`.
 
-If LABS_ENGINES_OF names a process (shared.launch.process.keeper), engines belong to that process and end with it. A
-notebook's `stop` leaves them running. The next launch of the same engine with the same model, flags and cores takes the
-running one over. An engine with other flags is paused, for a later launch that wants it. If less than KEEP_FREE_GIB
-would stay available, engines that this notebook doesn't use are ended, the least recently used first.
+When tests run many notebooks in a row, LABS_ENGINES_OF names a process (shared.launch.process.keeper). Engines then
+belong to that process and end with it. A notebook's `stop` leaves them running. The next launch of the same engine with
+the same model, flags and cores takes the running one over. An engine with other flags is paused, for a later launch
+that wants it. If less than KEEP_FREE_GIB would stay available, engines that this notebook doesn't use are ended, the
+least recently used first.
 """
 
 import contextlib
 import json
+import os
+import signal
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,9 @@ from typing import Any
 from shared import paths
 from shared.engines import EngineSpec, Flags
 from shared.engines.spec import Speculation
+from shared.errors import LabError
 from shared.hardware.machine import detect
+from shared.launch import containers
 from shared.launch.memory import Need
 from shared.launch.process import Adopted, keeper
 from shared.launch.running import Engine, record_file
@@ -120,3 +126,31 @@ def identity(
     draft = speculation.provenance() if speculation else None
     same: list[Any] = json.loads(json.dumps([model.name, weights, precision, dict(flags), cores, draft]))
     return same
+
+
+def down(parent: int | None = None) -> int:
+    """End every engine that any notebook on this machine (or only the process `parent`) started. Returns how many."""
+    ended = 0
+    for file in sorted((paths.state() / "run").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads(file.read_text())
+            pid = record["pid"]
+            if parent not in (None, record["parent"]):
+                continue
+            if record["started"] == start_time(pid):
+                os.kill(pid, signal.SIGTERM)  # the watchdog, which ends all processes below it
+                while start_time(pid) == record["started"]:
+                    time.sleep(0.05)
+                print(f"ended {record['engine']} (process {pid}, port {record['port']})")
+                ended += 1
+        file.unlink(missing_ok=True)
+    if parent is None:
+        for name in containers.left():  # left where the watchdog was killed too
+            try:
+                containers.remove(name)
+            except LabError as e:  # the others are removed
+                print(e)
+            else:
+                print(f"removed the container {name}")
+                ended += 1
+    return ended

@@ -2,11 +2,10 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers, memory
 from shared.launch.memory import Need
-from shared.launch.process import Adopted, Guarded, keeper
+from shared.launch.process import Adopted, Guarded, inherited_environment, keeper
 from shared.models.choice import ModelChoice
 from shared.processes import descendants, signal_all, start_time
 
 KEEP_LOGS = 20
+OF_A_START = ("command", "port", "log", "process")  # what an Engine has only when it was started
 
 
 @dataclass
@@ -169,26 +169,52 @@ class Engine:
         return "".join(lines) + " ".join(map(typed, self.command)).replace(" --", " \\\n  --")
 
 
-# Variables that engines, their allocators and their thread pools read. Flags and the engine's file in shared/engines
-# set them. From the user's shell they would change what is measured, and no result would show it.
-ENGINES_READ = re.compile(
-    r"(LLAMA|GGML|OLLAMA|VLLM|SGLANG|SGL|TRTLLM|TLLM|OMP|GOMP|KMP|MKL|TORCH|TORCHINDUCTOR|PYTORCH|ATEN|MALLOC|MIMALLOC"
-    r"|JEMALLOC|TCMALLOC)_\w+|OPENBLAS_NUM_THREADS|NUMEXPR_NUM_THREADS|LD_PRELOAD"
-)
+class PutOff(Engine):
+    """An engine that starts when it is first asked for something that only a running engine has.
 
+    What a result records of it is known before, so an engine whose results are all there never starts. From its start
+    on, it is that engine.
+    """
 
-SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR"}  # in the notebook's own process, once torch is loaded
+    def __init__(self, planned: Engine, start: Callable[[], Engine]) -> None:
+        """`planned`: the engine as it would be started, without a process. `start` starts it."""
+        self._planned, self._start = planned, start
+        vars(self).update({name: value for name, value in vars(planned).items() if name not in OF_A_START})
 
+    def __getattr__(self, name: str) -> Any:
+        """Start the engine for an attribute that it doesn't have yet."""
+        if name not in OF_A_START:
+            raise AttributeError(f"An engine has no {name!r}.", name=name, obj=self)
+        vars(self).update(vars(self._start()))
+        return vars(self)[name]
 
-def inherited_environment(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, str], list[str]]:
-    """The variables of the user that an engine gets, and the names of those that it does not get."""
-    kept = {name: value for name, value in environment.items() if not ENGINES_READ.fullmatch(name)}
-    return kept, sorted(environment.keys() - kept.keys() - SET_BY_TORCH)
+    def __repr__(self) -> str:
+        return super().__repr__() if self.started else f"<{self.spec.title}, not started yet>"
+
+    @property
+    def started(self) -> bool:
+        return "process" in vars(self)
+
+    @property
+    def alive(self) -> bool:
+        return self.started and super().alive
+
+    def end(self) -> None:
+        if self.started:
+            super().end()
+
+    def provenance(self) -> dict[str, Any]:
+        return super().provenance() if self.started else self._planned.provenance()
 
 
 def flag_environment(spec: EngineSpec, flags: Flags) -> dict[str, str]:
     """The flags as variables, for an engine that reads its flags from the environment; else empty."""
     return {name: str(value) for name, value in flags.items()} if spec.flags_in == "environment" else {}
+
+
+def native_version(home: Path) -> str:
+    """The version of an installed engine."""
+    return str(json.loads((home / "installed.json").read_text())["version"])
 
 
 def start_guarded(

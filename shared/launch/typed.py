@@ -7,7 +7,6 @@ If no such engine runs, `launch` starts it with the same flags. An engine in its
 `launch`, which guards the memory that CPU and GPU share.
 """
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from shared.errors import LabError
 from shared.hardware.machine import detect
 from shared.launch import launcher, memory
 from shared.launch.process import Adopted, keeper
-from shared.launch.running import Engine
+from shared.launch.running import Engine, native_version
 from shared.models.choice import ModelChoice
 from shared.processes import start_time
 
@@ -139,11 +138,10 @@ def adopt(name: str, plan: LaunchPlan, process: psutil.Process) -> Engine:
     log = paths.cache() / "logs" / f"typed-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("Its output is in the terminal in which it was started.\n")
-    version = json.loads((plan.home / "installed.json").read_text())["version"]
     needed = memory.need(spec, plan.model, plan.precision, plan.flags, detect(), None)
     engine = Engine(
-        spec, plan.model, plan.precision, plan.flags, plan.cores, version, command(name, plan), plan.port, log,
-        Adopted(process.pid, started), needed,
+        spec, plan.model, plan.precision, plan.flags, plan.cores, native_version(plan.home),
+        command(name, plan), plan.port, log, Adopted(process.pid, started), needed,
     )  # fmt: skip
     launcher._running[name] = engine
     return engine

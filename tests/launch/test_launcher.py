@@ -18,17 +18,19 @@ from pathlib import Path
 import pytest
 
 from shared import LabError, load, metrics, paths
+from shared.course import labs
 from shared.engines import ENGINES, LaunchPlan
 from shared.engines.http import client, counters, greedy_tokens, post_json
 from shared.files import exclusive
 from shared.hardware import Machine
-from shared.launch import down, launch, stop_all
+from shared.launch import alone, down, launch, launcher, stop_all
 from shared.launch.launcher import start_native, wait_until_ready
 from shared.launch.memory import Need
 from shared.launch.running import Engine
 from shared.load import Closed, Load, prompts, stream
 from shared.load.prompts import CHECK_QUESTIONS, chat
 from shared.metrics.correctness import gap_fault
+from shared.metrics.summary import Summary
 from shared.models import ModelChoice
 from shared.processes import descendants, free_port, port_taken, start_time
 from tests.helpers.processes import start_student
@@ -149,6 +151,43 @@ def test_the_same_launch_twice_is_one_engine_and_another_replaces_it(engine: Eng
     assert other is not engine
     assert other.alive
     assert not engine.alive
+
+
+def test_an_engine_that_is_put_off_starts_with_its_first_use(model: ModelChoice) -> None:
+    engine = launch("llamacpp", model, SMALL, quiet=True, when_needed=True)
+    planned = engine.provenance()
+    assert (engine.flags, engine.draft, engine.served_name) == (SMALL, None, model.name)
+    assert repr(engine) == "<llama.cpp, not started yet>"
+    assert not engine.alive
+    engine.end()
+    assert launcher._running == {}
+    first = post_json(engine.url + "/tokenize", {"content": "a word"})["tokens"]
+    assert first
+    assert engine.alive
+    assert {**engine.provenance(), "startup_s": planned["startup_s"]} == planned
+    with alone(engine):  # it isn't paused
+        assert post_json(engine.url + "/tokenize", {"content": "a word"})["tokens"] == first
+    same = launch("llamacpp", model, SMALL, quiet=True)
+    assert same.process is engine.process
+    engine.end()
+    assert not same.alive
+
+
+def test_a_measurement_that_is_reused_starts_no_engine(model: ModelChoice, own_results: Path) -> None:
+    lab = labs.open("3.3.2")
+
+    def measured() -> Summary:
+        with launch("llamacpp", model, SMALL, quiet=True, when_needed=True) as engine:
+            return lab.measure("load/one", Load(engine, prompts.short(model), Closed(1, 1), 4, warmup=False))
+
+    found = measured()
+    assert {start["startup_s"] > 0 for start in (lab.results()["load/one"]["provenance"],)} == {True}
+    assert list((paths.state() / "run").glob("*.json")) == []  # ended with its block
+    logs = set((paths.state() / "logs").glob("engine-*"))
+    assert measured().values() == found.values()
+    assert set((paths.state() / "logs").glob("engine-*")) == logs
+    with pytest.raises(LabError, match="can't be given 4096 cores"):  # at once, not at its first use
+        launch("llamacpp", model, SMALL, cores=4096, when_needed=True)
 
 
 def test_leaving_the_block_frees_process_and_port(model: ModelChoice) -> None:

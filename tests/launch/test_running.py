@@ -11,8 +11,8 @@ import pytest
 
 from shared.engines import ENGINES
 from shared.launch.memory import Need
-from shared.launch.process import Guarded
-from shared.launch.running import Engine, inherited_environment
+from shared.launch.process import Guarded, inherited_environment
+from shared.launch.running import Engine
 from shared.models import ModelChoice
 from shared.processes import descendants
 from tests.helpers.processes import eventually

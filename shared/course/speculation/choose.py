@@ -200,7 +200,8 @@ def run(lab: OpenLab, model: ModelChoice, choice: Choice, sizes: Sizes) -> Table
         )  # fmt: skip
         count = max(traffic.users, 2 * sizes.answers)
         for name in dict.fromkeys(("plain", row.chosen)):
-            with launch(ENGINE, model, experiments.FLAGS[ENGINE], draft=option(name, model), quiet=True) as engine:
+            flags, draft = experiments.FLAGS[ENGINE], option(name, model)
+            with launch(ENGINE, model, flags, draft=draft, quiet=True, when_needed=True) as engine:
                 one = Load(engine, mixed, Closed(traffic.users, count), sizes.tokens, sizes.warm_up)
                 lab.measure(f"choice/{traffic.name.replace(' ', '-')}/{name}/round-1", one)
     return results(lab, asked)
