@@ -71,7 +71,10 @@ def test_the_picture_of_lengths_has_the_models_line_and_the_line_at_one() -> Non
     figure = tables.by_length(LAB, "llamacpp").figure
     assert [line.name for line in figure.data] == ["EAGLE-3", "n-gram look-up", "own Q4_0 as draft", "cost model"]
     assert list(figure.data[0].x) == [1, 2, 3, 8]
-    assert [shape.y0 for shape in figure.layout.shapes] == [1]
+    assert [(shape.y0, shape.name, shape.showlegend) for shape in figure.layout.shapes] == [
+        (1, "as fast as plain", True)
+    ]
+    assert not figure.layout.annotations  # a label in the picture would cover points
 
 
 def test_without_the_cost_models_loads_the_picture_has_no_line_of_it() -> None:
