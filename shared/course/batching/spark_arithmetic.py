@@ -6,6 +6,7 @@ Shapes are those of the config.json of Llama-3.1-8B and Llama-3.1-70B. A Spark's
 from collections.abc import Callable
 from typing import Any
 
+from shared.launch.memory import SPARK_RESERVE_GIB
 from shared.report.table import Table
 
 LLAMA_8B = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
@@ -14,14 +15,13 @@ MODELS = {"8B": (LLAMA_8B, 8.03e9), "70B": (LLAMA_70B, 70.6e9)}  # the config, a
 CONTEXTS = {4096: "4k", 32768: "32k", 131072: "128k"}
 
 SPARK_GB = 128
-RESERVE_GIB = 20  # what owners of a Spark keep free for the system
 SPARK_READS_GB_S = 273  # NVIDIA's data sheet
 LINK_GB_S = 25  # 200 Gbit/s, NVIDIA's data sheet
 
 
 def usable_bytes() -> int:
     """Bytes of one Spark's memory for weights and KV cache."""
-    return SPARK_GB * 10**9 - RESERVE_GIB * 2**30
+    return SPARK_GB * 10**9 - int(SPARK_RESERVE_GIB * 2**30)
 
 
 def users_that_fit(kv_bytes_per_token: Callable[..., Any], max_users: Callable[..., Any]) -> Table:

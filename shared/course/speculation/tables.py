@@ -139,10 +139,7 @@ def line(
 
 
 def finish(figure: go.Figure) -> None:
-    """The line at which drafts neither win nor lose, named in the legend, since a label on it would cover points.
-
-    The legend goes below, since its long names don't fit above.
-    """
+    """The line at which drafts neither win nor lose. The legend names it, and goes below: its names are long."""
     line = {"color": INK, "dash": "dot", "width": 1.5}
     figure.add_hline(y=1, line=line, name="as fast as plain", showlegend=True, layer="below")
     figure.update_yaxes(rangemode="tozero")

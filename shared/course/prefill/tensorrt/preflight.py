@@ -16,13 +16,13 @@ from shared import files
 from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers
+from shared.launch.memory import SPARK_RESERVE_GIB
 from shared.models import hub
 from shared.models.choice import ModelChoice
 from shared.report.table import Table
 
 DISK_TIMES_WEIGHTS = 3  # the checkpoint, the converted checkpoint, the engine
 BUILD_MEMORY_TIMES_WEIGHTS = 2  # the builder holds the weights beside the engine that it writes; an estimate
-RESERVE_GIB = 20.0  # of a Spark's shared memory; owners leave this free
 GIB = 2**30
 
 
@@ -107,7 +107,7 @@ def disk(model: ModelChoice, precision: str, flow: str) -> Check:
 def memory(machine: Machine, model: ModelChoice, precision: str, flow: str) -> Check:
     """Weights, twice for a build; on a Spark the reserve comes on top."""
     times = BUILD_MEMORY_TIMES_WEIGHTS if flow == "build" else 1
-    need = times * model.file_bytes(precision) / GIB + (RESERVE_GIB if machine.unified_memory else 0)
+    need = times * model.file_bytes(precision) / GIB + (SPARK_RESERVE_GIB if machine.unified_memory else 0)
     if not machine.gpu:
         return Check("memory", False, f"no GPU, so none of about {need:.0f} GiB of GPU memory", "")
     free = machine.available_gib if machine.unified_memory else machine.gpu_memory_gib or 0.0
