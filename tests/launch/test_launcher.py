@@ -174,18 +174,19 @@ def test_an_engine_that_is_put_off_starts_with_its_first_use(model: ModelChoice)
 
 
 def test_a_measurement_that_is_reused_starts_no_engine(model: ModelChoice, own_results: Path) -> None:
-    lab = labs.open("3.3.2")
+    lab, engines = labs.open("3.3.2"), []
 
     def measured() -> Summary:
         with launch("llamacpp", model, SMALL, quiet=True, when_needed=True) as engine:
+            engines.append(engine)
             return lab.measure("load/one", Load(engine, prompts.short(model), Closed(1, 1), 4, warmup=False))
 
     found = measured()
-    assert {start["startup_s"] > 0 for start in (lab.results()["load/one"]["provenance"],)} == {True}
-    assert list((paths.state() / "run").glob("*.json")) == []  # ended with its block
-    logs = set((paths.state() / "logs").glob("engine-*"))
+    assert lab.results()["load/one"]["provenance"]["startup_s"] > 0
+    logs = set((paths.state() / "logs").glob("engine-*.log"))
     assert measured().values() == found.values()
-    assert set((paths.state() / "logs").glob("engine-*")) == logs
+    assert set((paths.state() / "logs").glob("engine-*.log")) == logs
+    assert [(engine.started, engine.alive) for engine in engines] == [(True, False), (False, False)]
     with pytest.raises(LabError, match="can't be given 4096 cores"):  # at once, not at its first use
         launch("llamacpp", model, SMALL, cores=4096, when_needed=True)
 
