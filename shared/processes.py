@@ -3,8 +3,10 @@
 import contextlib
 import os
 import resource
+import signal
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -43,6 +45,25 @@ def signal_all(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def pause_all(pids: Sequence[int], within_s: float = 2.0) -> None:
+    """Send SIGSTOP to each process, and return when all stand still.
+
+    The kernel stops a process when that next gets the processor, which can take a while on a busy machine. A process
+    that waits for a disk stops later: after `within_s` it is no longer waited for.
+    """
+    signal_all(pids, signal.SIGSTOP)
+    end_s = time.monotonic() + within_s
+    while not all(map(stands_still, pids)) and time.monotonic() < end_s:
+        time.sleep(0.002)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether this process is stopped, or has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    return True
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ from shared.launch import containers, memory
 from shared.launch.memory import Need
 from shared.launch.process import Adopted, Guarded, inherited_environment, keeper
 from shared.models.choice import ModelChoice
-from shared.processes import descendants, signal_all, start_time
+from shared.processes import descendants, pause_all, signal_all, start_time
 
 KEEP_LOGS = 20
 OF_A_START = ("command", "port", "log", "process")  # what an Engine has only when it was started
@@ -94,7 +94,7 @@ class Engine:
         if self.container:
             containers.pause(self.container)
         else:
-            signal_all(descendants(self.process.pid), signal.SIGSTOP)
+            pause_all(descendants(self.process.pid))
 
     def resume(self) -> None:
         """Resume a paused engine."""

@@ -71,3 +71,17 @@ def test_a_process_that_ends_during_the_reading_makes_it_unknown(
 def test_what_torch_sets_itself_is_not_reported_as_the_users() -> None:
     mine = {"HOME": "/home/me", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": "/tmp/torch"}
     assert inherited_environment(mine) == ({"HOME": "/home/me"}, ["OMP_NUM_THREADS"])
+
+
+def test_a_paused_engine_stands_still_when_pause_returns_however_busy_the_machine_is(
+    model: ModelChoice, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = Guarded(["sh", "-c", "for _ in 1 2 3 4 5 6 7 8; do sh -c 'while :; do :; done' & done; wait"], log)
+    need = Need("llama.cpp", 0, 0, 0, 0)
+    with Engine(ENGINES["llamacpp"], model, "BF16", {}, 2, "1", [], 4711, tmp_path / "log", process, need) as engine:
+        assert eventually(lambda: len(below(engine)) == 9)
+        for _ in range(5):
+            engine.pause()
+            assert {psutil.Process(pid).status() for pid in below(engine)} == {psutil.STATUS_STOPPED}
+            engine.resume()
