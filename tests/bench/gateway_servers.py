@@ -22,7 +22,7 @@ from environment.install_steps import UV, Job, Step
 from environment.pause_builds import Quiet
 from shared import LabError, paths
 from shared.launch.process import Guarded
-from shared.processes import descendants, free_port, signal_all
+from shared.processes import descendants, free_port, pause_all, signal_all
 from tests.helpers.gateway import toml, write_keys
 
 PEERS = "tests/bench/gateway_peers"
@@ -205,7 +205,7 @@ def on_core(core: int) -> Iterator[None]:
 def paused(others: list[Running]) -> Iterator[None]:
     """Stop the processes of the other gateways, which would take time of the same core."""
     pids = [pid for running in others for pid in running.pids]
-    signal_all(pids, signal.SIGSTOP)
+    pause_all(pids)
     try:
         yield
     finally:
