@@ -60,11 +60,10 @@ def observe(stack: Stack) -> tuple[Figures, dict[str, Any]]:
     with alone(engine), _readers(stack, engine, gateway):
         logged = [len(one.log_text()) for one in (engine, gateway)]
         before, pages = _counted(engine, gateway), _pages(engine, gateway)
-        threads, gateway_s = _thread_s(engine), sum(_thread_s(gateway).values())
+        threads = _thread_s(engine)
         with live_panel.watch(engine), live_panel.watch(gateway), _sampling(engine, gateway, samples):
             run = loops.run(Load(gateway, stack.prompts, stack.rhythm, stack.max_tokens))
         busy = {thread: spent_s - threads.get(thread, 0.0) for thread, spent_s in _thread_s(engine).items()}
-        gateway_s = sum(_thread_s(gateway).values()) - gateway_s
     after = _counted(engine, gateway)
     summary = summarise(run)
     begin, end = min(t.sent_ns for t in run.traces), max(t.end_ns for t in run.traces)
@@ -72,7 +71,7 @@ def observe(stack: Stack) -> tuple[Figures, dict[str, Any]]:
     figures = {
         **_by_counters(inside, before, after),
         **_of_processor(inside, busy),
-        **_at_client(summary, gateway_s),
+        **_at_client(summary, sum(busy.values()) if busy else None),
     }
     raw = {
         "samples": [{"s": round((one["ns"] - begin) / 1e9, 3), **one} for one in inside],
@@ -216,15 +215,19 @@ def _of_processor(inside: list[dict[str, float]], busy: Mapping[int, float]) -> 
     return {"engine_cpu": used_s / took_s if took_s else 0.0, "busy_threads": computing}
 
 
-def _at_client(summary: Summary, gateway_cpu_s: float) -> Figures:
+def _at_client(summary: Summary, engine_cpu_s: float | None) -> Figures:
+    """What the client measured. `engine_cpu_s`: of the engine meanwhile; None for a container, which can't be read."""
     sent = sorted(trace.sent_ns for trace in summary.run.traces)
-    others = (summary.others_cpu_share or 0.0) * (os.cpu_count() or 1) - gateway_cpu_s / summary.wall_s
+    figures = {}
+    if engine_cpu_s is not None:  # the load counted it as another program's: it knows the gateway only
+        others = (summary.others_cpu_share or 0.0) * (os.cpu_count() or 1) - engine_cpu_s / summary.wall_s
+        figures["others_cpu"] = max(0.0, others)
     return {
+        **figures,
         "sent_per_s": (len(sent) - 1) / ((sent[-1] - sent[0]) / 1e9),
         "failed": summary.failed,
         "client_lag_ms": (summary.client_lag_ms or {}).get("max", 0.0),
         "client_cpu": summary.client_cpu_share,
-        "others_cpu": max(0.0, others),
         "ttft_ms": summary.ttft_ms.median if summary.ttft_ms else 0.0,
         "itl_ms": summary.itl_ms.median if summary.itl_ms else 0.0,
         "tok_s": summary.output_tok_s,

@@ -1,5 +1,6 @@
 """Diagnose it: each fault shows in the figures that its answer names, and each wrong answer gets its own hint."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -310,6 +311,8 @@ def test_the_healthy_run_shows_none(llamacpp: Seen) -> None:
     assert found["hit_share"] > 0.5
     assert found["failed"] == 0 == found["refused"]
     assert found["send_wait_s"] < 0.5
+    computed = found["engine_cpu"] + found["client_cpu"] + found["others_cpu"]
+    assert computed < (os.cpu_count() or 1) + 0.3  # no program's time is counted twice
 
 
 @pytest.mark.engine
