@@ -137,10 +137,13 @@ class Job:
             return ""
 
     def end(self) -> None:
-        """End the build with everything that it started. Finished steps stay."""
+        """End the build with everything that it started. Finished steps stay. Returns when it has ended."""
         if self.alive():
             pid = self.state()["pid"]
             processes.signal_all((pid, *processes.descendants(pid)), signal.SIGKILL)
+            deadline = time.monotonic() + 10
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(0.01)
         for task in self.tasks():
             if task.end and not self.finished(task):
                 subprocess.run(task.end, capture_output=True, timeout=60)
