@@ -131,7 +131,8 @@ lock: setup ## write every lock file anew (ARGS=--upgrade: with the newest versi
 down: setup ## end all engines that the labs started
 	@$(PY) -m shared.launch down
 
-clean: ## remove .venv, engines and converted weights; keep results
+clean: ## remove .venv, engines and weights, built engines too; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
-	cd "$$cache" && rm -rf engines open-webui* ray-serve* models build-tools bench tools logs run && echo "removed what was in $$cache"
+	cd "$$cache" && rm -rf engines prefill-engines detached-builds open-webui* ray-serve* models build-tools* bench tools \
+	    logs run && echo "removed what was in $$cache"

@@ -89,6 +89,8 @@ def launch(
     drafts = speculation.prepare(spec, draft, model, precision, flags, machine) if draft else None
     wanted = (model, precision, flags, cores, drafts)
     if when_needed:
+        if not isinstance(way, Native):
+            containers.ensure(containers.images()[way.image], machine.architecture, quiet)
         more: Any = {"precision": precision, "cores": cores, "port": port, "timeout_s": timeout_s, "quiet": quiet}
         return PutOff(plan(spec, *wanted), lambda: launch(name, model, flags, draft=draft, **more))
     old = _running.get(name)
@@ -150,7 +152,6 @@ def plan(
     if machine.runner == "native":
         version, container = native_version((paths.cache() / "engines" / spec.name).resolve()), ""
     else:
-        containers.ensure(containers.images()[spec.container.image], machine.architecture, quiet=False)
         version, container = container_version(spec), containers.name_for(spec, port)
     none = Adopted(0, 0)
     return Engine(spec, model, precision, flags, cores, version, [], port, Path(), none, needed, container, 0, drafts)

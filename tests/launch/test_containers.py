@@ -63,7 +63,9 @@ def test_from_the_manifest_to_the_removal(
     assert sum(words[0] == "pull" for words in on_a_spark.asked()) == 1  # it was there already
 
 
-def test_a_container_that_is_put_off_starts_with_its_first_use(on_a_spark: Docker, spark_model: ModelChoice) -> None:
+def test_a_container_that_is_put_off_starts_with_its_first_use(
+    on_a_spark: Docker, spark_model: ModelChoice, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = launch.launch("vllm", spark_model, FLAGS["vllm"], timeout_s=20, quiet=True, when_needed=True)
     planned = engine.provenance()
     assert planned["runner"] == "container"
@@ -74,6 +76,8 @@ def test_a_container_that_is_put_off_starts_with_its_first_use(on_a_spark: Docke
     assert {**engine.provenance(), "startup_s": planned["startup_s"]} == planned
     engine.stop()
     assert on_a_spark.containers() == []
+    assert any(words[0] == "pull" for words in on_a_spark.asked())
+    assert capsys.readouterr().out == ""  # quiet, the pull included
 
 
 def test_the_token_is_passed_by_name_and_never_printed(
