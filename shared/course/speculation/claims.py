@@ -70,7 +70,7 @@ def lossless(engine: str) -> Test:
             accepted = f"{100 * counts.acceptance:.0f} %" if counts.acceptance is not None else "nothing drafted"
             seen.append((setting, counts.accepted, f"{setting.draft} {accepted}"))
         heads = [accepted for setting, accepted, _ in seen if setting.kind == "eagle3"]
-        text = f"{len(drafted)} drafts checked; accepted: {', '.join(one for _, _, one in seen)}"
+        text = f"drafts checked: {len(drafted)}; accepted: {', '.join(one for _, _, one in seen)}"
         return bool(heads) and all(heads), text
 
     return test
