@@ -199,6 +199,7 @@ class Failure:
     """One way to fail."""
 
     title: str
+    right: str  # what a good gateway does instead
     version: str  # of the naive gateway that shows it
     exercise: str  # that mends it
     experiment: Callable[[Gateway, Engine, FaultProxy], Awaitable[Raw]]
@@ -216,7 +217,7 @@ def says_blocked(v: Values) -> str:
 
 def says_buffered(v: Values) -> str:
     state = "still at work" if v["engine_at_work"] else "done already"
-    return f"when the first of {v['chunks']} chunks came, the engine was {state}"
+    return f"when the first of {v['chunks']} chunks with text came, the engine was {state}"
 
 
 def says_leaked(v: Values) -> str:
@@ -232,28 +233,32 @@ def says_miscounted(v: Values) -> str:
 
 def says_retried(v: Values) -> str:
     end = "[DONE]" if v["done"] else "an error event" if v["error_event"] else "no end"
-    return f"beginnings of an answer that the client got: {v['beginnings']}; then {end}"
+    times = {1: "once", 2: "twice"}.get(v["beginnings"], f"{v['beginnings']} times")
+    return f"the client's answer began {times}; then {end}"
 
 
 FAILURES: Mapping[str, Failure] = {
     "blocked": Failure(
-        "The event loop is blocked", "blocks_the_loop", "ask", blocked, read_blocked,
+        "The event loop is blocked", "the event loop stays free", "blocks_the_loop", "ask", blocked, read_blocked,
         lambda v: v["health_answers"] >= 2 and not v["errors"], says_blocked,
     ),
     "buffered": Failure(
-        "The answer is buffered", "buffers", "pass_on", buffered, read_buffered,
+        "The answer is buffered", "each chunk is passed on as it comes", "buffers", "pass_on", buffered, read_buffered,
         lambda v: v["engine_at_work"] and not v["errors"], says_buffered,
     ),
     "leaked": Failure(
-        "A client that leaves keeps the slot", "keeps_the_slot", "unless_client_leaves", leaked, read_leaked,
+        "A client that leaves keeps the slot", "a client that leaves frees its slot", "keeps_the_slot",
+        "unless_client_leaves", leaked, read_leaked,
         lambda v: v["generated_tokens"] < v["asked_tokens"], says_leaked,
     ),
     "miscounted": Failure(
-        "Chunks are counted as tokens", "counts_chunks", "feed", miscounted, read_miscounted,
+        "Chunks are counted as tokens", "tokens are counted, not chunks", "counts_chunks", "feed", miscounted,
+        read_miscounted,
         lambda v: v["gateway_tokens"] == v["engine_tokens"] == v["usage_tokens"], says_miscounted,
     ),
     "retried": Failure(
-        "A broken stream is begun again", "retries_too_late", "try_engines", retried, read_retried,
+        "A broken stream is begun again", "a broken stream isn't begun again", "retries_too_late", "try_engines",
+        retried, read_retried,
         lambda v: v["beginnings"] == 1 and not v["done"] and v["error_event"], says_retried,
     ),
 }  # fmt: skip

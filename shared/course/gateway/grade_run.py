@@ -213,7 +213,7 @@ def of_failure(name: str) -> Check:
         return await one.experiment(on.gateway, on.engine, on.proxy)
 
     return Check(
-        one.title[0].lower() + one.title[1:] + "?", probe, lambda raw: one.mended(one.read(raw)),
+        one.right, probe, lambda raw: one.mended(one.read(raw)),
         lambda raw: one.seen(one.read(raw)),
     )  # fmt: skip
 

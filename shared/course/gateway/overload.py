@@ -105,7 +105,7 @@ async def until_idle(engine: Engine) -> None:
     while (found := await asyncio.to_thread(counters, engine)).get("running") or found.get("waiting"):
         await asyncio.sleep(1.5)
     if (waited_s := time.monotonic() - began_s) > 1:
-        print(f"The engine needed {waited_s:.0f} s to finish requests whose clients had left.")
+        print(f"Before this run, the engine worked {waited_s:.0f} s for clients of the run before it, which had left.")
 
 
 async def ask(gateway: Gateway, engine: Engine, key: str, due_ns: int) -> dict[str, Any]:

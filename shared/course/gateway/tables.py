@@ -51,10 +51,11 @@ def waiting(title: str, raw: Raw) -> Plot:
             line={"color": INK, "width": 1}, marker={"symbol": ["line-ns-open", "circle" if good else "x"], "size": 8},
         )  # fmt: skip
     longest = max(came - asked for asked, came, _ in raw["checks"])
-    rows.append((f"{len(raw['checks'])} health checks", f"at most {longest / 1e3:.2f}", ""))
+    checks = len(raw["checks"])
+    rows.append((f"{checks} health check{'s' * (checks != 1)}", f"at most {longest / 1e3:.2f}", ""))
     figure.update_layout(barmode="overlay", height=300)
     figure.update_yaxes(categoryorder="array", categoryarray=["health checks", "second stream", "first stream"])
-    return Plot(title, ("", "first byte after, s", "end after, s"), rows, figure)
+    return Plot(title, ("", "first byte, s after its request", "end, s after its request"), rows, figure)
 
 
 def arrivals(title: str, answers: Mapping[str, Sequence[float]]) -> Plot:
@@ -70,7 +71,7 @@ def arrivals(title: str, answers: Mapping[str, Sequence[float]]) -> Plot:
         rows.append((name, str(len(stamps)), number(stamps[0]), number(stamps[-1])))
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(rangemode="tozero")
-    header = ("", "chunks", "first, ms", "last, ms")
+    header = ("", "chunks with text", "first, ms", "last, ms")
     return Plot(title, header, rows, figure)
 
 
@@ -116,7 +117,7 @@ def grade(lab: OpenLab) -> Table:
     ]
     header = [f"{title}: {sum(row[place][0] == '✔' for row in rows)} of {len(rows)} passed"
               for place, title in ((1, "your gateway"), (2, "naïve gateway"))]  # fmt: skip
-    return Table("Grade run", ("sent", *header), rows)
+    return Table("Grade run", ("check", *header), rows)
 
 
 def came(check: Check, raw: Raw) -> str:
@@ -171,8 +172,8 @@ def overload(lab: OpenLab, names: Sequence[str]) -> Table:
             gave_up = sent - got - values["refused"]
             cells = (str(sent), str(got), str(values["refused"]), str(gave_up), str(first or "–"))
             rows.append((RUNS[name], key, *cells, str(good_tokens(raw[key], slo))))
-    header = ("", "key", "sent", "answered", "refused", "gave up", "TTFT, ms", "tokens within the SLO")
-    title = f"The SLO: first token within {slo.ttft_ms:,.0f} ms, then one every {slo.tpot_ms:,.0f} ms"
+    header = ("", "key", "sent", "answered", "refused", "gave up", "TTFT of the answered, ms", "tokens within the SLO")
+    title = f"The SLO: first token within {slo.ttft_ms:,.0f} ms, then on average one every {slo.tpot_ms:,.0f} ms"
     return Table(title, header, rows)
 
 

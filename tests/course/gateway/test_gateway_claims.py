@@ -197,7 +197,7 @@ def test_numbers_in_the_notebooks_text_are_those_of_the_code() -> None:
     assert f"an answer of {five_failures.LONG} tokens" in text["blocked"]
     assert f"the last of the {five_failures.LONG} chunks" in text["predict-buffered"]
     assert f"asks for {five_failures.ABANDONED} tokens" in text["predict-leaked"]
-    assert (five_failures.LEFT_AFTER, "the first five events" in text["predict-leaked"]) == (5, True)
+    assert (five_failures.LEFT_AFTER, "as soon as it has five events" in text["predict-leaked"]) == (5, True)
     assert (five_failures.LENGTHS, "1, 2, 4 and 8 tokens, 15 in all" in text["predict-miscounted"]) == (
         (1, 2, 4, 8),
         True,

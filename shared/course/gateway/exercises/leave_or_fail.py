@@ -184,7 +184,7 @@ def try_engines(f: Function) -> None:
 
 LEAVE = Exercise(
     "unless_client_leaves", "exercise-unless-client-leaves", 3, 3, 15,
-    "The slot of a client that has left is free for the next request at once.",
+    "The seat of a client that has left is free at once, and the connection to its engine is closed.",
     (
         "Two things can happen first: the work ends, or a message says that the client has left.",
         "Make a task of each, and asyncio.wait with return_when=asyncio.FIRST_COMPLETED.",
