@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from shared.course.labs import OpenLab
 from shared.course.webui.in_chromium.any_page import NEXT_LIMIT_S
-from shared.course.webui.ollama_api import FIELDS, NS_PER_MS, fits
+from shared.course.webui.ollama_api import NS_PER_MS, fits
 from shared.load.client import Trace
 from shared.metrics.spread import Spread, number
 from shared.report.plots import INK, Plot, layout
@@ -45,7 +45,7 @@ def keep_alive(seen: Sequence[Values]) -> Table:
         load = "" if one["load_ns"] is None else number(one["load_ns"] / NS_PER_MS)
         after = "" if one["after_s"] is None else f"{one['after_s']:.1f}"
         rows.append((one["what"], listed, known(one["resident_gib"]), load, after))
-    header = ("", "/api/ps lists", "memory, GiB", "load_duration, ms", "gone after, s")
+    header = ("", "/api/ps lists", "memory of Ollama's processes, GiB", "load_duration, ms", "gone after, s")
     return Table("When a model is in memory", header, rows)
 
 
@@ -61,7 +61,7 @@ def contexts(seen: Sequence[Values], expected_bytes: int) -> Table:
         ))  # fmt: skip
     header = (
         "num_ctx", "size in /api/ps, MiB", "more than the first, MiB", "KV cache by arithmetic, MiB more",
-        "memory, GiB", "load_duration, ms",
+        "memory of Ollama's processes, GiB", "load_duration, ms",
     )  # fmt: skip
     return Table("One model, several contexts", header, rows)
 
@@ -145,7 +145,7 @@ def structured(seen: Mapping[str, Sequence[str]]) -> Table:
         for name, texts in seen.items()
         for text in texts
     ]
-    return Table("Four cities in JSON", ("request", "answer", f"an object with {', '.join(FIELDS)}"), rows)
+    return Table("Four cities in JSON", ("request", "answer", "fits the schema as it stands"), rows)
 
 
 def open_webui(lab: OpenLab) -> Table:

@@ -35,9 +35,13 @@ def render_lag(lab: OpenLab) -> Table:
     for page in names(lab, rendering.PREFIX):
         values = lab.values(rendering.PREFIX + page)
         parts = ", ".join(f"{name} {share:.0f}" for name, share in values["of_that_percent"].items() if share >= 1)
-        lag = f"{values['lag_p50_ms']:,.0f}", f"{values['lag_p99_ms']:,.0f}"
+        never = 1 - values["drawn"] / values["sent"]  # the share of words that never came: these are later still
+        lag = [
+            f"{'more than ' if never >= above else ''}{values[name]:,.0f}"
+            for name, above in (("lag_p50_ms", 0.5), ("lag_p99_ms", 0.01))
+        ]
         rows.append((page, f"{values['drawn']:,} of {values['sent']:,}", *lag, f"{values['busy_percent']:.0f}", parts))
-    header = ("page", "words drawn", "lag p50, ms", "lag p99, ms", "main thread busy, %", "of that, %")
+    header = ("page", "words drawn", "lag p50, ms", "lag p99, ms", "main thread busy, %", "by kind, % of all time")
     stream = rendering.asked_here()
     title = f"A simulated stream: about {stream.words:,} words at once, then {stream.rate} a second"
     return Table(title, header, rows)

@@ -37,7 +37,7 @@ def largest_context(f: Function) -> None:
 
 CONTEXT = Exercise(
     "largest_context", "ex-largest-context", 1, 2, 6,
-    "You can tell before the start whether a context fits, and how much a second seat costs.",
+    "You can tell before the start what the KV cache of a context needs, and how much a second seat costs.",
     (
         "What does one token of one conversation leave in memory, in each layer?",
         "Bytes per token: 2 × layers × kv_heads × head_dim × value_bytes.",

@@ -164,6 +164,11 @@ async def shown_scripts(on: Target) -> Raw:
         return {"vectors": len(ALL), "shown": shown, "characters": len(text), "ran": len(hits), "foreign": foreign}
 
 
+def to_others(raw: Raw) -> str:
+    count = len(raw["foreign"])
+    return f"{count} request{'s' * (count != 1)} to other servers"
+
+
 def stopped(raw: Raw) -> str:
     waited, idle = (
         f"{raw[one]:,.0f} ms" if raw[one] else f"more than {NEXT_LIMIT_S} s" for one in ("second_ms", "idle_ms")
@@ -197,6 +202,6 @@ ANY: Mapping[str, Check] = {
         f"{len(ALL)} injections in an answer", scripts, lambda raw: raw["shown"] and not raw["ran"],
         lambda raw: f"{raw['ran']} scripts ran"
         + ("" if raw["shown"] else f"; {raw['characters']} characters of the answer were shown, and not its end")
-        + (f"; {len(raw['foreign'])} requests to other servers" if raw["foreign"] else ""), simulated=True,
+        + (f"; {to_others(raw)}" if raw["foreign"] else ""), simulated=True,
     ),
 }  # fmt: skip

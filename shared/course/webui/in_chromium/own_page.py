@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from shared.course.webui.in_chromium.any_page import Check, Raw, Target, scripts
+from shared.course.webui.in_chromium.any_page import Check, Raw, Target, scripts, to_others
 from shared.course.webui.in_chromium.chat_page import opened, until
 from shared.course.webui.in_chromium.injections import ALL
 from shared.course.webui.in_chromium.ollama_relay import pieces
@@ -128,7 +128,7 @@ OWN: Mapping[str, Check] = {
     "fetches-nothing": Check(
         f"{len(ALL)} injections, for what they make the page fetch", scripts,
         lambda raw: raw["shown"] and not raw["foreign"],
-        lambda raw: f"{len(raw['foreign'])} requests to other servers", simulated=True,
+        to_others, simulated=True,
     ),
     "another-page": Check(
         "a web page elsewhere, and a name that was rebound", another_page,
