@@ -70,7 +70,7 @@ def times_of(results: Mapping[str, Entry], model: str) -> curve.Times:
 
 
 def workload_floors(model: ModelChoice, limits: Ceilings = SPARK) -> Table:
-    """The least that each workload takes by quoted ceilings: 2 operations and one read per weight, no attention."""
+    """The least that each workload takes by quoted ceilings: 2 operations and one read per weight, nothing else."""
     rows = []
     for one in WORKLOADS.values():
         prefill_s = 2 * (model.parameters - model.lookup) * one.prompt_tokens / (limits.peak_tflop_s * 1e12)
@@ -83,8 +83,8 @@ def workload_floors(model: ModelChoice, limits: Ceilings = SPARK) -> Table:
             )
         )  # fmt: skip
     header = (
-        "workload", "prompt", "answer", "users", "prefill, s", "decode alone, s", "decode, s per request",
-        "prefill's share",
+        "workload", "prompt", "answer", "users", "prefill, s", "decode, s that a user waits",
+        "decode, s of the machine per request", "prefill's share of the machine's time",
     )  # fmt: skip
     return Table(f"Floors of {model.name} in BF16 on a DGX Spark (from quoted ceilings)", header, rows)
 

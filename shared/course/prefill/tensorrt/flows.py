@@ -231,7 +231,10 @@ def engine_flow(
                 "--max_num_tokens": (sizes.step_tokens, "tokens that one step may hold, without padding"),
                 "--use_paged_context_fmha": ("enable", "fused attention over a paged cache: chunked prefill needs it"),
                 "--use_fused_mlp": ("enable", "gate and up projection as one product; the default"),
-                "--output_timing_cache": (f"{WORK}/timing.cache", "kernel timings: an interrupted build goes faster"),
+                "--output_timing_cache": (
+                    f"{WORK}/timing.cache",
+                    "kernel timings, written at the end: a later build reads them by --input_timing_cache",
+                ),
                 "--log_level": ("info", "progress is read from the log"),
                 "--monitor_memory": (True, "the peak memory of the build in the log"),
             },
