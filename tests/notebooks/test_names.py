@@ -49,7 +49,7 @@ def test_what_does_not_exist_is_found(tmp_path: Path) -> None:
         "from shared.launch import memory\nprint(memory.SPARK_RESERVE_GIB)",
         "print(memory.RESERVE_GIB)",
         "from shared.launch import no_such_name",
-        "import shared.no_such_module",
+        "from shared import no_such_module",
         "def wrong():\n    return memory.Need(no_such_argument=1)",
         "print(no_such_variable)",
         "memory = {}  # a cell above that is run again would find this instead of the module",
