@@ -121,9 +121,10 @@ def keep_alive(engine: Engine) -> tuple[Values, list[Values]]:
 
     ask(-1)
     note("keep_alive -1", ask(-1))
-    load_ns, ended_s, for_ever = ask(f"{EXPIRES_S}s"), time.monotonic(), loaded(engine)
-    while loaded(engine) == for_ever and time.monotonic() - ended_s < 1:  # the new time is listed a moment later
-        time.sleep(0.01)
+    for_ever = max(one["expires_at"] for one in loaded(engine))  # a date in the far future
+    load_ns, ended_s = ask(f"{EXPIRES_S}s"), time.monotonic()
+    while any(one["expires_at"] >= for_ever for one in loaded(engine)) and time.monotonic() - ended_s < 1:
+        time.sleep(0.01)  # Ollama lists the new time a moment later
     note(f"keep_alive {EXPIRES_S} s", load_ns)
     gone_s = until_unloaded(engine, ended_s)
     note("the time is over", after_s=gone_s)

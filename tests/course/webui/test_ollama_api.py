@@ -115,6 +115,8 @@ def test_a_model_leaves_memory_by_time_and_at_once(ollama: Engine) -> None:
     assert values["unloaded"]
     assert [bool(one["loaded"]) for one in raw] == [True, True, False, True, False]
     assert len(ollama_tables.keep_alive(raw).rows) == len(raw)
+    for_ever, two_seconds = (one["loaded"][0]["expires_at"] for one in raw[:2])
+    assert two_seconds < for_ever  # listed only a moment after the answer
     assert ollama_api.loaded(ollama)  # the next cell finds it loaded
 
 

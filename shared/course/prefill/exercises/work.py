@@ -161,7 +161,7 @@ def ttft_parts(f: Function) -> None:
             "Attention grows with the square of the length: fit a third term.": lambda n, t, q: fitted(
                 n, without_queue(t, q), (0, 1)
             ),
-            "Something takes the same time for every length (as choosing a token): fit a constant, too.": (
+            "Something takes the same time for every length (choosing a token, for example): fit a constant, too.": (
                 lambda n, t, q: fitted(n, without_queue(t, q), (1, 2))
             ),
             "The order is constant, per token, per token squared. Yours is the other way round.": lambda *given: right(
