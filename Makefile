@@ -135,4 +135,4 @@ clean: ## remove .venv, engines and weights, built engines too; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
 	cd "$$cache" && rm -rf engines prefill-engines detached-builds open-webui* ray-serve* models build-tools* bench tools \
-	    logs run && echo "removed what was in $$cache"
+	    torchinductor logs run && echo "removed what was in $$cache"

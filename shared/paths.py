@@ -23,6 +23,11 @@ def state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "inference-labs"
 
 
+def compiled() -> Path:
+    """What torch compiles for an engine, so that its next start needn't. Torch would keep it in TMPDIR."""
+    return state() / "torchinductor"
+
+
 def installing() -> Path:
     """The lock file of a running set-up."""
     return cache() / "install.lock"

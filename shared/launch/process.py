@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from shared import paths
 from shared.engines.http import get
 from shared.errors import LabError
 from shared.processes import open_files_for, start_time
@@ -52,6 +53,7 @@ class Guarded:
     ) -> None:
         """Start the command with `env` added to the `inherited` variables, and its output written to `log`.
 
+        Its TMPDIR is a folder of its own, which the watchdog removes at the end. What torch compiles is kept elsewhere.
         At the end the watchdog removes all containers that have the `label`. `guard` holds the arguments of
         watchdog.Guard. With an `owner` (a process id), the command lives as long as that process, not as long as this
         one.
@@ -76,7 +78,7 @@ class Guarded:
                 stdout=log,
                 stderr=log,
                 cwd=cwd,
-                env={**inherited, **(env or {})},
+                env={"TORCHINDUCTOR_CACHE_DIR": str(paths.compiled()), **inherited, **(env or {})},
                 pass_fds=[read_end],
                 start_new_session=True,
             )

@@ -25,6 +25,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -112,6 +113,17 @@ class Guard:
 
 
 def main() -> int:
+    """Run the command with a folder of its own for temporary files, and remove the folder when everything has ended.
+
+    vLLM, for one, leaves two sockets in TMPDIR at each start, because it has no time to clean up when it is ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="labs-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = folder
+        return watch()
+
+
+def watch() -> int:
+    """Run the command to its end. Returns the exit code for this process."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     lifeline, parent, label = settings["lifeline"], settings["parent"], settings["label"]
     if settings["owner"]:  # the command lives as long as that process, even if the parent ends

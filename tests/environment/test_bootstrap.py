@@ -301,7 +301,8 @@ def test_clean_empties_the_cache_and_says_so(tmp_path: Path, cache: str) -> None
     (root / "environment").mkdir(parents=True)
     shutil.copy(paths.REPO / "Makefile", root)
     shutil.copy(paths.REPO / "environment" / "cache_folder.sh", root / "environment")
-    for name in ("engines/vllm", "prefill-engines", "detached-builds", "build-tools-48c2", "models", "logs", "mine"):
+    made = ("engines/vllm", "prefill-engines", "detached-builds", "build-tools-48c2", "models", "torchinductor", "logs")
+    for name in (*made, "mine"):
         (folder / name).mkdir(parents=True)
     (root / "results").mkdir()
     for said in (f"removed what was in {folder}", f"removed what was in {folder}"):

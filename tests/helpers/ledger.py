@@ -18,6 +18,7 @@ from shared.results.step_time import fitted, times_ms
 MS = 1_000_000
 LENGTHS = (128, 512)
 BANDWIDTH_GB_S = 100.0
+KEPT = tempfile.TemporaryDirectory()  # removed when the tests end
 _made: dict[tuple[Any, ...], Path] = {}  # each ledger is recorded once and copied afterwards: recording syncs the disk
 
 
@@ -90,7 +91,7 @@ def fill(gap_ms: dict[str, float], rounds: int = 3) -> None:
         shutil.copytree(_made[made], paths.results(), dirs_exist_ok=True)
         return
     record_all(gap_ms, rounds)
-    _made[made] = Path(tempfile.mkdtemp()) / "results"
+    _made[made] = Path(KEPT.name) / f"ledger-{len(_made)}"
     shutil.copytree(paths.results(), _made[made])
 
 

@@ -1,7 +1,6 @@
 """A made-up machine for tests of lab 3.3.4, whose times follow the cost model. They are test data."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from shared.course.speculation.speedups import HELD_OUT
 from shared.hardware import detect
 from shared.load import Run, Trace
 from shared.metrics import summarise
-from tests.helpers.ledger import MS, provenance
+from tests.helpers.ledger import KEPT, MS, provenance
 
 TOKENS = 10_000  # of each answer, after its first
 Draft = tuple[str, int]  # kind, k
@@ -94,7 +93,7 @@ class MadeUp:
         made = (repr(self), detect().size, rounds)
         if made not in _made:
             self.record_all(rounds)
-            _made[made] = Path(tempfile.mkdtemp()) / "results"
+            _made[made] = Path(KEPT.name) / f"speculation-{len(_made)}"
             shutil.copytree(paths.results(), _made[made])
         shutil.copytree(_made[made], paths.results(), dirs_exist_ok=True)
 

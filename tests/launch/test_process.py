@@ -87,6 +87,28 @@ def test_killed_watchdog_takes_its_command_along(
     assert eventually(lambda: not alive(child))
 
 
+@pytest.mark.parametrize("ended_by", ["owner", "command"])
+def test_no_temporary_file_of_the_command_is_left(
+    tmp_path: Path, owner: Callable[[str], subprocess.Popen[bytes]], ended_by: str
+) -> None:
+    process = owner(f"mktemp -d; mktemp; echo $$ > {tmp_path}/child.pid; exec sleep 60")
+    child = read_pid(tmp_path / "child.pid")
+    made = [Path(line) for line in (tmp_path / "log").read_text().split()]
+    folder = made[0].parent
+    assert len(made) == 2
+    assert all(one.exists() and one.parent == folder for one in made)
+    process.kill() if ended_by == "owner" else os.kill(child, signal.SIGTERM)
+    assert eventually(lambda: not folder.exists())
+
+
+def test_what_torch_compiled_is_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    process = guarded(tmp_path, "sh", "-c", 'mkdir -p "$TORCHINDUCTOR_CACHE_DIR/fxgraph"')
+    assert eventually(lambda: process.exit_code() == 0)
+    process.end()
+    assert (tmp_path / "torchinductor" / "fxgraph").exists()
+
+
 def guarded(tmp_path: Path, *command: str, nice: int = 0) -> Guarded:
     with (tmp_path / "log").open("wb") as log:
         return Guarded(list(command), log, nice=nice)

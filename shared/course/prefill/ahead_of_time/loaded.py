@@ -12,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,12 +36,13 @@ class Loaded:
     def __init__(self, engine: Engine, threads: int, profile: bool = False) -> None:
         self.engine = engine
         self.length: int | None = engine.manifest["made_of"]["recipe"]["length"]
+        self._temporary = tempfile.TemporaryDirectory(prefix="labs-")  # AOTInductor's loader unpacks an engine there
         self._process = subprocess.Popen(
             [sys.executable, PROGRAM, engine.folder, str(threads), *(["profile"] if profile else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **preloaded(engine.manifest["made_of"]["device"])},
+            env={**os.environ, "TMPDIR": self._temporary.name, **preloaded(engine.manifest["made_of"]["device"])},
         )
         hello = self._answer()
         if "error" in hello:
@@ -89,6 +91,7 @@ class Loaded:
         """End the process."""
         self._process.kill()
         self._process.wait()
+        self._temporary.cleanup()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe and not pipe.closed:
                 with contextlib.suppress(BrokenPipeError):  # a request that the process never read
