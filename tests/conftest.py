@@ -51,6 +51,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
     with standin_docker.daemon(folder, monkeypatch) as docker:
         docker.says(inside=INSIDE)
         yield docker
+        launch.stop_all()  # while the daemon answers: without it, a watchdog asks for its containers for 15 seconds
     shutil.rmtree(folder)
 
 

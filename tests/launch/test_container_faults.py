@@ -43,6 +43,7 @@ def test_pausing_and_resuming_twice_are_no_errors(on_a_spark: Docker, spark_mode
     for command in (engine.pause, engine.resume):
         with pytest.raises(LabError, match="daemon is not running"):
             command()
+    on_a_spark.says(refuses="")
 
 
 def test_a_kept_container_is_taken_over_by_the_next_notebook(

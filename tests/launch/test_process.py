@@ -103,6 +103,7 @@ def test_no_temporary_file_of_the_command_is_left(
 
 def test_what_torch_compiled_is_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # set by torch in the tests' own process
     process = guarded(tmp_path, "sh", "-c", 'mkdir -p "$TORCHINDUCTOR_CACHE_DIR/fxgraph"')
     assert eventually(lambda: process.exit_code() == 0)
     process.end()

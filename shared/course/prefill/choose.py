@@ -135,8 +135,9 @@ def bucket_table(choose: Callable[[Sequence[int], int], Sequence[int]], most: Se
 def mix_table(name: str, timed: Mapping[str, Mapping[str, Any]]) -> Table:
     """What a mix cost on each set of engines, and the gain over eager in the same rounds."""
     times = {way: {0: ms} for way, ms in timed["ms"].items()}
+    gains = {way: str(curve.against(times, way, "eager", 0)) for way in times if way != "eager"}
     rows = [
-        (way, str(Spread.of(course[0])), f"{timed['padding'][way]:.0%}", str(curve.against(times, way, "eager", 0)))
+        (way, str(Spread.of(course[0])), f"{timed['padding'][way]:.0%}", gains.get(way, ""))
         for way, course in times.items()
     ]
     return Table(f"Mix: {name}", ("engines", "ms for the whole mix", "padding", "times as fast as eager"), rows)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shared.metrics.spread import Interval, clear_ratio, interval
+from shared.metrics.spread import Interval, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
 ROUNDS = {"quick": 5, "full": 7}
@@ -86,7 +86,11 @@ class Against:
     times: float  # how often it fits into the other's time: above 1 it is faster
     low: float
     high: float
-    clear: bool  # whether the two intervals are apart
+
+    @property
+    def clear(self) -> bool:
+        """Whether one of the two won: the interval doesn't contain 1."""
+        return not self.low <= 1 <= self.high
 
     def __str__(self) -> str:
         return f"{self.times:.2f}× ({self.low:.2f}–{self.high:.2f})" + ("" if self.clear else ", no winner")
@@ -98,8 +102,7 @@ def against(times: Times, ours: str, theirs: str, tokens: int) -> Against:
     ratios = [their / our for our, their in pairs]
     found = interval(ratios)
     assert found
-    clear = clear_ratio(list(times[ours][tokens]), list(times[theirs][tokens])) is not None
-    return Against(tokens, found.median, found.low, found.high, clear)
+    return Against(tokens, found.median, found.low, found.high)
 
 
 def best_at_all(times: Times, candidates: Sequence[str], baseline: str, lengths: Sequence[int]) -> str:

@@ -155,9 +155,10 @@ def _share(one: arithmetic.Achieved) -> str:
 def precision_table(values: Mapping[str, Any]) -> Table:
     """What a smaller number format gains and costs: the time of a prefill by number format, and its text."""
     times, tokens = curve.restored(values["ms"]), values["tokens"]
+    gains = {name: str(curve.against(times, name, "float", tokens)) for name in times if name != "float"}
     rows = [
         (
-            name, str(interval(times[name][tokens])), str(curve.against(times, name, "float", tokens)),
+            name, str(interval(times[name][tokens])), gains.get(name, ""),
             f"{found['perplexity']:.1f}", f"{found['mean_gap_nats']:.4f}", f"{found['worst_gap_nats']:.2f}",
         )
         for name, found in values["quality"].items()

@@ -53,6 +53,11 @@ def test_a_ratio_has_an_interval_and_may_have_no_winner() -> None:
     assert curve.best_at_all(times, ("ours", "same"), "eager", (8,)) == "ours"
 
 
+def test_a_gain_in_every_round_wins_although_the_machine_drifts() -> None:
+    drifting = {"eager": {8: [11, 22, 33, 22, 11]}, "ours": {8: [10, 20, 30, 20, 10]}}
+    assert str(curve.against(drifting, "ours", "eager", 8)) == "1.10× (1.10–1.10)"
+
+
 def test_a_fit_is_judged_on_lengths_that_it_has_not_seen() -> None:
     fit = curve.Fit(10.0, 0.2, 1e-4)
     assert fit.ms(100) == pytest.approx(31.0)

@@ -128,7 +128,7 @@ class Engine:
         if wrong:
             raise LabError(
                 f"The engine {self.folder.name} was built for another machine or version: {'; '.join(wrong)}. "
-                "An engine holds machine code for one processor and one runtime.",
+                "An engine is compiled for one processor and one runtime.",
                 "build it again on this machine: kit.build(recipe)",
             )
 
