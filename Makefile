@@ -42,7 +42,8 @@ report: engines ## without a browser: run lab 3.3.1 and write results/report.htm
 # Tests run the engines natively, also on a Spark. `make verify-spark` tests its containers.
 test check drill: export LABS_PROFILE := cpu
 
-# Tests that start no engine and compare no times run first, on all cores. The others run alone, one after another.
+# Tests that start no engine and compare no times run first, on all cores, the tests of a file in one process: what they
+# share is then made once. The others run alone, one after another.
 # The notebooks of labs/ and solutions/ run at the quick size. The second set uses the engines and results of the first.
 PYTEST := $(PY) -m pytest
 UNIT := not engine and not browser and not drill
@@ -52,13 +53,13 @@ NOTEBOOKS := $(if $(LAB),$(wildcard labs/lab-$(LAB)-*.ipynb solutions/lab-$(LAB)
 test: engines open-webui lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
 	@$(if $(NOTEBOOKS),,echo "There is no lab $(LAB). Fix: name one that is in solutions/, as in make test LAB=3.3.2"; exit 2)
 	@$(PY) -m environment.browser
-	@$(PYTEST) -q -n logical --maxprocesses 4 --dist loadgroup -m "$(UNIT) and not alone" $(TESTS)
+	@$(PYTEST) -q -n logical --maxprocesses 4 --dist loadfile -m "$(UNIT) and not alone" $(TESTS)
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
 	LABS_SIZE=quick LABS_RESULTS=$$results $(PYTEST) -m "not drill and (not ($(UNIT)) or alone)" --durations=50 \
 	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 $(TESTS) $(NOTEBOOKS)
 
 check: model lint ## test what needs no engine: lint, types, unit tests (a few minutes)
-	@$(PYTEST) -q -n logical --maxprocesses 4 --dist loadgroup -m "$(UNIT) and not alone" tests
+	@$(PYTEST) -q -n logical --maxprocesses 4 --dist loadfile -m "$(UNIT) and not alone" tests
 	@$(PYTEST) -q -m "$(UNIT) and alone" tests
 
 drill: engines ray-serve ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks

@@ -25,8 +25,6 @@ from shared.course.grading import grade, one_student, submissions
 from shared.results import reading
 from tests.helpers.ledger import change, fill
 
-pytestmark = pytest.mark.xdist_group("grading")  # a class is graded once, in one process, not once in each
-
 LAB = registry.find_lab("3.3.1")
 KEY = "load/users-4/vllm/round-1"
 NO_CODE = "not compared: 9 exercises count as correct, but no code of them was handed in"
