@@ -113,7 +113,8 @@ CLAIMS = (
     ),
     Claim("Both optimizers turned the graph's operators into fewer kernels", fused, {"build/": "build-engines"}),
     Claim(
-        f"The best engine is at least {GAIN_AT_LEAST} times as fast as eager at {GAIN_AT} tokens, and faster at {CLEAR_AT}",
+        f"An engine is at least {GAIN_AT_LEAST} times as fast as eager at {GAIN_AT} tokens, "
+        f"and one is faster at {CLEAR_AT}",
         faster,
         {"curve": "measure-curve"},
     ),
