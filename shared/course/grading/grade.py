@@ -14,11 +14,14 @@ at each problem.
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import json
 import os
 import re
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,12 +52,26 @@ def cells(grade: Grade) -> tuple[str, ...]:
     return astuple(grade)[: len(HEADER)]
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the temporary folders of all students. It goes at the end.
+
+    Ctrl-C can come while one of those is made or removed, and would leave it behind.
+    """
+    folder = Path(tempfile.gettempdir()) / f"grade-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def judge_student(copy: Path) -> list[Grade]:
     """Grade every lab of one student in a process of its own. Raises LabError if that process fails."""
     command = [sys.executable, "-m", "shared.course.grading.one_student", str(copy)]
     try:
         # Its temporary files go with this folder, even if it is killed.
-        with tempfile.TemporaryDirectory(prefix="grade-") as own:
+        with tempfile.TemporaryDirectory(dir=copy) as own:
             done = subprocess.run(
                 command,
                 cwd=paths.REPO,
@@ -79,11 +96,11 @@ def judge_student(copy: Path) -> list[Grade]:
     ]
 
 
-def graded(student: Path) -> tuple[list[Grade], Prints]:
-    """All rows of one student, and the hashes of their raw data."""
+def graded(student: Path, scratch: Path) -> tuple[list[Grade], Prints]:
+    """All rows of one student, and the hashes of their raw data. Temporary files are in `scratch`."""
     written = [lab for lab in registry.LABS.values() if lab.claims]
-    with tempfile.TemporaryDirectory(prefix="grade-") as scratch:
-        handed = take(student, Path(scratch))
+    with tempfile.TemporaryDirectory(dir=scratch) as copy:
+        handed = take(student, Path(copy))
         problems = handed.problems
         try:
             rows = judge_student(handed.copy) if handed.anything else [nothing(lab) for lab in written]
@@ -128,7 +145,8 @@ def grade(folder: Path, csv_file: Path) -> None:
     Raises LabError if there is no student, or if the CSV can't be written.
     """
     there, others = students(folder)
-    found = [graded(one) for one in tqdm(there, "grading", unit="student", leave=False, disable=None)]
+    with scratch_folder() as scratch:
+        found = [graded(one, scratch) for one in tqdm(there, "grading", unit="student", leave=False, disable=None)]
     grades = list(same_raw_data([prints for _, prints in found], [rows for rows, _ in found]))
     failed = save(csv_file, as_csv(grades))  # before anything is printed: output can break off, as into `head`
     header = (*HEADER, "problems")

@@ -342,7 +342,7 @@ def test_all_that_one_student_hands_in_is_bounded(tmp_path: Path, monkeypatch: p
 def test_who_takes_too_long_to_judge_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "quinn", "x")
     monkeypatch.setattr(grade, "WALL_S", 0.01)
-    [row, *_], _ = grade.graded(tmp_path / "quinn")  # one for each lab
+    [row, *_], _ = grade.graded(tmp_path / "quinn", tmp_path)  # one for each lab
     assert (row.student, row.claims) == ("quinn", "not graded")
     assert row.problems == (f"grading took more than 0 s: look at {tmp_path / 'quinn'}, then run make grade again",)
 
@@ -427,6 +427,26 @@ def test_ctrl_c_leaves_no_copy_behind(judged: Any, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert not list(scratch.iterdir())
     assert not (tmp_path / "grades.csv").exists()
+
+
+def test_ctrl_c_while_a_copy_is_removed_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "class" / "rosa").mkdir(parents=True)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    removing, calls = shutil.rmtree, []
+
+    def interrupted(*given: Any, **more: Any) -> None:
+        calls.append(list(scratch.iterdir()))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        removing(*given, **more)
+
+    monkeypatch.setattr("shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grade.grade(tmp_path / "class", tmp_path / "grades.csv")
+    assert calls[0]  # it was there
+    assert not list(scratch.iterdir())
 
 
 def test_a_result_that_unpacks_to_too_much_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
