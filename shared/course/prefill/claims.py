@@ -49,12 +49,9 @@ def faster(evidence: Evidence) -> tuple[bool, str]:
         return False, ""
     times = curve.restored(entry["values"]["ms"])
     engines = [name for name in times if name.startswith(ENGINES)]
-    best = {
-        n: max(((curve.against(times, name, "eager", n), name) for name in engines), key=lambda one: one[0].times)
-        for n in (GAIN_AT, CLEAR_AT)
-    }
-    text = ", ".join(f"{name} {gain} at {n} tokens" for n, (gain, name) in best.items())
-    short, long = best[GAIN_AT][0], best[CLEAR_AT][0]
+    best = [curve.best(times, engines, "eager", n) for n in (GAIN_AT, CLEAR_AT)]
+    text = ", ".join(f"{name} {gain} at {gain.tokens} tokens" for name, gain in best)
+    short, long = (gain for _, gain in best)
     enough = short.times >= GAIN_AT_LEAST and short.clear and long.times > 1 and long.clear
     return evidence.judged(enough, f"against eager: {text}")
 

@@ -5,7 +5,6 @@ them. Prompts are random token ids: no cache can help, and every runner gets the
 """
 
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -105,13 +104,10 @@ def against(times: Times, ours: str, theirs: str, tokens: int) -> Against:
     return Against(tokens, found.median, found.low, found.high)
 
 
-def best_at_all(times: Times, candidates: Sequence[str], baseline: str, lengths: Sequence[int]) -> str:
-    """The candidate whose smallest gain over the baseline at these lengths is the largest."""
-
-    def least(name: str) -> float:
-        return min(statistics.median(times[baseline][n]) / statistics.median(times[name][n]) for n in lengths)
-
-    return max(candidates, key=least)
+def best(times: Times, candidates: Sequence[str], baseline: str, tokens: int) -> tuple[str, Against]:
+    """The candidate with the largest gain over the baseline at this length, and its gain."""
+    gains = {name: against(times, name, baseline, tokens) for name in candidates}
+    return max(gains.items(), key=lambda one: one[1].times)
 
 
 @dataclass(frozen=True)

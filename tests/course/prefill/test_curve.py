@@ -50,7 +50,7 @@ def test_a_ratio_has_an_interval_and_may_have_no_winner() -> None:
     assert found.low <= found.times <= found.high
     assert not curve.against(times, "ours", "same", 8).clear
     assert "no winner" in str(curve.against(times, "ours", "same", 8))
-    assert curve.best_at_all(times, ("ours", "same"), "eager", (8,)) == "ours"
+    assert curve.best(times, ("ours", "same"), "eager", 8) == ("ours", found)
 
 
 def test_a_gain_in_every_round_wins_although_the_machine_drifts() -> None:
