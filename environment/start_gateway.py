@@ -5,6 +5,8 @@ make gateway ENGINE=llamacpp            # start this engine first; it ends with 
 make gateway URL=http://127.0.0.1:8000  # in front of an engine that the labs did not start
 make gateway TREE=labs                  # the student's files, labs/gateway (an unfinished function answers with 500)
 
+Each engine has as many seats as its flags let it run at once (`-np`, `--max-num-seqs`), so that requests wait at the
+gateway and not in the engine. Where its flags say nothing, or aren't known (URL=...), it has the gateway's default.
 GATEWAY_CONFIG and GATEWAY_* variables are passed on to the gateway (solutions/gateway/settings.py lists all settings).
 """
 
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from shared import LabError, hardware, models, paths
 from shared.engines import ENGINES
@@ -24,6 +27,7 @@ from shared.engines.http import request
 from shared.errors import command
 from shared.launch import launch
 from shared.processes import port_taken, start_time
+from shared.results.recorded_engine import SEATS
 
 START_S = 20.0
 
@@ -52,9 +56,9 @@ def main(arguments: list[str]) -> int:
         engines = running_engines()
         if asked.engine and asked.engine not in engines:
             engine = stack.enter_context(launch(asked.engine, models.choose(hardware.detect())))
-            engines[asked.engine] = engine.url
+            engines[asked.engine] = table(engine.url, asked.engine, engine.flags)
         if asked.url:
-            engines = {"engine": asked.url}
+            engines = {"engine": table(asked.url)}
         if not engines and "GATEWAY_CONFIG" not in os.environ and "GATEWAY_ENGINES" not in os.environ:
             raise LabError(
                 "No engine of the labs runs on this machine.",
@@ -64,28 +68,42 @@ def main(arguments: list[str]) -> int:
         return serve(package.parent.as_posix(), f"http://127.0.0.1:{port}", engines)
 
 
-def running_engines() -> dict[str, str]:
-    """The addresses of the engines that notebooks or commands of the labs started and that answer now, by name."""
+def table(url: str, engine: str = "", flags: Mapping[str, object] | None = None) -> dict[str, object]:
+    """An engine's settings, of its address and its flags."""
+    stated = str((flags or {}).get(SEATS.get(engine, ""), ""))
+    return {"url": url, **({"seats": int(stated)} if stated.isdecimal() and int(stated) else {})}
+
+
+def running_engines() -> dict[str, dict[str, object]]:
+    """The settings for the engines that notebooks or commands of the labs started and that answer now, by name."""
     found = {}
-    for file in sorted((paths.state() / "run").glob("*.json"), key=lambda one: one.stat().st_mtime):
+    for file in sorted((paths.state() / "run").glob("*.json"), key=changed_s):
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = json.loads(file.read_text())
             url = f"http://127.0.0.1:{record['port']}"
             if start_time(record["pid"]) == record["started"] and request("GET", url + "/v1/models", 2).is_success:
-                found[str(record["engine"])] = url
+                found[record["engine"]] = table(url, record["engine"], record.get("flags"))
     return found
 
 
-def serve(tree: str, url: str, engines: Mapping[str, str]) -> int:
+def changed_s(file: Path) -> float:
+    """When the file was written last; 0 if its engine has ended and removed it just now."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def serve(tree: str, url: str, engines: Mapping[str, Mapping[str, object]]) -> int:
     """Run the gateway until it ends, and print an example once it answers. Returns its exit code."""
     env = {**os.environ, "PYTHONPATH": tree}
     if engines:
-        env["GATEWAY_ENGINES"] = json.dumps({name: {"url": address} for name, address in engines.items()})
+        env["GATEWAY_ENGINES"] = json.dumps(engines)
     gateway = subprocess.Popen([sys.executable, "-m", "gateway"], env=env)
     signal.signal(signal.SIGTERM, lambda *_: gateway.terminate())
     try:
         if model := served_model(gateway, url):
-            print("".join(f"\n{name} answers on {address}." for name, address in engines.items()))
+            print("".join(f"\n{name} answers on {one['url']}." for name, one in engines.items()))
             key = "-H 'Authorization: Bearer YOUR-KEY' " if model == "MODEL" else ""
             print(EXAMPLE.format(url=url, model=model, key=key), flush=True)
         return gateway.wait()

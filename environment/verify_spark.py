@@ -2,9 +2,10 @@
 
 Each engine's container is started as the labs start it. It must answer questions whose answers are known, agree with
 the other engines on the beginning of its greedy text, count its tokens, speculate with an EAGLE-3 head where it can,
-and leave nothing behind. The observations go into a ledger under environment/verified/, which can be committed. README
-and the notebooks quote that ledger. It is written after each engine, so a machine that freezes loses only the results
-of the engine that froze it.
+and leave nothing behind. Where it has such a head, decoding with and without it is timed, as lab 3.3.4 defines it
+(`shared/course/speculation/speedups.py`). A head that loses fails no check. The observations go into a ledger under
+environment/verified/, which can be committed. README and the notebooks quote that ledger. It is written after each
+engine, so a machine that freezes loses only the results of the engine that froze it.
 
     make verify-spark                        # every engine
     make verify-spark ARGS="vllm sglang"     # only these
@@ -19,16 +20,22 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from environment import compose
-from shared import LabError, files, models, paths
+from shared import LabError, files, load, models, paths
+from shared.course.speculation import speedups
+from shared.course.speculation.on_engines.questions import Questions
+from shared.course.speculation.speedups import Rounds, Setting
 from shared.engines import ENGINES, Draft, Flags, http
 from shared.hardware import Machine, detect
 from shared.launch import containers, launch
 from shared.launch.running import Engine
-from shared.load import stream
-from shared.load.prompts import chat
+from shared.load import Closed, Load, stream, users_text
+from shared.load.prompts import SHORT_QUESTIONS, chat
 from shared.metrics.correctness import KNOWN, ask
+from shared.metrics.spread import number, ranged
 from shared.models import ModelChoice
 from shared.processes import port_taken
 from shared.report import verified
@@ -36,6 +43,8 @@ from shared.report import verified
 # Greedy text of correct engines diverges at near-ties, but most agree on its beginning (the first FIRST characters).
 OPENINGS = ("Count from one to ten in words.", "Name the seven days of the week.", "Recite the alphabet.")
 FIRST = 12
+# Drafts are timed in so many rounds of so many answers for each user, each of so many tokens.
+DRAFTS, USERS, ROUNDS, ANSWERS, TOKENS = 3, (1, 4), 5, 2, 128
 README = paths.REPO / "README.md"
 FLAGS: Mapping[str, Flags] = {  # a small KV cache: 4 sequences of 4096 tokens
     "ollama": {"OLLAMA_NUM_PARALLEL": 4, "OLLAMA_CONTEXT_LENGTH": 4096},
@@ -65,6 +74,7 @@ class Report:
     flags: Mapping[str, object] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     openings: list[str] = field(default_factory=list)
+    drafts: list[dict[str, Any]] = field(default_factory=list)  # EAGLE-3 beside plain decoding, by number of users
 
     def add(self, name: str, ok: bool, observed: str) -> None:
         self.checks.append(Check(name, ok, observed))
@@ -89,10 +99,11 @@ def verify_engine(name: str, model: ModelChoice, report: Report) -> None:
         seen = f"TTFT {ttft}, TPOT {tpot}, {trace.output_tokens} tokens"
         report.add("streams", trace.error is None and bool(trace.output_tokens), trace.error or seen)
         counters(engine, before, trace.output_tokens, report)
+        plain = timed(engine, model) if has_head(name, model) else {}
         container, port = engine.container, engine.port
     gone = containers.pid(container) is None and not port_taken(port)
     report.add("stops", gone, "container and port are gone" if gone else f"{container} is still there")
-    speculate(name, model, report)
+    speculate(name, model, plain, report)
 
 
 def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, report: Report) -> None:
@@ -108,11 +119,18 @@ def counters(engine: Engine, before: Mapping[str, float], tokens: int | None, re
     report.add("counts its tokens", grown == tokens, f"counter +{grown:.0f}, answer {tokens}")
 
 
-def speculate(name: str, model: ModelChoice, report: Report) -> None:
-    """Check one known answer with an EAGLE-3 head, and that the engine's counter of accepted drafts grows."""
-    if f"{name} EAGLE-3" not in model.drafts:
+def has_head(name: str, model: ModelChoice) -> bool:
+    return f"{name} EAGLE-3" in model.drafts
+
+
+def speculate(name: str, model: ModelChoice, plain: Mapping[Setting, Rounds], report: Report) -> None:
+    """Check one known answer with an EAGLE-3 head, and that the engine's counter of accepted drafts grows.
+
+    Then the head is timed. `plain` holds what was timed without it.
+    """
+    if not has_head(name, model):
         return
-    with launch(name, model, FLAGS[name], draft=Draft("eagle3", 3)) as engine:
+    with launch(name, model, FLAGS[name], draft=Draft("eagle3", DRAFTS)) as engine:
         question, expected = KNOWN[0]
         answer = ask(engine, model, question)
         report.add("speculates: answers", expected in answer.lower(), answer.strip()[:60])
@@ -120,6 +138,57 @@ def speculate(name: str, model: ModelChoice, report: Report) -> None:
         if "accepted_draft_tokens" in engine.spec.counters:
             accepted = http.counters(engine).get("accepted_draft_tokens", 0)
             report.add("speculates: drafts accepted", accepted > 0, f"{accepted:.0f} draft tokens")
+        drafted = timed(engine, model)
+        report.drafts = [compared({**plain, **drafted}, one, model) for one in drafted]
+    complete = len(report.drafts) == len(USERS) and all(one["speed_up"] for one in report.drafts)
+    texts = "; ".join(as_text(one) for one in report.drafts)
+    report.add("speculates: timed", complete, texts or "a request failed in every round")
+
+
+def timed(engine: Engine, model: ModelChoice) -> dict[Setting, Rounds]:
+    """The decode times of this engine, with or without drafts, for each number of users.
+
+    Both get the same questions, in starts of their own, one after the other: a drift of the machine between the starts
+    is not averaged out. Rounds with a failed request are left out.
+    """
+    found: dict[Setting, Rounds] = {}
+    kind, k = (engine.draft.kind, engine.draft.tokens) if engine.draft else ("", 0)
+    for users in USERS:
+        setting = Setting(engine.spec.name, kind, k, "short", users)
+        for round_number in range(1, ROUNDS + 1):
+            count = users * ANSWERS
+            asked = Questions(setting.group, model, SHORT_QUESTIONS, first=(round_number - 1) * count)
+            run = load.run(Load(engine, asked, Closed(users, count), TOKENS))
+            if one := speedups.round_of(run.traces, run.counted, setting):
+                found.setdefault(setting, Rounds(setting)).by_number[round_number] = one
+    return found
+
+
+def compared(found: Mapping[Setting, Rounds], setting: Setting, model: ModelChoice) -> dict[str, Any]:
+    """Plain decoding beside the head for so many users, as the ledger holds it. Unknown figures are None or empty."""
+    drafted, plain, gain = found[setting], found.get(setting.plain), speedups.speedup(found, setting)
+    speed_up = [gain.decoding.median, gain.decoding.low, gain.decoding.high] if gain else []
+    return {
+        "head": model.drafts[f"{setting.engine} EAGLE-3"].pinned,
+        "drafts_a_step": setting.k,
+        "users": setting.users,
+        "plain_ms_per_token": [round(ms, 3) for ms in plain.decode_ms] if plain else [],
+        "drafted_ms_per_token": [round(ms, 3) for ms in drafted.decode_ms],
+        "speed_up": [round(one, 3) for one in speed_up],  # the median and the ends of its interval
+        "verdict": gain.verdict if gain else "no winner",
+        "accepted": drafted.counts.acceptance if drafted.counts else None,
+        "tokens_a_step": drafted.tokens_per_step,
+    }
+
+
+def as_text(one: Mapping[str, Any]) -> str:
+    """ "1 user: 1.42 (1.38–1.5) times as fast as plain (70 to 49 ms per token, 45 % accepted)"."""
+    if not one["speed_up"]:
+        return f"{users_text(one['users'])}: no plain decoding to compare with"
+    before, after = (number(median(one[name])) for name in ("plain_ms_per_token", "drafted_ms_per_token"))
+    accepted = f", {speedups.percent(one['accepted'])} accepted" if one["accepted"] is not None else ""
+    gain = f"{ranged(*one['speed_up'])} times as fast as plain"
+    return f"{users_text(one['users'])}: {gain} ({before} to {after} ms per token{accepted})"
 
 
 def compare(reports: Mapping[str, Report]) -> None:

@@ -153,6 +153,27 @@ def exclusive(file: Path, waiting: str, what: str = "") -> Iterator[None]:
         yield
 
 
+_measurements = 0  # that run in this process, one inside of the other
+
+
+@contextlib.contextmanager
+def measuring() -> Iterator[None]:
+    """Hold the lock of measurements, so that none of another program disturbs this one.
+
+    Inside of another measurement of this process the lock is held already.
+    """
+    global _measurements
+    with contextlib.ExitStack() as stack:
+        if not _measurements:
+            waiting = "Another measurement is running on this machine; waiting for it ..."
+            stack.enter_context(exclusive(paths.measuring(), waiting))
+        _measurements += 1
+        try:
+            yield
+        finally:
+            _measurements -= 1
+
+
 def _open(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)

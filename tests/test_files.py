@@ -4,12 +4,15 @@ import errno
 import fcntl
 import os
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from shared import LabError, files, paths
-from shared.files import exclusive, held, locks_work
+from shared.files import exclusive, held, locks_work, measuring
 from tests.helpers.another_user import as_another, as_root, opened
 
 
@@ -50,6 +53,35 @@ def test_any_other_fault_of_a_lock_is_still_an_error(tmp_path: Path, monkeypatch
 def test_locks_are_tried_where_a_folder_will_be(tmp_path: Path) -> None:
     assert locks_work(tmp_path / "not" / "yet") is True
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_inside_of_another_one_waits_for_nothing() -> None:
+    with measuring():
+        with measuring():
+            assert held(paths.measuring())
+        assert held(paths.measuring())
+    assert not held(paths.measuring())
+
+
+def test_a_measurement_waits_for_that_of_another_program(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "from shared.files import measuring\nwith measuring(): print('held', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=paths.REPO) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        begun = threading.Event()
+
+        def measure() -> None:
+            with measuring():
+                begun.set()
+
+        thread = threading.Thread(target=measure)
+        thread.start()
+        assert not begun.wait(0.5)
+        assert "Another measurement is running on this machine; waiting for it" in capsys.readouterr().out
+        other.communicate("\n")
+    thread.join(10)
+    assert begun.is_set()
 
 
 @as_root

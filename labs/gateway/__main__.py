@@ -7,10 +7,10 @@ python -m gateway keys list
 """
 
 import argparse
+import fcntl
 import secrets
 import sys
 import tomllib
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -24,8 +24,8 @@ def main() -> None:
     add = keys.add_parser("add")
     add.add_argument("name")
     add.add_argument("--priority", choices=("paid", "free"), default="free")
-    for name, field in Limits.model_fields.items():
-        add.add_argument("--" + name.replace("_", "-"), type=float, help=f"default: {field.default}")
+    for name in Limits.model_fields:
+        add.add_argument("--" + name.replace("_", "-"), type=float, help="default: that of the settings")
     keys.add_parser("revoke").add_argument("name")
     keys.add_parser("list")
     asked = parser.parse_args()
@@ -42,20 +42,35 @@ def change_keys(asked: argparse.Namespace, settings: Settings) -> None:
     file = settings.keys_file
     if file is None:
         sys.exit("The settings name no keys_file. Fix: GATEWAY_KEYS_FILE=keys.json, or keys_file in GATEWAY_CONFIG")
-    known = KeyFile.read(file) if file.exists() else KeyFile()
-    if asked.command == "add":
-        own = {name: value for name in Limits.model_fields if (value := getattr(asked, name)) is not None}
-        limits = Limits(**{**settings.limits.model_dump(), **own}) if own else None
-        token = "sk-" + secrets.token_urlsafe(32)  # 256 random bits
-        known.keys[asked.name] = Key(hash=hash_of(token, known.secret.encode()), priority=asked.priority, limits=limits)
-        print(f"The key of {asked.name}, shown this once: {token}")
-    elif asked.command == "revoke" and known.keys.pop(asked.name, None) is None:
-        sys.exit(f"There is no key {asked.name}.")
-    elif asked.command == "list":
+    if asked.command == "list":
+        known = KeyFile.read(file) if file.exists() else KeyFile()
         for name, key in known.keys.items():
-            print(f"{name}  {key.priority}  {(key.limits or settings.limits).model_dump_json()}")
+            print(f"{name}  {key.priority}  {settings.limits.replaced_by(key.limits).model_dump_json()}")
         return
-    known.write(Path(file))
+    token = "sk-" + secrets.token_urlsafe(32)  # 256 random bits
+    with open(file.with_name(f".{file.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # else of two commands at once, one would write away the other's key
+        known = KeyFile.read(file) if file.exists() else KeyFile()
+        if asked.command == "add":
+            known.keys[asked.name] = new_key(asked, settings, known, token)
+        elif known.keys.pop(asked.name, None) is None:
+            sys.exit(f"There is no key {asked.name}.")
+        known.write(file)
+    if asked.command == "add":
+        print(f"The key of {asked.name}, shown this once: {token}")
+
+
+def new_key(asked: argparse.Namespace, settings: Settings, known: KeyFile, token: str) -> Key:
+    """The key to add. Ends the program if it would not work."""
+    if asked.name in known.keys:  # the old key would stop working
+        sys.exit(f"{asked.name} has a key already. Fix: choose another name, or first: keys revoke {asked.name}")
+    stated = {name: value for name in Limits.model_fields if (value := getattr(asked, name)) is not None}
+    limits = Limits(**stated) if stated else None
+    try:
+        settings.limits.replaced_by(limits).share(settings.workers)
+    except ValueError as e:
+        sys.exit(f"No key was added: {e}.")
+    return Key(hash=hash_of(token, known.secret.encode()), priority=asked.priority, limits=limits)
 
 
 try:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
@@ -22,14 +22,19 @@ from gateway.settings import Limits, Settings
 
 
 class Key(BaseModel):
-    """One key. The key itself is nowhere."""
+    """One key. Only its hash is kept, not the key itself."""
 
     model_config = ConfigDict(extra="forbid")
 
     hash: str = Field(pattern="^[0-9a-f]{64}$")
     priority: Literal["paid", "free"] = "free"  # paid keys are served before free ones
-    limits: Limits | None = None  # None: the settings'
+    limits: Limits | None = None  # what it doesn't state is as in the settings
     name: str = Field(default="", exclude=True)
+
+    @field_serializer("limits")
+    def stated(self, limits: Limits | None) -> dict[str, Any] | None:
+        """Only the limits that this key's entry states are written, so the others follow the settings."""
+        return limits.model_dump(exclude_unset=True) if limits else None
 
 
 class KeyFile(BaseModel):
@@ -68,7 +73,7 @@ def hash_of(token: str, secret: bytes) -> str:
 def find_key(token: str, keys: Iterable[Key], secret: bytes) -> Key | None:
     """The key with this text, or None.
 
-    The time that it takes must tell a caller nothing: neither which key matched, nor how much of a hash was right.
+    The time that this takes must tell a caller nothing: neither which key matched, nor how much of a hash was right.
     """
     # TODO: find_key: hash once, compare by hmac.compare_digest, and go on after a match
     raise NotImplementedError("keys: find_key: hash once, compare by hmac.compare_digest, and go on after a match")
@@ -79,7 +84,7 @@ class Bucket:
 
     def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate_per_s, self.burst, self.clock = rate_per_s, burst, clock
-        self.level, self.at_s = float(burst), clock()  # so many tokens there were at this moment
+        self.level, self.at_s = float(burst), clock()  # there were `level` tokens at the moment `at_s`
 
     def take(self) -> float:
         """Take one token. Returns 0.0, or the seconds until there is a whole one: a client gets them as Retry-After.
@@ -151,7 +156,8 @@ class Keys:
             if (stamp := (status.st_mtime_ns, status.st_ino)) != self._stamp:
                 known = KeyFile.read(self._file)
                 for key in known.keys.values():
-                    (key.limits or self._settings.limits).share(self._settings.workers)
+                    key.limits = self._settings.limits.replaced_by(key.limits)
+                    key.limits.share(self._settings.workers)
                 self._known, self._stamp, self.problem = known, stamp, ""
         except (OSError, ValueError) as e:  # pydantic's ValidationError is a ValueError
             text = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e)

@@ -1,10 +1,11 @@
 """The engines: which are healthy, which serve a model, which has the most room; and the queue for their seats.
 
-An engine is taken out by health checks that fail in a row, or by requests that do (a circuit breaker): after
-`breaker_s` one request tries it, and its success takes the engine back in.
+An engine is taken out after several failed health checks in a row, or after several requests in a row without an answer
+(a circuit breaker). After `breaker_s` one request tries the engine, and it is back when that answer begins. An engine
+that answers with an error stays in, because the request may be the reason: such failures are only counted.
 
 A request that can't be served soon is refused at once, because a queue that only grows helps nobody: every answer then
-comes too late. Paid keys stand before free ones: to a paid request, the free ones in the queue don't exist.
+comes too late. Requests of paid keys come first: they don't wait for free ones in the queue.
 """
 
 import asyncio
@@ -50,17 +51,23 @@ class Engine:
         closed = self._failures < self._settings.breaker_failures
         return self.healthy and (closed or time.monotonic() >= self._try_at_s)
 
+    def began(self) -> None:
+        """An answer has begun. An engine that was taken out is back; one more failure takes it out again."""
+        self._failures = min(self._failures, self._settings.breaker_failures - 1)
+        self._show()
+
     def succeeded(self) -> None:
         """A request was answered."""
         self._failures = 0
         self._show()
 
-    def failed(self, reason: str) -> None:
-        """A request failed, and the engine is at fault."""
-        self._failures += 1
-        self._try_at_s = time.monotonic() + self._settings.breaker_s
+    def failed(self, reason: str, is_broken: bool = True) -> None:
+        """A request failed. If the engine is not broken, the request itself may be at fault."""
         self._metrics.failures.labels(self.name, reason).inc()
-        self._show()
+        if is_broken:
+            self._failures += 1
+            self._try_at_s = time.monotonic() + self._settings.breaker_s
+            self._show()
 
     def checked(self, healthy: bool) -> None:
         """A health check has ended. A busy engine may miss one, so it takes several to call it dead."""
@@ -134,10 +141,10 @@ class Pool:
 
     async def _wait(self, model: str, key: Key, tried: frozenset[Engine]) -> Engine:
         if not any(engine.available and engine not in tried for engine in self.serving(model)):
-            raise self._refusal("no engine", key)
+            raise self._refusal("no engine", key, tried)
         is_free = key.priority != "paid"
         if sum(one.model == model and one.is_free <= is_free for one in self._queue) >= self._most_queued:
-            raise self._refusal("queue full", key)
+            raise self._refusal("queue full", key, tried)
         seat: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
         waiter = Waiter(is_free, next(self._numbers), model, tried, seat)
         bisect.insort(self._queue, waiter)
@@ -149,18 +156,22 @@ class Pool:
                 return await seat
         except BaseException as e:
             if seat.done() and not seat.cancelled() and not seat.exception():
-                seat.result().seat(-1)  # it got a seat and left in the same moment
+                seat.result().seat(-1)  # the request got a seat in the moment in which it left
                 self.hand_out()
-            raise self._refusal("queue time", key) if isinstance(e, TimeoutError) else e from None
+            raise self._refusal("queue time", key, tried) if isinstance(e, TimeoutError) else e from None
         finally:
             gauge.dec()
             self._metrics.queued.labels(model).observe(time.monotonic() - began_s)
             if waiter in self._queue:
                 self._queue.remove(waiter)
 
-    def _refusal(self, reason: str, key: Key) -> ApiError:
-        """Count a refusal. The client should come back after a second for each queue's worth of requests per seat."""
-        self._metrics.refused.labels(reason, key.name).inc()
+    def _refusal(self, reason: str, key: Key, tried: frozenset[Engine]) -> ApiError:
+        """Count a refusal. Its Retry-After is one second for each waiting request per seat, at least one second.
+
+        A request that an engine has failed already is not refused: its client gets that failure.
+        """
+        if not tried:
+            self._metrics.refused.labels(reason, key.name).inc()
         seats = sum(engine.seats for engine in self.engines if engine.available) or 1
         return ApiError(*REFUSALS[reason], retry_after_s=max(1, len(self._queue) / seats))
 
@@ -178,11 +189,18 @@ class Pool:
                 waiter.seat.set_result(engine)
 
     async def watch(self, session: aiohttp.ClientSession) -> None:
-        """Check every engine's health, again and again."""
+        """Check every engine's health, again and again. One that hangs delays no other one's check."""
+        await asyncio.gather(*(self._watch(engine, session) for engine in self.engines))
+
+    async def _watch(self, engine: Engine, session: aiohttp.ClientSession) -> None:
         while True:
-            await asyncio.gather(*(self._check(engine, session) for engine in self.engines))
-            self.hand_out()  # one may have come back
             await asyncio.sleep(self._settings.health_every_s)
+            await self._check(engine, session)
+            self.hand_out()  # the engine may have come back
+
+    async def check(self, session: aiohttp.ClientSession) -> None:
+        """Check every engine's health once."""
+        await asyncio.gather(*(self._check(engine, session) for engine in self.engines))
 
     async def _check(self, engine: Engine, session: aiohttp.ClientSession) -> None:
         """Ask one engine for its models."""

@@ -22,7 +22,7 @@ import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import make_app
@@ -31,7 +31,7 @@ from gateway.settings import Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TOO_LONG = ApiError(431, "The headers are too large.", "headers_too_large", retry=False)
-LINGER_S = 2.0  # for a refused client to end its sending, so that it gets to reading
+LINGER_S = 2.0  # a refused client may send for so long; then it reads the refusal
 LOCAL_HOST = re.compile(rb"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 SECURITY = {
     b"x-content-type-options": b"nosniff",
@@ -51,7 +51,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began_s, sent, received, headers = time.perf_counter(), 0, 0, dict(scope["headers"])
+        began_s, sent, received, whole, headers = time.perf_counter(), 0, 0, False, dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
         log: dict[str, Any] = {"request_id": request_id.decode(), "method": scope["method"], "path": scope["path"]}
@@ -65,10 +65,10 @@ class Edge:
             return message
 
         async def watched(message: Message) -> None:
-            nonlocal sent
+            nonlocal sent, whole
             if message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
-                if log["status"] == 413:  # while it sends, a client doesn't read; closed at once, it never would
+                if log["status"] == 413:  # the client sends first and reads later: don't close at once
                     await send({**message, "more_body": True})
                     await read_rest(receive)
                     message = {"type": "http.response.body"}
@@ -79,6 +79,7 @@ class Edge:
                     own[b"connection"] = b"close"
                 message["headers"] = list(own.items())
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             self._check_head(scope["headers"], headers.get(b"host", b""))
@@ -91,12 +92,15 @@ class Edge:
             log["client_left"] = "sending"
         except Exception as e:  # a fault of the gateway's own
             log["error"] = f"{type(e).__name__}: {e}"
-            if "status" in log:
-                raise
-            await ApiError(500, "The gateway failed.", "internal_error").response()(scope, receive, watched)
+            if not whole and "status" in log:
+                raise  # uvicorn cuts the connection, so the client sees that its answer isn't whole
+            logging.getLogger(__name__).error("A fault of the gateway's own", exc_info=e)
+            if not whole:
+                await ApiError(500, "The gateway failed.", "internal_error").response()(scope, receive, watched)
         finally:
             line = {"time": time.time(), **log, "bytes": sent, "ms": round(1e3 * (time.perf_counter() - began_s), 1)}
-            sys.stderr.write(orjson.dumps(line).decode() + "\n")
+            with suppress(OSError):  # on a full disk, for one: uvicorn would close the connection after a whole answer
+                sys.stderr.write(orjson.dumps(line).decode() + "\n")
 
     def _check_size(self, received: int) -> None:
         if received > self.settings.most_body_bytes:
@@ -125,6 +129,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**arguments)
         self.settings, self._header_bytes, self._refused = settings, 0, False
         self._timer: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None  # the request whose answer is being sent
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -143,13 +148,25 @@ class Connection(HttpToolsProtocol):
         if self._timer and self._header_bytes > self.settings.most_header_bytes:
             self._refuse(TOO_LONG)
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._header_bytes = 0  # those of the body were counted, too, and belong to no header of the next request
+
     def on_headers_complete(self) -> None:
         self._header_bytes = 0
         self._stop_timer()
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        # uvicorn reports a lost connection only to its newest request, which may still wait for its turn.
+        if self._answered and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def _await_headers(self) -> None:
@@ -173,15 +190,27 @@ class Connection(HttpToolsProtocol):
 class Workers(Multiprocess):
     """Several processes that accept from one socket. One that dies is replaced."""
 
+    known: frozenset[int | None] = frozenset()  # the workers as they were left last
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        self.known = self._ids()
+
     def keep_subprocess_alive(self) -> None:
-        before = {process.pid for process in self.processes}
+        before = self.known | self._ids()
         super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
+        self.known = self._ids()
+        for pid in before - self.known:  # it died, or a signal has ended it since: SIGHUP replaces all of them
             mark_process_dead(pid)  # type: ignore[no-untyped-call]  # what it held is held no more
+
+    def _ids(self) -> frozenset[int | None]:
+        for process in self.processes:
+            process.child_conn.close()  # its own end of the pipe is then the only one, so its death ends a wait for it
+        return frozenset(process.pid for process in self.processes)
 
     def terminate_all(self) -> None:
         for sock in self.sockets:
-            sock.close()  # nobody would answer a client that connects now
+            sock.close()  # a client that connects now would get no answer
         super().terminate_all()
 
 

@@ -88,9 +88,11 @@ class Lines(Response):
                 pass
 
         tasks = [asyncio.create_task(write()), asyncio.create_task(gone())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when the server ends
+            for task in tasks:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -129,11 +131,11 @@ def make_app(settings: Settings) -> Guard:
 
     @app.get("/")
     def page() -> Response:
-        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+        return FileResponse(STATIC / "index.html")
 
     @app.get("/api/chats")
     def chats() -> Any:
-        return {"chats": history.chats(), "running": [answer.chat for answer in answers().running.values()]}
+        return {"chats": history.chats(), "running": [answer.entry for answer in answers().running.values()]}
 
     @app.post("/api/chats")
     def new_chat(asked: NewChat) -> Any:
@@ -145,10 +147,7 @@ def make_app(settings: Settings) -> Guard:
 
     @app.patch("/api/chats/{chat}")
     def change_chat(chat: int, asked: ChangedChat) -> Any:
-        fields = asked.model_dump(exclude_unset=True)
-        if asked.parameters is not None:
-            fields["parameters"] = asked.parameters.model_dump(exclude_none=True)
-        if fields:
+        if fields := asked.model_dump(exclude_none=True):
             history.change_chat(chat, **fields)
         return shown(chat)
 
@@ -162,22 +161,22 @@ def make_app(settings: Settings) -> Guard:
 
     @app.post("/api/chats/{chat}/messages")
     async def ask(chat: int, asked: Question) -> Any:
-        lane = next(lane for lane in await asyncio.to_thread(history.lanes, chat) if lane["id"] == chat)
-        parent = lane["leaf"]
-        if asked.instead_of is not None:
-            parent = (await asyncio.to_thread(history.message, asked.instead_of))["parent"]
-        answers().require_idle(chat)
-        question = await asyncio.to_thread(history.add, chat, parent, "user", asked.text)
-        return {"question": question, "answer": await answers().start(lane, question)}
+        with answers().claim(chat):
+            lane = next(lane for lane in await asyncio.to_thread(history.lanes, chat) if lane["id"] == chat)
+            parent = lane["leaf"]
+            if asked.instead_of is not None:
+                parent = (await asyncio.to_thread(history.message, asked.instead_of))["parent"]
+            question = await asyncio.to_thread(history.add, chat, parent, "user", asked.text)
+            return {"question": question, "answer": await answers().start(lane, question)}
 
     @app.post("/api/chats/{chat}/regenerate")
     async def regenerate(chat: int, asked: Which) -> Any:
-        lane = next(lane for lane in await asyncio.to_thread(history.lanes, chat) if lane["id"] == chat)
-        old = await asyncio.to_thread(history.message, asked.message)
-        if old["chat"] != chat or old["role"] != "assistant" or old["parent"] is None:
-            raise WebError(400, "This message is no answer of this chat.", "Reload the page.")
-        answers().require_idle(chat)
-        return {"answer": await answers().start(lane, old["parent"])}
+        with answers().claim(chat):
+            lane = next(lane for lane in await asyncio.to_thread(history.lanes, chat) if lane["id"] == chat)
+            old = await asyncio.to_thread(history.message, asked.message)
+            if old["chat"] != chat or old["role"] != "assistant" or old["parent"] is None:
+                raise WebError(400, "This message is no answer of this chat.", "Reload the page.")
+            return {"answer": await answers().start(lane, old["parent"])}
 
     @app.post("/api/chats/{chat}/switch")
     def switch(chat: int, asked: Which) -> Any:
@@ -188,6 +187,8 @@ def make_app(settings: Settings) -> Guard:
 
     @app.get("/api/answers/{message}/events")
     async def events(message: int) -> Response:
+        if message not in answers().running:
+            await asyncio.to_thread(history.message, message)  # raises while a status can still be sent
         return Lines(answers().events(message))
 
     @app.post("/api/answers/{message}/stop")
@@ -231,6 +232,10 @@ def make_app(settings: Settings) -> Guard:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         return WebError(422, f"{place or 'The request'}: {first['msg']}.", "Correct this value.").response()
+
+    @app.exception_handler(OverflowError)
+    async def no_such_number(request: Request, error: OverflowError) -> Response:
+        return WebError(404, "There is nothing with so large a number.", "Choose a chat of the list.").response()
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:

@@ -11,33 +11,60 @@ from webui.parameters import Parameters
 from webui.settings import Settings
 
 ALL = 1_000_000
+CREATED = Field(default=None, ge=0, le=1e11)  # seconds since 1970
+HALF = "The chat was exported while this answer was written."
 
 
-class FileMessage(BaseModel):
-    """One message of an exported chat. Unknown fields are ignored, so that newer files can be read."""
+class Part(BaseModel):
+    """A part of a file. Unknown fields are ignored, so that newer files can be read."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Figures(Part):
+    """What was measured of an answer, by the engine or here."""
+
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    load_ms: float | None = None
+    prompt_ms: float | None = None
+    tok_s: float | None = None
+    timed_here: bool | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    context_length: int | None = None
+
+
+class FileMessage(Part):
+    """One message of an exported chat."""
+
     role: Literal["user", "assistant"]
     text: str = Field(max_length=2**20)
     thinking: str = Field(default="", max_length=2**20)
     target: str = Field(default="", max_length=300)
+    state: Literal["running", "done", "stopped", "failed", "lost"] = "done"
+    note: str = Field(default="", max_length=10_000)
+    stats: Figures = Figures()
+    created: float | None = CREATED
+    parent: int | None = -1  # its place in the list, None for none; -1: the message before
 
 
-class FileChat(BaseModel):
-    """One exported chat: the version that was on the screen."""
+class FileChat(Part):
+    """One exported chat with all versions."""
 
-    model_config = ConfigDict(extra="ignore")
     title: str = Field(max_length=300)
     target: str = Field(default="", max_length=300)
     system: str = Field(default="", max_length=2**18)
     parameters: Parameters = Parameters()
+    created: float | None = CREATED
+    pair: int | None = None  # the place of the left chat in the file, if two were asked the same
+    leaf: int = -1  # the place of the last message on the screen
     messages: list[FileMessage]
 
 
-class File(BaseModel):
+class File(Part):
     """A whole export."""
 
-    model_config = ConfigDict(extra="ignore")
     format: Literal["inference-labs-webui/1"]
     chats: list[FileChat]
 
@@ -45,11 +72,16 @@ class File(BaseModel):
 def as_json(history: History, chats: list[Row]) -> Row:
     """The chats as a file that `load` accepts."""
     out = []
+    places = {chat["id"]: place for place, chat in enumerate(chats)}
     for chat in chats:
+        messages = history.rows("SELECT * FROM messages WHERE chat = ? ORDER BY id", chat["id"])
+        place_of = {one["id"]: place for place, one in enumerate(messages)}
+        for one in messages:
+            one["parent"] = place_of.get(one["parent"])
         keep = {name: chat[name] for name in ("title", "target", "system", "parameters", "created")}
-        fields = ("role", "text", "thinking", "target", "state", "note", "stats", "created")
-        messages = [{name: one[name] for name in fields} for one in history.path(chat["leaf"], ALL)]
-        out.append({**keep, "messages": messages})
+        place = {"pair": places.get(chat["pair"]), "leaf": place_of.get(chat["leaf"], -1)}
+        fields = ("role", "text", "thinking", "target", "state", "note", "stats", "created", "parent")
+        out.append({**keep, **place, "messages": [{name: one[name] for name in fields} for one in messages]})
     return {"format": "inference-labs-webui/1", "chats": out}
 
 
@@ -78,24 +110,36 @@ def load(history: History, data: dict[str, Any], settings: Settings) -> int:
     if count > settings.most_import_messages:
         most = settings.most_import_messages
         raise WebError(413, f"The file has {count:,} messages, more than {most:,}.", "Import it in parts.")
-    now = time.time()
+    now, ids = time.time(), []
     with history.change() as db:
         for chat in file.chats:
-            values = (
-                chat.title,
-                chat.target,
-                chat.system,
-                chat.parameters.model_dump_json(exclude_none=True),
-                now,
-                now,
-            )
+            parameters = chat.parameters.model_dump_json(exclude_none=True)
+            values = (chat.title, chat.target, chat.system, parameters, chat.created or now, now)
             columns = "title, target, system, parameters, created, changed"
             new = db.execute(f"INSERT INTO chats ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid
-            leaf = None
+            ids.append(new)
+            known: list[int | None] = []
             for one in chat.messages:
-                message = (new, leaf, one.role, one.text, one.thinking, one.target, now)
-                columns = "chat, parent, role, text, thinking, target, created"
-                leaf = db.execute(f"INSERT INTO messages ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", message).lastrowid
-                db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (leaf, one.text))
-            db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (leaf, new))
+                state, note = ("stopped", HALF) if one.state == "running" else (one.state, one.note)
+                stats, parent = one.stats.model_dump_json(exclude_none=True), place_in(known, one.parent)
+                message = (new, parent, one.role, one.text, one.thinking, one.target, state, note, stats)
+                columns = "chat, parent, role, text, thinking, target, state, note, stats, created"
+                query = f"INSERT INTO messages ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                made = db.execute(query, (*message, one.created or now)).lastrowid
+                db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (made, one.text))
+                known.append(made)
+            db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (place_in(known, chat.leaf), new))
+        for new, chat in zip(ids, file.chats, strict=True):
+            place = chat.pair if chat.pair is not None and 0 <= chat.pair < len(ids) else None
+            if place is not None and file.chats[place].pair == place:  # else the chat stands alone
+                db.execute("UPDATE chats SET pair = ? WHERE id = ?", (ids[place], new))
     return len(file.chats)
+
+
+def place_in(known: list[int | None], place: int | None) -> int | None:
+    """The id at this place of what is known so far, -1 for the last. Raises WebError for a place that isn't there."""
+    if place is None or (place == -1 and not known):
+        return None
+    if not -1 <= place < len(known):
+        raise WebError(422, f"The file names the place {place}, where nothing is.", "Export the chats again.")
+    return known[place]

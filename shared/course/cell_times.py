@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from shared.hardware.machine import detect
 
 LONG_S = 20  # shorter cells are not announced
 TOOK = "took_s"  # metadata of a solution's cell, written by environment/run_notebook.py
+
+_called: dict[str, Callable[[Any], None]] = {}  # by event: what this notebook calls at the beginning and end of a cell
 
 
 def announce_long_cells(number: str) -> None:
@@ -45,8 +47,12 @@ def announce_long_cells(number: str) -> None:
             with contextlib.suppress(LabError, OSError):
                 remember(result.info.raw_cell, took)
 
-    shell.events.register("pre_run_cell", before)
-    shell.events.register("post_run_cell", after)
+    for event, call in (("pre_run_cell", before), ("post_run_cell", after)):
+        # The first cell may run again. A second call would then announce each cell twice.
+        if (earlier := _called.get(event)) in shell.events.callbacks[event]:
+            shell.events.unregister(event, earlier)
+        shell.events.register(event, call)
+        _called[event] = call
 
 
 def announcement(number: str, source: str) -> str:
@@ -82,15 +88,24 @@ def times_file() -> Path:
 def remembered() -> dict[str, float]:
     """Seconds by cell name, on this machine at this size. Empty if the file is missing or damaged."""
     try:
-        found = json.loads(times_file().read_bytes())
-        return {key: float(value) for key, value in found[situation()].items()}
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return {key: float(value) for key, value in stored()[situation()].items()}
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError):
         return {}
+
+
+def stored() -> dict[str, Any]:
+    """What the file holds, by situation."""
+    try:
+        found = json.loads(times_file().read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remember(source: str, seconds: float) -> None:
     """Record how long a cell took on this machine. Raises LabError if the file can't be written."""
-    files.write(times_file(), json.dumps({situation(): {**remembered(), name(source): round(seconds, 1)}}).encode())
+    here = {**remembered(), name(source): round(seconds, 1)}
+    files.write(times_file(), json.dumps({**stored(), situation(): here}).encode())
 
 
 def situation() -> str:

@@ -9,8 +9,10 @@ for the mistake that it recognises. Each judgement has a time limit, so a functi
 
 import contextlib
 import copy
+import functools
 import io
 import math
+import numbers
 import signal
 import threading
 import traceback
@@ -76,7 +78,7 @@ def judge(exercise: Exercise, function: object) -> Judgement:
         return Judgement("not attempted", f"{exercise.function} is not a function. Run {exercise.place} again.")
     limit_s = PROGRAM_LIMIT_S if exercise.file.endswith(".js") else LIMIT_S
     try:
-        with time_limit(limit_s), contextlib.redirect_stdout(io.StringIO()):
+        with time_limit(limit_s), contextlib.redirect_stdout(io.StringIO()), single_errors():
             exercise.test(function)
     except NotImplementedError as e:
         still_open = traceback.extract_tb(e.__traceback__)[-1].name
@@ -92,6 +94,18 @@ def judge(exercise: Exercise, function: object) -> Judgement:
     except BaseException as e:  # a student's function may raise anything, SystemExit included
         return Judgement("incorrect", raised(exercise, e))
     return Judgement("correct", exercise.why)
+
+
+@contextlib.contextmanager
+def single_errors() -> Iterator[None]:
+    """Raise one error of a group, which is what an asyncio.TaskGroup raises: a hint if there is one, else the first."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        one: BaseException = group.subgroup(Wrong) or group
+        while isinstance(one, BaseExceptionGroup):
+            one = one.exceptions[0]
+        raise one from None
 
 
 def not_attempted(exercise: Exercise) -> Judgement:
@@ -142,6 +156,22 @@ def expect_each(
             raise Wrong(hint)
     for arguments in inputs:
         expect(function, arguments, right(*arguments))
+
+
+def whole_numbers(function: Function) -> Function:
+    """The function, made to raise Wrong where it returns a float such as 3.0.
+
+    `same` takes 3.0 for 3, but code that counts with it fails: range(3.0) is an error.
+    """
+
+    @functools.wraps(function)
+    def checked(*arguments: Any) -> Any:
+        got = function(*arguments)
+        if isinstance(got, numbers.Real) and not isinstance(got, numbers.Integral) and float(got).is_integer():
+            raise Wrong(f"{call(function, arguments)} returned {float(got)}. Return a whole number (int).")
+        return got
+
+    return checked
 
 
 def same(got: Any, right: Any) -> bool:

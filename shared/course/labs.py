@@ -5,6 +5,7 @@ lab.guess(growth=8)
 lab.measure("load/users-16/vllm/round-1", Load(vllm, prompts.short(model), Closed(users=16, requests=32)))
 """
 
+import difflib
 import functools
 import inspect
 import json
@@ -68,7 +69,8 @@ class OpenLab:
 
         `one` is a Load, or a function (it may be `async`) that measures something else and returns a Run, the values
         for the ledger, or (values, raw data). `lab.measure` returns the Summary of a load or a Run, else the values;
-        `lab.raw(key)` returns the raw data. While it measures, the other engines of this notebook are paused.
+        `lab.raw(key)` returns the raw data. While it measures, the other engines of this notebook are paused. An engine
+        that has ended is started again, with the same flags.
 
         A result is reused as long as everything that decides it is unchanged: the machine, the engine with its flags,
         the model, the load, the lab's code, `settings`, and the notebook's functions (`one`, those in `uses`, and all
@@ -78,10 +80,11 @@ class OpenLab:
         Raises LabError for an invalid key, and if `one` is neither a Load nor a function.
         """
         ledger.check_key(key)  # before, not after a minute of measuring
-        if not isinstance(one, Load) and not callable(one):
+        if not isinstance(one, Load) and not hasattr(one, "__code__"):  # without code no change of it would be seen
             raise LabError(
                 f"{key}: a {type(one).__name__} can't be measured.",
-                "give a Load, or the function itself: lab.measure(key, measure), not measure()",
+                "give a Load, or the function itself: lab.measure(key, measure), not measure(); "
+                "or a lambda that calls it",
             )
         if isinstance(one, Load):
             engine, asked = one.engine, one.settings()
@@ -93,6 +96,8 @@ class OpenLab:
         if (entry := ledger.reusable(self.number, key, asked)) is not None:
             self._announce(key, entry)
             return self._stored(key, entry)
+        if isinstance(engine, Engine):
+            participants.again(engine)
         with alone(engine):
             made = loops.run(one) if isinstance(one, Load) else _result(one)
         return self._recorded(key, made, engine, functions, settings)
@@ -104,7 +109,12 @@ class OpenLab:
             summary = summarise(made)
             ledger.record(self.number, key, summary, uses=functions, settings=settings)
             return summary
-        values, raw = made if isinstance(made, tuple) else (made, None)
+        values, raw = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        if not isinstance(values, Mapping | Summary):
+            raise LabError(
+                f"{key}: measuring returned a {type(values).__name__}, which can't be recorded.",
+                'return the values by name, {"ttft_ms": 8}, alone or with raw data: return values, raw',
+            )
         entry = ledger.record(self.number, key, values, engine=engine, raw=raw, uses=functions, settings=settings)
         return self._stored(key, json.loads(json.dumps(entry)))  # keys are texts, as in the ledger
 
@@ -149,8 +159,9 @@ class OpenLab:
     def attempt(self, key: str, what: str, do: Callable[[], Done]) -> Done | None:
         """Call `do` and return its result. If it raises LabError, go on without: return None.
 
-        The reason is then recorded under `key`, and printed after "Without" and `what`. Use it for a part of a lab
-        that some machines can't run.
+        The reason is then recorded under `key`, and printed after "Without" and `what`. An earlier reason there is set
+        aside once `do` succeeds. Use it for a part of a lab that some machines can't run. Raises LabError for a key
+        of a result that was typed wrong.
         """
         return participants.attempt(self.number, key, what, do)
 
@@ -194,8 +205,15 @@ class OpenLab:
         return ledger.load_results(self.number, kind)
 
     def values(self, key: str) -> Values:
-        """The values recorded under `key`."""
-        found: Values = self.results(None)[key]["values"]
+        """The values recorded under `key`. Raises LabError if there are none."""
+        there = self.results(None)
+        if key not in there:
+            close = ", ".join(difflib.get_close_matches(key, there, 3, 0.3))
+            raise LabError(
+                f"Lab {self.number} has no result {key!r}.",
+                "run the cell that measures it" + (f", or name another one, such as {close}" if close else ""),
+            )
+        found: Values = there[key]["values"]
         return found
 
     def raw(self, key: str) -> Any:

@@ -12,12 +12,16 @@ checked is that the results exist on which it rests. The milestone shows it.
 """
 
 import difflib
+import sys
 from collections.abc import Mapping
+from datetime import datetime
+from typing import TypeGuard
 
 from shared.errors import LabError
 from shared.metrics.spread import number
 from shared.report.table import Table
 from shared.results import ledger
+from shared.results.reading import Entry
 
 GUESSED, WRITTEN = "guessed", "written"
 CONCLUSION = "conclusion"
@@ -35,14 +39,14 @@ def record_guesses(lab: str, guesses: Mapping[str, object]) -> dict[str, float]:
     for name, guess in guesses.items():
         if guess is ... or guess is None:
             still_open.append(name)
-        elif isinstance(guess, bool) or not isinstance(guess, int | float):
+        elif not is_number(guess):
             raise LabError(
                 f"The guess {name} is {guess!r}, which is not a number.", f"give a number: lab.guess({name}=8)"
             )
         else:
             given[name] = guess
             before = there.get(key_of(name))
-            if before is None or before["values"]["guess"] != guess:
+            if before is None or before["values"].get("guess") != guess:
                 ledger.record(lab, key_of(name), {"guess": guess}, kind=GUESSED)
     if still_open:
         print(f"Still open: {', '.join(still_open)}. Type your number in place of each ... and run this cell again.")
@@ -58,15 +62,32 @@ def guess_beside_result(lab: str, measured_under: str, results: Mapping[str, obj
     first of them is marked. A result is a number, a Spread, or a text with its unit.
     """
     guesses = ledger.load_results(lab, GUESSED)
-    times = [e["provenance"]["time"] for key, e in ledger.load_results(lab).items() if key.startswith(measured_under)]
+    there = ledger.load_results(lab).items()
+    times = [at_s for key, e in there if key.startswith(measured_under) and (at_s := moment_s(e)) is not None]
     rows = []
     for name, result in results.items():
         text, entry = OPEN, guesses.get(key_of(name))
-        if entry:
-            late = bool(times) and entry["provenance"]["time"] > min(times)
-            text = number(entry["values"]["guess"]) + (" (typed after the measurement)" if late else "")
+        if entry and is_number(guess := entry["values"].get("guess")):  # else it is no file of the labs
+            late = bool(times) and (moment_s(entry) or 0) > min(times)
+            text = number(guess) + (" (typed after the measurement)" if late else "")
         rows.append((words(name), text, number(result) if isinstance(result, int | float) else str(result)))
     return Table("Your guess beside the result", ("", "your guess", "result"), rows)
+
+
+def is_number(guess: object) -> TypeGuard[float]:
+    """Whether it is a number of a float's range: no NaN, which is recorded as a new guess each time."""
+    return isinstance(guess, int | float) and not isinstance(guess, bool) and abs(guess) <= sys.float_info.max
+
+
+def moment_s(entry: Entry) -> float | None:
+    """When the entry was made, in seconds since 1970; None if its time is none.
+
+    The texts don't compare: each autumn the clocks are set back, and a container may have another time zone.
+    """
+    try:
+        return datetime.fromisoformat(entry["provenance"]["time"]).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def key_of(name: str) -> str:
@@ -107,4 +128,5 @@ def conclude(lab: str, text: str, evidence: tuple[str, ...]) -> Table | None:
 def conclusion(lab: str) -> str:
     """The recorded conclusion, or ""."""
     entry = ledger.load_results(lab, WRITTEN).get(CONCLUSION)
-    return str(entry["values"]["text"]) if entry else ""
+    text = entry["values"].get("text") if entry else None
+    return text if isinstance(text, str) else ""

@@ -5,7 +5,7 @@ is then rejected. So the files are compared before the engine starts.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from shared.errors import LabError
 from shared.models import gguf_header
 
 HEAD_ARCHITECTURE = "LlamaForCausalLMEagle3"
+HEAD_LAYERS = 3  # a low, a middle and a high one (Li et al., "EAGLE-3", 2025, section 3)
 TOKENS = "tokenizer.ggml.tokens"
 
 
@@ -45,10 +46,7 @@ def head_fault(config: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     for name, what in (("target_hidden_size", "hidden_size"), ("vocab_size", "vocab_size")):
         if config.get(name) != target[what]:
             return f"its {name} is {config.get(name)}, but the model's {what} is {target[what]}"
-    layers = config.get("eagle_aux_hidden_state_layer_ids")
-    if not layers:
-        return "its config.json doesn't name the three layers of the model that it needs"
-    return deepest(layers, target["num_hidden_layers"])
+    return layers_fault(config.get("eagle_aux_hidden_state_layer_ids"), target["num_hidden_layers"])
 
 
 def gguf_fault(kind: str, draft: Mapping[str, Any], target: Mapping[str, Any]) -> str:
@@ -65,13 +63,17 @@ def gguf_fault(kind: str, draft: Mapping[str, Any], target: Mapping[str, Any]) -
     hidden = draft.get("eagle3.target_hidden_size")
     if hidden != target[f"{model}.embedding_length"]:
         return f"its target_hidden_size is {hidden}, but the model's is {target[f'{model}.embedding_length']}"
-    layers = draft.get("eagle3.target_layers")
-    return deepest(layers, target[f"{model}.block_count"]) if layers else "it doesn't name the model's layers"
+    return layers_fault(draft.get("eagle3.target_layers"), target[f"{model}.block_count"])
 
 
-def deepest(needed: list[int], layers: int) -> str:
-    there = max(needed) < layers
-    return "" if there else f"it needs the input of layer {max(needed)}, but the model has {layers} layers"
+def layers_fault(needed: Sequence[int] | None, layers: int) -> str:
+    """The reason why a head can't take its hidden states from these layers of a model; "" if it can."""
+    needed = needed or ()
+    if len(needed) != HEAD_LAYERS:
+        named = ", ".join(map(str, needed)) or "none"
+        return f"it must name the {HEAD_LAYERS} layers of the model whose hidden states it reads, but names {named}"
+    deepest = max(needed)
+    return "" if deepest < layers else f"it needs the input of layer {deepest}, but the model has {layers} layers"
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -115,6 +115,11 @@ def refuses(flags: Flags) -> str:
 def refuses_natively(flags: Flags) -> str:
     if (whole_number(flags, NUMBERS[1]) or 1) > 1:
         return f"on a processor the labs' stand-in for its kernels verifies chains of drafts only: {NUMBERS[1]} 1"
+    if flags.get("--speculative-algorithm") == "EAGLE3" and not flags.keys() & set(NUMBERS):
+        return (
+            "without its three numbers it would draft a tree, and on a processor the labs' stand-in for its kernels "
+            f"verifies chains only: set {', '.join(NUMBERS)}, the second to 1"
+        )
     return refuses(flags)
 
 

@@ -206,5 +206,5 @@ def browser(host: Host = HERE) -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     if found := next((path for name in names if (path := host.which(name))), None):
         return found
-    fetched = sorted(paths.browsers().glob("chromium-*/chrome-linux*/chrome")) if host is HERE else []
+    fetched = sorted(paths.browsers().glob("chromium-*/chrome-linux*/chrome")) if type(host) is Host else []
     return str(fetched[-1]) if fetched else None

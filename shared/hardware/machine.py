@@ -72,6 +72,7 @@ class Effort:
 
     rounds: int  # of each load: five are enough for a spread, two only for trying things out
     tokens: int  # of each answer
+    load_tokens: int  # of each answer in the loads of lab 3.3.1, where every engine answers up to 32 users
     waves: int  # requests of each user
     questions: int  # on which an engine is compared with the reference
     prompt_tokens: tuple[int, ...]  # lengths of the long prompts
@@ -84,6 +85,7 @@ EFFORTS = {
     "full": Effort(
         rounds=5,
         tokens=32,
+        load_tokens=32,
         waves=2,
         questions=12,
         prompt_tokens=(128, 512, 2048),
@@ -94,12 +96,13 @@ EFFORTS = {
     "quick": Effort(
         rounds=2,
         tokens=16,
+        load_tokens=8,
         waves=1,
         questions=4,
         prompt_tokens=(128, 512),
         warm_up=False,
         open_loop_percent=(80, 150),
-        open_loop_s=10,
+        open_loop_s=5,
     ),
 }
 

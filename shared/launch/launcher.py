@@ -60,8 +60,9 @@ def launch(
     """Start the engine `name` and return it once it has answered one request.
 
     If the same engine already runs with the same model, precision, flags, draft and cores, it is returned. If it runs
-    with other ones, it is ended first. With `when_needed` all arguments are checked now, but the engine starts when it
-    is first used: never, if all its results are there.
+    with other ones, it is ended first. So are all engines of this process, if CPU and GPU share one memory and it is
+    too small for both. With `when_needed` all arguments are checked now, but the engine starts when it is first used:
+    never, if all its results are there.
 
     Raises LabError if the engine isn't installed or doesn't fit into memory, or if the draft doesn't fit the model. If
     it dies, or isn't ready within `timeout_s`, the error shows the last lines of its log and the likeliest causes.
@@ -93,10 +94,10 @@ def launch(
             containers.ensure(containers.images()[way.image], machine.architecture, quiet)
         more: Any = {"precision": precision, "cores": cores, "port": port, "timeout_s": timeout_s, "quiet": quiet}
         return PutOff(plan(spec, *wanted), lambda: launch(name, model, flags, draft=draft, **more))
-    old = _running.get(name)
-    if old:
+    if old := _running.get(name):
         same = (old.model, old.precision, old.flags, old.cores, old.speculation) == wanted
         if same and old.alive and port in (None, old.port):
+            old.resume()  # Ctrl-C may have left it paused
             return old
         if not old.alive or keeper() is None:  # else reuse.take_over pauses it
             old.end()
@@ -108,6 +109,11 @@ def launch(
         if not quiet:
             print(f"{spec.title} {engine.version} answers on {engine.url}. An earlier notebook started it.")
         return engine
+    machine = detect()  # again, because engines that were ended have freed memory
+    if machine.unified_memory and _running and (machine.available_gib or 0) < needed.total <= (machine.memory_gib or 0):
+        print(f"{spec.title} doesn't fit into memory beside the engines that run, so these are ended.")
+        stop_all()
+        machine = detect()
     memory.require(spec, needed, flags, machine, own_container_pids())
     if port and port_taken(port):
         raise LabError(
@@ -249,10 +255,8 @@ def wait_until_ready(engine: Engine, timeout_s: float, quiet: bool) -> None:
                 engine.spec.prepare(engine.url, engine.model, engine.precision)
             post_json(engine.url + "/v1/chat/completions", body, timeout_s)
         except (OSError, LabError) as e:
-            raise failure(
-                engine,
-                f"{engine.spec.title} reported that it was ready, but its first request failed: {without_fix(e)}.",
-            ) from None
+            what = f"reported that it was ready, but its first request failed: {without_fix(e)}."
+            raise failure(engine, f"{engine.spec.title} {what}") from None
     engine.process.ready()
     engine.startup_s = time.monotonic() - began
     if not quiet:

@@ -27,6 +27,7 @@ ENGINES_READ = re.compile(
 )
 
 
+KEEP_LOGS = 19  # beside that of the engine which starts
 SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR"}  # in the notebook's own process, once torch is loaded
 
 
@@ -126,6 +127,23 @@ def until_ready(server: Guarded, title: str, port: int, path: str, log: Path, wi
             )
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def remove_old_logs(logs: Path, keep: int = KEEP_LOGS) -> None:
+    """Remove all but the newest logs of engines, and what the guard wrote beside them.
+
+    An engine that runs keeps its log, however many were started since: should it die, the error shows its last lines.
+    """
+    in_use = set()
+    for file in (paths.state() / "run").glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            record = json.loads(file.read_text())
+            if start_time(record["pid"]) == record["started"]:
+                in_use.add(record["log"])
+    for old in sorted(logs.glob("engine-*.log"))[:-keep]:
+        if str(old) not in in_use:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".memory").unlink(missing_ok=True)
 
 
 class Adopted:

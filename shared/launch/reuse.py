@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from shared import paths
+from shared import files, paths
 from shared.engines import EngineSpec, Flags
 from shared.engines.spec import Speculation
 from shared.errors import LabError
@@ -44,7 +44,7 @@ def keep(engine: Engine) -> None:
         "container": engine.container,
         "startup_s": engine.startup_s,
     }
-    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    files.write(file, json.dumps({**json.loads(file.read_text()), **more}).encode())
 
 
 def take_over(

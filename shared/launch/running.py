@@ -12,18 +12,17 @@ from typing import Any
 
 import psutil
 
-from shared import paths
+from shared import files, paths
 from shared.engines import Draft, EngineSpec, Flags, LaunchPlan
 from shared.engines.spec import Speculation
 from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers, memory
 from shared.launch.memory import Need
-from shared.launch.process import Adopted, Guarded, inherited_environment, keeper
+from shared.launch.process import Adopted, Guarded, inherited_environment, keeper, remove_old_logs
 from shared.models.choice import ModelChoice
 from shared.processes import descendants, pause_all, signal_all, start_time
 
-KEEP_LOGS = 20
 OF_A_START = ("command", "port", "log", "process")  # what an Engine has only when it was started
 
 
@@ -72,6 +71,11 @@ class Engine:
     @property
     def alive(self) -> bool:
         return self.process.exit_code() is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started, and has ended."""
+        return not self.alive
 
     def __enter__(self) -> "Engine":
         return self
@@ -199,6 +203,10 @@ class PutOff(Engine):
     def alive(self) -> bool:
         return self.started and super().alive
 
+    @property
+    def ended(self) -> bool:
+        return self.started and super().ended
+
     def end(self) -> None:
         if self.started:
             super().end()
@@ -231,13 +239,12 @@ def start_guarded(
 ) -> Engine:
     """Run the command under its watchdog, write its output to a log, and record it for `down`.
 
-    A command that starts a container needs its name and the label by which the watchdog removes it.
+    A command that starts a container needs its name and the label by which the watchdog removes it. Raises LabError if
+    its record can't be written. The command has then ended.
     """
     logs = paths.state() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    for old in sorted(logs.glob("engine-*.log"))[: -KEEP_LOGS + 1]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".memory").unlink(missing_ok=True)
+    remove_old_logs(logs)
     log = logs / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}-{port}.log"
     guard = memory.guard(machine, log.with_suffix(".memory"))
     with log.open("wb") as out:
@@ -270,12 +277,16 @@ def start_guarded(
         "pid": process.pid,
         "started": start_time(process.pid),
         "engine": spec.name,
+        "flags": dict(what.flags),
         "port": port,
         "parent": keeper() or os.getpid(),
         "log": str(log),
     }
-    record_file(process.pid).parent.mkdir(parents=True, exist_ok=True)
-    record_file(process.pid).write_text(json.dumps(record))
+    try:
+        files.write(record_file(process.pid), json.dumps(record, default=str).encode())  # a flag may be a Path
+    except BaseException:  # on a full disk, for one: without its record `down` can't find it
+        process.end()
+        raise
     return engine
 
 

@@ -105,9 +105,9 @@ class Guard:
             found = [int(line.split()[1]) / 2**20 for line in f if line.startswith("MemAvailable:")]
         if not found:
             return False  # a test is writing the file; the real one always has the line
-        self.out.write(f"{now - self.began - 1:.1f} s: {found[0]:.2f} GiB available, floor {self.floor:.2f}\n")
-        self.out.flush()
         with contextlib.suppress(OSError):  # a full disk must not end an engine
+            self.out.write(f"{now - self.began - 1:.1f} s: {found[0]:.2f} GiB available, floor {self.floor:.2f}\n")
+            self.out.flush()
             os.fdatasync(self.out.fileno())
         return found[0] < self.floor
 

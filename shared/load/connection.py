@@ -88,6 +88,9 @@ class Connection(asyncio.Protocol):
         socket = self.transport.get_extra_info("socket").fileno()
         sent = 0
         sent_ns = time.perf_counter_ns()
+        if self.transport.is_closing():  # the server has closed it meanwhile, and asyncio calls connection_lost no more
+            self.connection_lost(None)
+            return sent_ns, response
         with contextlib.suppress(OSError):  # bytes that the kernel doesn't take now go through the transport
             sent = os.write(socket, request)
         if sent < len(request):

@@ -8,6 +8,8 @@ was the bottleneck (metrics.Summary.client_bottleneck), and whether other progra
 """
 
 import asyncio
+import concurrent.futures
+import ctypes
 import errno
 import itertools
 import os
@@ -21,10 +23,9 @@ from typing import Any
 import uvloop
 from tqdm import tqdm
 
-from shared import paths
 from shared.engines.http import counters
 from shared.errors import LabError
-from shared.files import exclusive
+from shared.files import measuring
 from shared.launch.diagnosis import exit_text, failure
 from shared.launch.launcher import ONCE_A_SECOND
 from shared.launch.running import Engine
@@ -95,7 +96,7 @@ def run(load: Load) -> Run:
             **load.settings(),
         )
 
-    with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
+    with measuring():
         try:
             found: Run = in_own_loop(everything())
         except OSError as e:
@@ -186,7 +187,8 @@ def _clocks_s(engine: Engine) -> tuple[float, float, float]:
 def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own, because a notebook's thread already runs one, which is slower.
 
-    Ctrl-C (or the notebook's stop button) cancels the coroutine and its requests.
+    Ctrl-C (or the notebook's stop button) cancels the coroutine and its requests. One that never awaits can't be
+    cancelled, and is interrupted after 5 s, or at the next signal.
     """
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -198,10 +200,28 @@ def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
         future.cancel()
         raise
     finally:
-        asyncio.run_coroutine_threadsafe(_cancel_rest(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        rest = asyncio.run_coroutine_threadsafe(_cancel_rest(), loop)
+        try:
+            rest.result(5)
+        except TimeoutError:
+            _interrupt(thread, rest)
+        except BaseException:  # Ctrl-C once more, or the time limit of a check (shared.course.exercise)
+            _interrupt(thread, rest)
+            raise
+        finally:
+            if rest.done():  # else the thread can't be ended, and it ends with this program
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
+
+
+def _interrupt(thread: threading.Thread, rest: "concurrent.futures.Future[None]") -> None:
+    """Raise CancelledError where the thread computes, again and again until `rest` has ended, but for at most 2 s."""
+    error = ctypes.py_object(asyncio.CancelledError)
+    for _ in range(20):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), error)
+        if concurrent.futures.wait([rest], 0.1).done:
+            return
 
 
 async def _cancel_rest() -> None:

@@ -17,6 +17,7 @@ the overhead doesn't.
 The operations leave out attention's own products. With 2048 tokens of context these add 7 % for an 8B model.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import LabError
+from shared.files import measuring
 from shared.hardware.machine import Machine
 from shared.models.choice import ModelChoice
 
@@ -94,7 +96,8 @@ def measure(working_set_bytes: float, cores: int, device: str = "cpu") -> Ceilin
     """Measure where torch computes ("cpu" or "cuda"): bandwidth with this working set, and the faster of FP32 and BF16
     products.
 
-    Takes about three seconds. The faster product is the limit, since an engine may convert its weights.
+    Takes about four seconds. The faster product is the limit, since an engine may convert its weights. It is measured
+    with larger matrices, too: small ones don't fill many cores, nor their matrix units.
     """
     import torch
 
@@ -103,18 +106,22 @@ def measure(working_set_bytes: float, cores: int, device: str = "cpu") -> Ceilin
 
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
+        stack.enter_context(measuring())
         numbers = torch.ones(max(1, int(working_set_bytes) // 4), device=device)
         bandwidth = numbers.nbytes / best_s(timed(numbers.sum), 1.0) / 1e9
         del numbers
-        size = 512 if device == "cpu" else 8192  # a GPU needs larger products to reach its peak
-        peaks = []
-        for kind in (torch.float32, torch.bfloat16):
+
+        def tflop_s(kind: torch.dtype, size: int, for_s: float) -> float:
             a = torch.ones((size, size), dtype=kind, device=device)
-            peaks.append(2 * size**3 / best_s(timed(functools.partial(torch.matmul, a, a)), 0.8) / 1e12)
-    finally:
-        torch.set_num_threads(before)
-    return Ceilings(bandwidth, max(peaks), "measured")
+            return float(2 * size**3 / best_s(timed(functools.partial(torch.matmul, a, a)), for_s) / 1e12)
+
+        first, *larger = (512, 1024, 2048) if device == "cpu" else (8192,)
+        peaks = {kind: tflop_s(kind, first, 0.8) for kind in (torch.float32, torch.bfloat16)}
+        faster = max(peaks, key=peaks.__getitem__)
+        peak = max([peaks[faster], *(tflop_s(faster, size, 0.5) for size in larger)])
+    return Ceilings(bandwidth, peak, "measured")
 
 
 def best_s(do: Callable[[], object], for_s: float) -> float:

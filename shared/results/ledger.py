@@ -38,6 +38,10 @@ from shared.results.reading import (
 )
 
 
+class WrongKey(LabError):
+    """A key that no result can have. It was typed wrong, so it is no reason why a machine can't measure something."""
+
+
 def record(
     lab: str,
     key: str,
@@ -84,9 +88,9 @@ def record(
 
 
 def check_key(key: str) -> None:
-    """Raise LabError unless a result can have this key."""
+    """Raise WrongKey unless a result can have this key."""
     if not KEY.fullmatch(key):
-        raise LabError(
+        raise WrongKey(
             f"{key!r} can't be the key of a result.", "use words of letters and digits, separated by / - or ."
         )
 
@@ -115,7 +119,9 @@ def reusable(lab: str, key: str, asked: Mapping[str, Any]) -> Entry | None:
     if entry is None:
         return None
     here = made_here(lab)
-    wanted = json.loads(json.dumps({**here, **asked}))
+    # A result without a draft or the notebook's functions lacks these fields, so one that has them is another result.
+    without = {"uses": None} | ({"draft": None} if "engine" in asked else {})
+    wanted = json.loads(json.dumps({**here, **without, **asked}))
     if not (reason := _unlike(lab, entry, wanted)):
         return entry
     series = key.partition("/")[0]
@@ -125,9 +131,13 @@ def reusable(lab: str, key: str, asked: Mapping[str, Any]) -> Entry | None:
     return None
 
 
-def set_aside(lab: str, prefix: str) -> None:
-    """Move all results under `prefix` to `<lab>.before-<time>`, to make room for a new series."""
-    if old := {key: entry for key, entry in _contents(lab).entries.items() if key.startswith(prefix)}:
+def set_aside(lab: str, prefix: str, *, one: bool = False) -> None:
+    """Move all results under `prefix` to `<lab>.before-<time>`, to make room for a new series.
+
+    With `one` only the result whose whole key it is.
+    """
+    there = _contents(lab).entries
+    if old := {key: e for key, e in there.items() if key == prefix or (key.startswith(prefix) and not one)}:
         _set_aside(lab, old)
 
 
@@ -187,7 +197,7 @@ def _unlike(lab: str, entry: Entry, wanted: Mapping[str, Any]) -> str:
     then = entry["provenance"]
     other = [name for name in wanted if name not in VOLATILE and wanted[name] != then.get(name)]
     if "uses" in other:
-        before, after = then.get("uses") or {}, wanted["uses"]
+        before, after = then.get("uses") or {}, wanted["uses"] or {}
         other[other.index("uses")] = ", ".join(
             name for name in {**before, **after} if before.get(name) != after.get(name)
         )

@@ -7,10 +7,11 @@ left out, and the ledger records the reason. `attempt` does the same for any oth
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared.engines import ENGINES, Flags
 from shared.errors import LabError
+from shared.hardware.machine import Machine
 from shared.launch.launcher import launch
 from shared.launch.running import Engine
 from shared.models.choice import ModelChoice
@@ -41,14 +42,49 @@ def start_engines(lab: str, model: ModelChoice, asked: Mapping[str, Flags]) -> t
     return tuple(started)
 
 
+def again(engine: Engine) -> Engine:
+    """The engine. One that has ended is started as it was before; one that runs, or was put off, stays as it is.
+
+    A later cell may have ended it, by starting the same engine with other flags, or another one where memory is short.
+    """
+    if engine.ended:
+        print(f"{engine.spec.title} has ended, so it is started again with the same flags.")
+        how: Any = {"draft": engine.draft, "precision": engine.precision, "cores": engine.cores}
+        vars(engine).update(vars(launch(engine.spec.name, engine.model, engine.flags, **how)))
+    return engine
+
+
+def in_turn(
+    machine: Machine, engines: Sequence[Engine], rounds: int, sizes: Sequence[int]
+) -> list[tuple[int, int, Engine]]:
+    """(round, size, engine) of every load. In each round, and at each size, the engines take turns.
+
+    Where the CPU and the GPU share one memory, not all engines may fit into it. There an engine has all its loads
+    before the next one begins, so that each is started once.
+    """
+    numbers = range(1, rounds + 1)
+    if machine.unified_memory:
+        return [(number, size, engine) for engine in engines for number in numbers for size in sizes]
+    return [(number, size, engine) for number in numbers for size in sizes for engine in engines]
+
+
 def attempt(lab: str, key: str, what: str, do: Callable[[], Done]) -> Done | None:
-    """The result of `do`. If it raises LabError, print the error, record it under `key`, and return None."""
+    """The result of `do`. If it raises LabError, print the error, record it under `key`, and return None.
+
+    A reason that an earlier attempt recorded under `key` is set aside once `do` succeeds. Raises LabError for a key of
+    a result that was typed wrong.
+    """
     try:
-        return do()
+        done = do()
+    except ledger.WrongKey:
+        raise
     except LabError as e:
         ledger.record(lab, key, {MISSING: str(e).splitlines()[0]})
         print(f"Without {what}: {e}")
         return None
+    if key in missing(ledger.load_results(lab), key):
+        ledger.set_aside(lab, key, one=True)
+    return done
 
 
 def missing(entries: Entries, prefix: str = "") -> dict[str, str]:

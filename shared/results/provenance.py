@@ -38,8 +38,8 @@ OF_LAB = {
     ),
     "3.3.4": (
         "course/speculation/choose", "course/speculation/draft_and_verify", "course/speculation/drafts",
-        "course/speculation/exactness", "course/speculation/experiments", "course/speculation/train_a_head",
-        "course/speculation/eagle3/*",
+        "course/speculation/exactness", "course/speculation/experiments", "course/speculation/eagle3/*",
+        "course/speculation/on_engines/*",
     ),
     "3.3.5": (
         "course/gateway/fault_proxy", "course/gateway/five_failures", "course/gateway/grade_run",

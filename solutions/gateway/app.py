@@ -52,6 +52,7 @@ def make_app(settings: Settings) -> FastAPI:
             trust_env=False,
         ) as session:
             app.state.tools = Tools(settings, keys, pool, metrics, session)
+            await pool.check(session)  # before the first request, which would else find no engine
             watching = asyncio.create_task(pool.watch(session))
             yield
             watching.cancel()
@@ -75,7 +76,7 @@ def make_app(settings: Settings) -> FastAPI:
         except TimeoutError:
             raise ApiError(408, "The body did not come in time.", "slow_body") from None
         if not pool.serving(body["model"]):
-            if not all(engine.models for engine in pool.engines):  # one that has not answered since the start
+            if not all(engine.models for engine in pool.engines):  # an engine has not answered since the start
                 raise ApiError(503, "No engine that serves this model is available yet.", "no_engine", 1)
             text = f"The model {body['model'][:100]!r} does not exist here."
             raise ApiError(404, text, "model_not_found", retry=False)
@@ -120,6 +121,11 @@ def make_app(settings: Settings) -> FastAPI:
     async def as_openai_does(request: Request, error: ApiError) -> Response:
         return error.response()
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        """A fault of the gateway's own. Starlette raises it again afterwards, so it is logged, too."""
+        return ApiError(500, "The gateway failed.", "internal_error").response()
+
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         response = ApiError(error.status_code, str(error.detail)).response()
@@ -140,6 +146,10 @@ def checked(request: Request, body: bytes) -> dict[str, Any]:
         raise ApiError(400, f"The body is not JSON: {e}.", "invalid_json", retry=False) from None
     if not isinstance(found, dict):
         raise ApiError(400, "The body is not a JSON object.", "invalid_json", retry=False)
+    try:
+        orjson.dumps([found])  # orjson can't write all that it reads. The log holds the body one level deeper
+    except TypeError:
+        raise ApiError(400, "The body is nested too deeply.", "invalid_json", retry=False) from None
     for field, wanted in NEEDS[request.url.path].items():
         if not isinstance(found.get(field), tuple(TYPES[kind] for kind in wanted["type"])):
             raise ApiError(400, f"`{field}` is missing or of the wrong type.", f"missing_{field}", retry=False)

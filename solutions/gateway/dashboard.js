@@ -336,7 +336,7 @@ function take(text) {
   for (const [name, states] of engines) states.copyWithin(0, 1)[POINTS - 1] = up.get(name) ?? NaN;
   CHARTS.forEach(draw);
   TABLES.forEach(fill);
-  const models = [...new Set([...by("model_name", "e2e_request_latency_seconds_count").keys()])];
+  const models = [...new Set([...by("model_name", "requests_total").keys()])];
   show("models", models.slice(0, 4).join(", ") + (models.length > 4 ? ` and ${models.length - 4} more` : ""));
   const resident = total("process_resident_memory_bytes");  // several workers don't report these two
   show("process", resident ? `CPU ${write("share", perSecond("process_cpu_seconds_total"))}, ${round(resident / 1e6, 0)} MB` : "");

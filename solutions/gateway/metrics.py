@@ -6,6 +6,8 @@ the gateway itself chooses. Nothing that a client sends becomes a label.
 
 import os
 import re
+import struct
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +36,7 @@ class Metrics:
         histogram, gauge, counter = self._histogram, self._gauge, self._counter
         self.first_token = histogram("time_to_first_token_seconds", "From arrival to first text", FIRST_TOKEN_S)
         self.between = histogram("inter_token_latency_seconds", "Between two blocks of text", BETWEEN_TOKENS_S)
-        self.whole = histogram("e2e_request_latency_seconds", "From arrival to end", WHOLE_S)
+        self.whole = histogram("e2e_request_latency_seconds", "From arrival to end, of whole answers", WHOLE_S)
         self.queued = histogram("request_queue_time_seconds", "Waiting for a seat", FIRST_TOKEN_S)
         self.running = gauge("num_requests_running", "Requests that hold a seat", engine)
         self.waiting = gauge("num_requests_waiting", "Requests that wait for a seat", model)
@@ -55,6 +57,13 @@ class Metrics:
 
     def page(self) -> bytes:
         """All counters in Prometheus' text format."""
+        for _ in range(20):
+            with suppress(struct.error):  # a worker made its file of counters just now, and it is still empty
+                return self._page()
+            time.sleep(0.01)
+        return self._page()
+
+    def _page(self) -> bytes:
         registry = CollectorRegistry() if self._shared else self._registry
         if self._shared:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -96,13 +105,14 @@ class Events:
 
         A block ends anywhere: it carries no event, or three, or ends in the middle of a character or of a line end.
         An event ends with an empty line (line ends are \\n or \\r\\n). What follows stays in `self.rest` for the next
-        block. `data_of(event)` returns an event's data; `self.note(data)` sets `text_seen` and `usage` by it. The data
-        [DONE], which is no JSON, sets `done`; a text that contains these letters doesn't.
+        block. `data_of(event)` returns an event's data; `self.note(data)` sets `text_seen` and `usage` from it. The
+        data [DONE], which is no JSON, sets `done`; a text that contains these letters doesn't. Nothing is raised: a
+        stream that can't be read is still passed on.
         """
         # BEGIN SOLUTION: feed: join, cut behind the last empty line, look into the whole events
         data = self.rest + block
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-        end = end if end > 3 else 0  # 2 and 3: there is no empty line
+        end = end if end > 3 else 0  # rfind returned -1, and 2 or 3 was added: there is no empty line
         self.whole, self.rest = data[:end], data[end:]
         # JSON is the costly part, and most blocks carry only text. Engines send "usage":null with every chunk.
         has_usage = self.whole.count(b'"usage":') != self.whole.count(b'"usage":null')
@@ -116,7 +126,7 @@ class Events:
         # END SOLUTION
 
     def note(self, data: bytes) -> None:
-        """Note what the data of one event carries. What can't be understood is the client's business."""
+        """Note what the data of one event carries. What can't be read is left to the client."""
         event = parsed(data)
         self.usage = usage if isinstance(usage := event.get("usage"), dict) else self.usage
         for choice in choices if isinstance(choices := event.get("choices"), list) else ():

@@ -24,13 +24,17 @@ class EngineSettings(BaseModel):
 
 
 class Limits(BaseModel):
-    """What one key may use, unless its own entry in the keys' file differs."""
+    """What one key may use. Its own entry in the keys' file may state some of them, or all."""
 
     model_config = ConfigDict(extra="forbid")
 
     requests_per_minute: PositiveFloat = 600
     burst: PositiveInt = 60  # requests that may come at once after a pause
     concurrent: PositiveInt = 64
+
+    def replaced_by(self, own: "Limits | None") -> "Limits":
+        """These limits, with what a key's own entry states in their place."""
+        return self.model_copy(update=own.model_dump(exclude_unset=True)) if own else self
 
     def share(self, workers: int) -> "Limits":
         """What one of so many workers may grant. Raises ValueError if there is not one for each."""
@@ -66,7 +70,7 @@ class Settings(BaseSettings):
     drain_s: PositiveInt = 30  # after SIGTERM, for streams to end
 
     health_every_s: PositiveFloat = 1
-    breaker_failures: PositiveInt = 3  # failures in a row that take an engine out
+    breaker_failures: PositiveInt = 3  # in a row, of health checks or of requests, that take an engine out
     breaker_s: PositiveFloat = 5  # for so long; then one request tries it
 
     slo_first_token_s: PositiveFloat = 2  # an answer's tokens count as goodput if its first text came within this time
@@ -79,6 +83,8 @@ class Settings(BaseSettings):
             raise ValueError(f"host {self.host} can be reached from outside: set keys_file, or use 127.0.0.1")
         if any(engine.seats < self.workers for engine in self.engines.values()) or self.most_queued < self.workers:
             raise ValueError(f"{self.workers} workers need at least so many seats of each engine and in the queue")
+        if any(0 < engine.reserved < self.workers for engine in self.engines.values()):
+            raise ValueError(f"{self.workers} workers need at least so many reserved seats of an engine, or none")
         self.limits.share(self.workers)
         return self
 

@@ -11,7 +11,7 @@ A reload ends a page's connection, not the answer: the new page listens to it ag
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from webui.engines import Engines
 from webui.errors import WebError
@@ -19,6 +19,7 @@ from webui.history import History, Row
 from webui.settings import Settings
 
 LEFT = "No page was open any more, so the engine was stopped. What had come is kept."
+PIECE_S = 0.03  # between two pieces for a page: readers see no difference, and a fast engine's page draws half as often
 AT_LIMIT = "The answer ends here because it reached the longest length, or the end of the context."
 
 
@@ -27,10 +28,11 @@ class Answer:
 
     def __init__(self, message: int, chat: int, settings: Settings, history: History) -> None:
         self.message, self.chat, self.settings, self.history = message, chat, settings, history
+        self.entry = chat  # in the list of chats; of a pair only the left one is listed
         self.text = self.thinking = self.note = ""
         self.state = "running"
         self.stats: Row = {}
-        self.changed = asyncio.Event()  # a new one for each change: whoever waits for the old one wakes up
+        self.changed = asyncio.Event()  # set at a change, which wakes all that wait, and then replaced
         self.listeners = 0
         self.leaving: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
@@ -50,9 +52,11 @@ class Answer:
                     if "counters" not in event:
                         last = time.monotonic()
                         first = first or last
-                        self.text += event.get("text", "")
-                        self.thinking += event.get("thinking", "")
-                        self.stats = {"ttft_ms": (first - began) * 1e3, "pieces": self.stats.get("pieces", 0) + 1}
+                        self.text += whole_characters(event.get("text", ""))
+                        self.thinking += whole_characters(event.get("thinking", ""))
+                        pieces = self.stats.get("pieces", 0) + 1
+                        took_ms = {"ttft_ms": (first - began) * 1e3, "elapsed_ms": (last - began) * 1e3}
+                        self.stats = {**took_ms, "pieces": pieces}
                         self.tell()
                     if time.monotonic() - saved > self.settings.save_s:
                         saved = time.monotonic()
@@ -83,7 +87,10 @@ class Answer:
         self.tell()
 
     def stop(self, note: str = "") -> None:
-        """Make the engine stop now: cancelling the task closes the connection to it."""
+        """Make the engine stop now: cancelling the task closes the connection to it.
+
+        note: why the answer ends here, for its reader. An answer that has ended, or not begun, stays as it is.
+        """
         # BEGIN SOLUTION: cancel the task that reads from the engine
         if self.task and self.state == "running":
             self.note = note
@@ -99,7 +106,7 @@ class Answer:
         self.leaving = asyncio.get_running_loop().call_later(self.settings.leave_s, self.stop, LEFT)
 
     async def events(self) -> AsyncGenerator[Row, None]:
-        """All that there is so far, then what comes. A page that reads slowly gets fewer, longer pieces."""
+        """All that there is so far, then what comes, gathered for PIECE_S, or longer for a page that reads slowly."""
         self.listeners += 1
         if self.leaving:
             self.leaving.cancel()
@@ -108,8 +115,10 @@ class Answer:
             while True:
                 changed, state = self.changed, self.state
                 if len(self.text) > text or len(self.thinking) > thinking:
-                    yield {"text": self.text[text:], "thinking": self.thinking[thinking:], "stats": self.stats}
-                    text, thinking = len(self.text), len(self.thinking)
+                    piece = {"text": self.text[text:], "thinking": self.thinking[thinking:], "stats": self.stats}
+                    text, thinking = len(self.text), len(self.thinking)  # before the page has it: more comes meanwhile
+                    yield piece
+                    await asyncio.sleep(PIECE_S)
                 elif self.task is None or (state != "running" and self.task.done()):
                     break
                 else:
@@ -121,17 +130,29 @@ class Answer:
                 self.nobody_listens()
 
 
+def whole_characters(text: str) -> str:
+    """Half a character (a lone surrogate, as "\\ud83d" in JSON) becomes U+FFFD: it can be neither sent nor saved."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class Answers:
     """The running answers of this server, by the id of their message."""
 
     def __init__(self, settings: Settings, history: History, engines: Engines) -> None:
         self.settings, self.history, self.engines = settings, history, engines
         self.running: dict[int, Answer] = {}
+        self.beginning: set[int] = set()  # chats whose next answer is being prepared
 
-    def require_idle(self, chat: int) -> None:
-        """Raises WebError while an answer of this chat is running."""
-        if self.of_chats([chat]):
+    @contextlib.contextmanager
+    def claim(self, chat: int) -> Iterator[None]:
+        """Hold a chat while its next answer is prepared. Raises WebError if one is prepared or running already."""
+        if chat in self.beginning or self.of_chats([chat]):
             raise WebError(409, "This chat's last answer is still being written.", "Stop it first, or wait.")
+        self.beginning.add(chat)
+        try:
+            yield
+        finally:
+            self.beginning.remove(chat)
 
     async def start(self, chat: Row, question: int) -> int:
         """Begin an answer to this message. Returns the id of the answer's message."""
@@ -142,6 +163,7 @@ class Answers:
         if chat["system"]:
             messages.insert(0, {"role": "system", "content": chat["system"]})
         answer = self.running[message] = Answer(message, chat["id"], self.settings, self.history)
+        answer.entry = chat["pair"] or chat["id"]
         answer.start(self.engines, chat["target"], messages, chat["parameters"])
         assert answer.task
 

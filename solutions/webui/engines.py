@@ -71,9 +71,9 @@ class Engines:
                 yield {"counters": counters}
                 return
             event = parsed("Gateway", data)
-            if "error" in event:
-                raise refused("Gateway", 500, str(event["error"].get("message", event["error"])))
-            for choice in event.get("choices", []):
+            if event.get("error"):
+                raise refused("Gateway", 500, error_text(data.decode(errors="replace")))
+            for choice in event.get("choices") or []:
                 delta = choice.get("delta") or {}
                 if thought := delta.get("reasoning") or delta.get("reasoning_content"):
                     yield {"thinking": thought}
@@ -103,7 +103,7 @@ class Engines:
                     for line in whole_lines(rest + b"\n")[0]:
                         yield line
                 finally:
-                    response.close()  # not release: an unread answer must not be read to its end
+                    response.close()  # release() would read an unread answer to its end
         except (aiohttp.ClientError, OSError) as e:
             raise unreachable(engine, url.partition("/v1/")[0].partition("/api/")[0], e) from None
 

@@ -20,9 +20,10 @@ class WebError(Exception):
 NO_MEMORY = re.compile(
     r"(system|gpu|more) memory|out of memory|\boom\b|cudaMalloc|failed to allocate|unable to alloc", re.I
 )
+MISSING = re.compile(r"not found|no such model|does not exist", re.I)
 FIXES = [
     (NO_MEMORY, "Unload other models under Models, choose a smaller model, or lower the context length."),
-    (re.compile(r"not found|no such model|does not exist", re.I), "Pull it under Models, or choose another model."),
+    (MISSING, "Pull it under Models, or choose another model."),
     (
         re.compile(r"does not support", re.I),
         "Choose a model that can do this. Models > Show lists what a model can do.",
@@ -31,13 +32,14 @@ FIXES = [
 ]
 
 
-def refused(engine: str, status: int, text: str) -> WebError:
-    """What an engine answered instead of 200."""
+def refused(engine: str, status: int, text: str, pulling: bool = False) -> WebError:
+    """What an engine answered instead of 200. `pulling`: it was asked to fetch a model from a registry."""
     if status == 401:
         return WebError(502, f"{engine} refused the key.", "Start this page with the right WEBUI_GATEWAY_KEY.")
     if status == 429:
         return WebError(502, f"{engine} has too many requests: {text[:300]}", "Wait a moment, then press Regenerate.")
-    fix = next((fix for pattern, fix in FIXES if pattern.search(text)), f"Look into the log of {engine}.")
+    fixes = [(MISSING, "Check its name and tag: ollama.com/search lists the models."), *FIXES] if pulling else FIXES
+    fix = next((fix for pattern, fix in fixes if pattern.search(text)), f"Look into the log of {engine}.")
     what = f"{engine} answered with an error ({status}): {text[:300].strip().rstrip('.') or 'no text'}."
     return WebError(404 if status == 404 else 502, what, fix)
 

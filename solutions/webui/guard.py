@@ -22,6 +22,7 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types dompurify"
 )
 HEADERS = {
+    "cache-control": "no-cache",  # else a browser may keep a script for days after its file has changed
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -36,7 +37,10 @@ def own_hosts(port: int) -> set[str]:
 
 
 def refusal(headers: Headers, hosts: Iterable[str]) -> WebError | None:
-    """Why a request is refused; None if it may pass."""
+    """Why a request is refused: a WebError with status 403. None if the request may pass.
+
+    hosts: every Host header that names this server, with its port.
+    """
     # BEGIN SOLUTION: refuse a foreign Host, a foreign Origin, and what the browser calls cross-site
     host, origin = headers.get("host", ""), headers.get("origin")
     if host not in hosts:
@@ -53,7 +57,7 @@ def refusal(headers: Headers, hosts: Iterable[str]) -> WebError | None:
 
 
 class Guard:
-    """Refuses foreign requests and large bodies, and adds the headers that bind the page."""
+    """Refuses foreign requests and large bodies, and adds the headers that restrict the page."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], most_bytes: int, larger: dict[str, int]) -> None:
         self.app, self.hosts, self.most_bytes, self.larger = app, set(hosts), most_bytes, larger
@@ -72,7 +76,7 @@ class Guard:
             if replaced:
                 return
             if message["type"] == "http.response.start":
-                if seen > most:  # FastAPI calls a body that could not be read a wrong one
+                if seen > most:  # FastAPI would report a body that it could not read as invalid
                     replaced = True
                     await too_much.response()(scope, receive, with_headers)
                     return

@@ -55,6 +55,8 @@ class History:
         self.db.execute("PRAGMA foreign_keys = ON")
         self.db.executescript(SCHEMA)
         file.chmod(0o600)
+        self.db.execute("""UPDATE words SET text = (SELECT text FROM messages WHERE id = words.rowid)
+            WHERE rowid IN (SELECT id FROM messages WHERE state = 'running')""")
         self.db.execute("UPDATE messages SET state = 'lost', note = ? WHERE state = 'running'", (LOST,))
 
     @contextmanager
@@ -139,12 +141,14 @@ class History:
     def save(
         self, message: int, text: str, thinking: str, state: str, note: str = "", stats: Row | None = None
     ) -> None:
-        """Save an answer. Its words can be searched once it has ended."""
+        """Save an answer. Its words can be searched once it has ended.
+
+        One that has ended stays as it is: a save that `stop` overtakes runs on in its thread, and may come last.
+        """
         with self.change() as db:
             values = (text, thinking, state, note, json.dumps(stats or {}), message)
-            known = db.execute(
-                "UPDATE messages SET text = ?, thinking = ?, state = ?, note = ?, stats = ? WHERE id = ?", values
-            ).rowcount
+            columns = "text = ?, thinking = ?, state = ?, note = ?, stats = ?"
+            known = db.execute(f"UPDATE messages SET {columns} WHERE id = ? AND state = 'running'", values).rowcount
             if known and state != "running":
                 db.execute("UPDATE words SET text = ? WHERE rowid = ?", (text, message))
 
@@ -159,6 +163,8 @@ class History:
 
     def search(self, words: str, limit: int = 50) -> list[Row]:
         """Messages with all these words (the last may be unfinished), best first.
+
+        The FTS5 table `words` holds the texts. Its rowid is the id of a message.
 
         A row has the message's id, role and created; its chat, that chat's title, and `opens`, the chat that the page
         shows (the left one of a pair); and a snippet of about 16 words, in which \\x01 and \\x02 enclose a hit.

@@ -105,11 +105,12 @@ class Manager:
         try:
             async with self.session.post(f"{self.settings.ollama}/api/pull", json=body, timeout=timeout) as response:
                 if response.status != 200:
-                    raise refused("Ollama", response.status, error_text(await response.text(errors="replace")))
+                    text = error_text(await response.text(errors="replace"))
+                    raise refused("Ollama", response.status, text, pulling=True)
                 async for line in response.content:
                     event = json.loads(line)
                     if "error" in event:
-                        raise refused("Ollama", 500, str(event["error"]))
+                        raise refused("Ollama", 500, str(event["error"]), pulling=True)
                     pull["status"] = event.get("status", "")
                     if digest := event.get("digest"):
                         layers[digest] = event.get("completed", 0), event.get("total", 0)

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.events import EventManager, available_events
 from nbclient import NotebookClient
 
 from shared import paths
@@ -17,7 +19,7 @@ from shared.hardware import detect
 
 def run(*sources: str) -> list[str]:
     """What each cell of a notebook printed; the first sets the limit for this test low."""
-    first = "from shared.course import cell_times\ncell_times.LONG_S = 0.2\ncell_times.announce_long_cells('3.3.1')"
+    first = "from shared.course import cell_times\ncell_times.LONG_S = 1\ncell_times.announce_long_cells('3.3.1')"
     cells = [nbformat.v4.new_code_cell(source) for source in (first, *sources)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(notebook, timeout=60).execute()
@@ -25,16 +27,24 @@ def run(*sources: str) -> list[str]:
 
 
 def test_a_cell_that_was_long_here_says_so_the_next_time(own_results: Path) -> None:
-    slow, quick = "import time; time.sleep(0.5)", "1 + 1"
+    slow, quick = "import time; time.sleep(1.5)", "1 + 1"
     assert run(slow, quick) == ["", ""]
     assert run(slow, quick) == ["About 10 seconds, as last time on this machine.\n", ""]
     assert run(slow + "  # edited") == [""]
     assert (own_results / ".pace.json").exists()
 
 
+def test_a_first_cell_that_runs_twice_announces_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(events=EventManager(None, available_events))
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    for _ in range(2):
+        cell_times.announce_long_cells("3.3.1")
+    assert [len(shell.events.callbacks[name]) for name in ("pre_run_cell", "post_run_cell")] == [1, 1]
+
+
 def test_a_cell_that_failed_is_no_measure() -> None:
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        run("import time; time.sleep(0.5); 1 / 0")
+        run("import time; time.sleep(1.5); 1 / 0")
     assert cell_times.remembered() == {}
 
 
@@ -52,7 +62,7 @@ def test_the_first_time_the_solutions_own_run_is_the_measure(monkeypatch: pytest
     cell_times.solution_took.cache_clear()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 50, b"[]", b'{"x": 3}', b"[" * 100_000])
+@pytest.mark.parametrize("damage", [b"", b"\0" * 50, b"[]", b'{"x": 3}', b"[" * 100_000, b"null"])
 def test_a_torn_memory_is_none(damage: bytes) -> None:
     cell_times.remember("a", 30)
     assert cell_times.remembered() == {cell_times.name("a"): 30}
@@ -60,6 +70,15 @@ def test_a_torn_memory_is_none(damage: bytes) -> None:
     assert cell_times.remembered() == {}
     cell_times.remember("a", 40)
     assert json.loads(cell_times.times_file().read_text())[cell_times.situation()] == {cell_times.name("a"): 40}
+
+
+def test_a_run_of_another_size_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, seconds in (("full", 300), ("quick", 40)):
+        monkeypatch.setenv("LABS_SIZE", size)
+        cell_times.remember("a", seconds)
+    assert cell_times.remembered() == {cell_times.name("a"): 40}
+    monkeypatch.setenv("LABS_SIZE", "full")
+    assert cell_times.remembered() == {cell_times.name("a"): 300}
 
 
 def test_outside_of_a_notebook_nothing_happens() -> None:

@@ -1,10 +1,12 @@
 """Measured once: a result stands as long as nothing that makes it has changed, and no longer."""
 
+import functools
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +114,28 @@ def test_a_function_is_measured_once_too(lab: OpenLab) -> None:
     assert len(calls) == 2
     assert lab.measure("b", waits, depth=3) == {"x": 2}
     assert len(calls) == 3  # a setting that it did not have before
+
+
+def test_a_result_with_a_draft_or_a_function_does_not_stand_for_one_without(truth: TruthEngine, lab: OpenLab) -> None:
+    calls: list[str] = []
+
+    def values() -> dict[str, int]:
+        calls.append("values")
+        return {"x": 1}
+
+    def own() -> int:
+        return 3
+
+    plain = ledger.provenance("vllm")
+    drafting = {**plain, "draft": {"kind": "ngram", "tokens": 4}}
+    for source in (drafting, plain, plain, drafting):
+        lab.measure("a", values, engine=SimpleNamespace(provenance=lambda source=source: source))
+    assert len(calls) == 3
+    asked = []
+    for used in ((own,), (), (), (own,)):
+        lab.measure("load/a", Load(truth, PROMPTS, Closed(users=1, requests=2), max_tokens=4), uses=used)
+        asked.append(len(truth.records()))
+    assert asked[0] < asked[1] == asked[2] < asked[3]
 
 
 def test_a_run_that_a_function_returns_is_a_load(lab: OpenLab) -> None:
@@ -270,6 +294,26 @@ def test_what_is_typed_wrong_is_refused_before_it_is_measured(lab: OpenLab) -> N
         lab.measure("load/users", {"tok_s": 3})  # type: ignore[call-overload]
     assert measured == []
     assert lab.results() == {}
+
+
+@pytest.mark.parametrize("one", [functools.partial(dict, x=1), dict, len], ids=["partial", "class", "builtin"])
+def test_what_has_no_code_of_its_own_is_refused(lab: OpenLab, one: Any) -> None:
+    """Nothing could tell whether it has changed since."""
+    with pytest.raises(LabError, match=r"can't be measured.*\nFix: give a Load, or the function itself"):
+        lab.measure("a", one)
+
+
+@pytest.mark.parametrize("made", [None, 3.5, [1, 2], (1, 2, 3)])
+def test_a_function_that_returns_no_values_is_told(lab: OpenLab, made: Any) -> None:
+    with pytest.raises(LabError, match=r"a: measuring returned a .*\nFix: return the values by name"):
+        lab.measure("a", lambda: made)
+    assert lab.results() == {}
+
+
+def test_values_that_are_not_recorded_are_told(lab: OpenLab) -> None:
+    lab.record("predict/limits", {"x": 1})
+    with pytest.raises(LabError, match=r"Lab 3.3.1 has no result 'predict/limit'.\nFix: .*predict/limits"):
+        lab.values("predict/limit")
 
 
 def test_a_lab_that_is_none_is_told() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared import LabError, results
-from shared.course import checks, milestones
+from shared.course import checks, labs, milestones
 from shared.course.benchmark.comparison import build_report
 from shared.load import Run, Trace
 from shared.metrics import summarise
@@ -115,6 +115,24 @@ def test_a_report_older_than_the_results_is_noticed(own_results: Path) -> None:
     assert any("older than the results" in e for e in failing())
 
 
+IN_REPORT = (
+    "engine/vllm", "greedy/vllm", "memory/vllm", "predict/limits", "fit/vllm", "lie/cache", "quality/Q4_0",
+    "prediction/precision",
+)  # fmt: skip
+BESIDE = ("own/figures", "loop/own", "line-up/verdict")
+
+
+@pytest.mark.usefixtures("done")
+@pytest.mark.parametrize("key", [*IN_REPORT, *BESIDE, "conclusion"])
+def test_a_report_is_out_of_date_when_anything_in_it_was_recorded_since(key: str) -> None:
+    if key == "conclusion":
+        labs.open("3.3.1").conclude("vLLM for many users.", "load/")
+    else:
+        results.record("3.3.1", key, results.load_results("3.3.1")[key]["values"], raw=results.load_raw("3.3.1", key))
+    older = [e for e in failing() if f"older than the results (the newest: {key})" in e]
+    assert bool(older) == (key not in BESIDE)
+
+
 def test_failed_requests_and_unknown_cache_use_are_shown() -> None:
     fill({"llamacpp": 10, "vllm": 20})
     record("load/users-1/vllm/round-9", trace(), trace(error="reset"))
@@ -123,6 +141,19 @@ def test_failed_requests_and_unknown_cache_use_are_shown() -> None:
     assert any("; 1 of " in e and e.endswith(again) for e in failing())
     record("load/users-1/vllm/round-9", replace(trace(), cached_tokens=None))
     assert any("round-9: the engine did not report how many" in e for e in failing())
+
+
+def test_an_engine_whose_counter_can_not_be_read_is_unknown_and_fails_no_claim() -> None:
+    """Ollama in its container: the labs can't reach the server that it starts inside."""
+    fill({"ollama": 11, "llamacpp": 10}, rounds=2)
+    for key, entry in results.load_results("3.3.1").items():
+        if entry["provenance"].get("engine") == "ollama" and "output_tok_s" in entry["values"]:
+            traces = tuple(replace(Trace.restore(one), cached_tokens=None) for one in results.load_raw("3.3.1", key))
+            run = Run(traces, entry["values"]["users"], 8, "short", provenance("ollama"), 0.01)
+            results.record("3.3.1", key, summarise(run))
+    [claim] = [c for c in milestones.check("3.3.1").claims if c.text.startswith("No prefix cache")]
+    assert claim.ok, claim.evidence
+    assert "; unknown for Ollama, whose counter can't be read here" in claim.evidence
 
 
 def test_help_from_a_prefix_cache_is_shown() -> None:

@@ -37,7 +37,7 @@ def test_an_open_guess_is_named_and_the_notebook_goes_on(lab: labs.OpenLab, caps
     assert rows(lab, growth=7.6) == [("growth", "no guess", "7.6")]
 
 
-@pytest.mark.parametrize("nonsense", ["8", True, [8]])
+@pytest.mark.parametrize("nonsense", ["8", True, [8], float("nan"), float("-inf"), pytest.param(10**400, id="huge")])
 def test_a_guess_that_is_no_number_is_refused(lab: labs.OpenLab, nonsense: object) -> None:
     with pytest.raises(LabError, match=r"The guess growth is .*, which is not a number"):
         lab.guess(growth=nonsense)
@@ -56,6 +56,31 @@ def test_a_guess_that_was_typed_after_the_measurement_is_marked(
         ("growth", "8", "7.6"),
         ("share", "2 (typed after the measurement)", "2"),
     ]
+
+
+def test_moments_are_compared_and_not_their_texts(lab: labs.OpenLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks were set back by an hour between the guess and its measurement, as each autumn."""
+    moment = iter(("2026-10-25T02:50:00+0200", "2026-10-25T02:10:00+0100", "2026-10-25T01:20:00+0000"))
+    for module in ("provenance", "ledger"):
+        monkeypatch.setattr(f"shared.results.{module}.now", lambda: next(moment))
+    monkeypatch.setattr("shared.results.ledger.made_here", lambda lab: {"time": next(moment)})
+    lab.guess(growth=8)
+    results.record("3.3.2", "load/x", {"x": 1})
+    lab.guess(share=2)
+    assert rows(lab, growth=7.6, share=2) == [
+        ("growth", "8", "7.6"),
+        ("share", "2 (typed after the measurement)", "2"),
+    ]
+
+
+@pytest.mark.parametrize("values", [{}, {"text": None, "guess": "many"}, {"text": 3, "guess": None}])
+def test_words_that_a_foreign_file_lacks_stop_nothing(lab: labs.OpenLab, values: dict[str, object]) -> None:
+    results.record("3.3.2", "guess/growth", values, kind="guessed")
+    results.record("3.3.2", "conclusion", values, kind="written")
+    assert rows(lab, growth=7.6) == [("growth", "no guess", "7.6")]
+    assert "In your words" not in repr(lab.milestone())
+    lab.guess(growth=8)
+    assert rows(lab, growth=7.6) == [("growth", "8", "7.6")]
 
 
 def test_a_guess_is_no_measurement(lab: labs.OpenLab) -> None:

@@ -110,15 +110,16 @@ def test_sglang_wants_all_three_numbers_or_none() -> None:
     algorithm: dict[str, object] = {"--speculative-algorithm": "EAGLE3"}
     for runner in ("native", "container"):
         way = ENGINES["sglang"].way(runner)
-        assert way.refuses({}) == way.refuses(algorithm) == ""
+        assert way.refuses({}) == ""
         assert way.refuses({**algorithm, steps: 3, topk: 1, tokens: 4}) == ""
         assert way.refuses({"--speculative-algorithm": "NGRAM", tokens: 8}) == ""
         assert way.refuses({**algorithm, steps: 3, topk: 1}).endswith(f"but the flags set only {steps} and {topk}")
         assert way.refuses({**algorithm, tokens: 4}).endswith(f"only {tokens}")
     tree = {**algorithm, steps: 3, topk: 4, tokens: 16}
-    assert ENGINES["sglang"].container.refuses(tree) == ""  # as NVIDIA publishes it
-    native = ENGINES["sglang"].way("native")
+    container, native = (ENGINES["sglang"].way(runner) for runner in ("container", "native"))
+    assert container.refuses(tree) == container.refuses(algorithm) == ""  # as NVIDIA publishes it
     assert "verifies chains of drafts only" in native.refuses(tree)
+    assert "without its three numbers it would draft a tree" in native.refuses(algorithm)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -148,7 +149,8 @@ OWN = {
         ({}, ""),
         ({"target_hidden_size": 4096}, "its target_hidden_size is 4096, but the model's hidden_size is 576"),
         ({"vocab_size": 128256}, "its vocab_size is 128256, but the model's vocab_size is 49152"),
-        ({"eagle_aux_hidden_state_layer_ids": None}, "doesn't name the three layers of the model"),
+        ({"eagle_aux_hidden_state_layer_ids": None}, "must name the 3 layers of the model"),
+        ({"eagle_aux_hidden_state_layer_ids": [2, 15]}, "but names 2, 15"),
         ({"eagle_aux_hidden_state_layer_ids": [2, 16, 40]}, "the input of layer 40, but the model has 30 layers"),
         ({"architectures": ["LlamaForCausalLM"]}, "its architecture is LlamaForCausalLM, not LlamaForCausalLMEagle3"),
     ],
@@ -213,7 +215,8 @@ def test_a_gguf_of_another_model_is_recognised(tmp_path: Path) -> None:
     assert "target_hidden_size is 4096, but the model's is 576" in fault(
         "eagle3", "eagle3", words, **{**right, "target_hidden_size": 4096}
     )
-    assert "doesn't name the model's layers" in fault("eagle3", "eagle3", words, target_hidden_size=576)
+    assert "but names none" in fault("eagle3", "eagle3", words, target_hidden_size=576)
+    assert "but names 2, 15" in fault("eagle3", "eagle3", words, **{**right, "target_layers": [2, 15]})
     assert "the input of layer 33, but the model has 30" in fault(
         "eagle3", "eagle3", words, **{**right, "target_layers": [2, 18, 33]}
     )

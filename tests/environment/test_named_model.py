@@ -25,7 +25,7 @@ from shared.models import ModelChoice, choice
 from shared.models.llama import Llama
 from shared.processes import free_port
 from tests.helpers.hub import REVISION, Hub, serving
-from tests.helpers.processes import eventually
+from tests.helpers.processes import START_S, eventually
 
 TINY: dict[str, Any] = {
     "vocab_size": 49_152, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -326,7 +326,7 @@ def ollama(tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "log").open("wb") as log:
         process = Guarded([str(program), "serve"], log, env=env)
     try:
-        assert eventually(lambda: get(int(where.split(":")[1]), "/api/version") is not None)
+        assert eventually(lambda: get(int(where.split(":")[1]), "/api/version") is not None, START_S)
         yield f"http://{where}"
     finally:
         process.end()

@@ -45,12 +45,12 @@ def test_hold_catches_a_command_that_is_just_being_started(tmp_path: Path, labs_
     stop = threading.Event()
     hush = pause_builds.Quiet(stop)
     job = job_of(labs_cache, stop, hush)
-    build = threading.Thread(target=job.run, args=["working", ["sh", "-c", f"sleep 0.15; touch {tmp_path}/worked"]])
+    build = threading.Thread(target=job.run, args=["working", ["sh", "-c", f"sleep 1; touch {tmp_path}/worked"]])
     build.start()
     while not hush._pids:  # its watchdog has started, its command has not
         time.sleep(0.001)
     with hush.hold():
-        time.sleep(0.5)
+        time.sleep(2)
         assert not (tmp_path / "worked").exists()
     build.join(10)
     assert (tmp_path / "worked").exists()
@@ -79,6 +79,6 @@ def test_nobody_waits_for_a_turn_once_all_is_stopping(tmp_path: Path, labs_cache
         assert ended == []
         stop.set()
         for thread in threads:
-            thread.join(2)
+            thread.join(20)
         assert sorted(ended) == ["hold", "run"]
     assert not (tmp_path / "started").exists()

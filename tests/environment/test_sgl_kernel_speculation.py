@@ -228,7 +228,8 @@ def test_what_is_not_supplied_is_refused_by_name(kernel: Any) -> None:
         kernel.verify_tree_greedy_cpu(some, table, one, table, table, table, table, table)
     with pytest.raises(NotImplementedError, match=r"tree_speculative_sampling_target_only is not supplied"):
         kernel.tree_speculative_sampling_target_only()  # verification above temperature 0
-    refused = {"logit_cap": 30.0, "sliding_window": 128, "sinks": one, "is_cross_attention": True}
+    refused = {"logit_cap": 30.0, "sliding_window": 128, "sinks": some, "encoder_lens": 0 * one}
+    refused |= {"is_cross_attention": True}
     for name, value in refused.items():
         with pytest.raises(
             NotImplementedError, match=r"decode_attention_cpu is plain .* asked for " + name.removeprefix("is_")
@@ -236,7 +237,7 @@ def test_what_is_not_supplied_is_refused_by_name(kernel: Any) -> None:
             kernel.decode_attention_cpu(
                 None, None, None, 1, 1, None, None, None, None, None, table, one, one, 1.0, **extras(**{name: value})
             )
-    for other, said in (({"tree_mask": one}, "tree_mask"), ({"is_causal": False}, "attention_to_later_tokens")):
+    for other, said in (({"tree_mask": some}, "tree_mask"), ({"is_causal": False}, "attention_to_later_tokens")):
         with pytest.raises(NotImplementedError, match=f"extend_attention_cpu is plain .* asked for {said}"):
             kernel.extend_attention_cpu(
                 None, None, None, None, None, None, 1, 1, table, one, one, one, one, 1, 1.0,

@@ -193,7 +193,7 @@ def test_each_event_is_passed_on_before_the_engine_sends_the_next(single: Gatewa
     with single.client.stream(
         "POST",
         "/v1/chat/completions",
-        json={**HELLO, "max_tokens": 4, "stream": True, "truth": {"gap_s": 0.4, "first": "none"}},
+        json={**HELLO, "max_tokens": 4, "stream": True, "truth": {"gap_s": 0.8, "first": "none"}},
     ) as answer:
         for block in answer.iter_raw():
             stamps += [time.perf_counter_ns()] * block.count(b'"content": ')

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers.gateway import HELLO, SHORT, Gateway, running
+from tests.helpers.gateway import HELLO, MANY, SHORT, Gateway, running
 from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine
 
@@ -24,6 +24,7 @@ NOT_JSON = [
     b"", b"{", b"[", b"nonsense", b'{"model": "truth"', b'{"model": "truth",}', b"{'model': 'truth'}", b"\xff\xfe",
     b"\x00", b'{"model": "\xf0\x9f"}', b'{"model": "\\ud800"}', b'{"model": NaN}',
     b"[" * 100_000, b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    b'{"model": "truth", "messages": [], "prompt": "x", "deep": ' + b"[" * 300 + b"]" * 300 + b"}",  # read, not written
 ]  # fmt: skip
 NOT_A_REQUEST = [
     [], 7, "text", None, {}, {"model": 7}, {"model": None, "messages": []}, {"messages": []},
@@ -108,6 +109,21 @@ def test_a_flood_of_headers_is_refused_before_it_costs_memory(single: Gateway) -
     assert single.chat().status_code == 200
 
 
+def test_a_body_does_not_count_as_headers_of_the_next_request(single: Gateway) -> None:
+    with connect(single) as client:
+        for _ in range(2):
+            body = json.dumps({**HELLO, "stream": True, "padding": "x" * 40_000}).encode()
+            start = head(len(body))
+            for piece in (start[:30], start[30:], body):  # each reaches the gateway alone
+                client.sendall(piece)
+                time.sleep(0.1)
+            came = b""
+            while not came.endswith(b"0\r\n\r\n"):
+                came += (block := client.recv(65536))
+                assert block, came
+            assert came.startswith(b"HTTP/1.1 200 "), came[:200]
+
+
 def test_what_is_not_http_is_refused(single: Gateway) -> None:
     source = random.Random(7)
     for garbage in (
@@ -142,7 +158,7 @@ def test_slow_senders_are_ended_and_hold_nobody_up(one: TruthEngine, tmp_path: P
         for _, client, begin, _ in clients:
             client.sendall(begin)
         ended: dict[str, int] = {}
-        waiting, deadline, step = clients, time.monotonic() + 15, 0
+        waiting, deadline, step = clients, time.monotonic() + 30, 0
         while waiting and time.monotonic() < deadline:
             assert gateway.chat().status_code == 200, "others are served meanwhile"
             left = []
@@ -194,14 +210,30 @@ class Fountain:
                 models = b'{"object": "list", "data": [{"id": "truth"}]}'
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(models), models))
                 return
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
-            self.streams += 1
-            try:
-                while True:
-                    connection.sendall(self.BLOCK)
-                    self.sent += len(self.BLOCK)
-            except OSError:
-                self.streams -= 1
+            self.pour(connection)
+
+    def pour(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        self.streams += 1
+        try:
+            while True:
+                connection.sendall(self.BLOCK)
+                self.sent += len(self.BLOCK)
+        except OSError:
+            self.streams -= 1
+
+
+class Lake(Fountain):
+    """An engine whose answer is no stream, and larger than what kernels buffer."""
+
+    BODY = b'{"choices": [], "padding": "' + b"x" * 16 * MIB + b'"}'
+
+    def pour(self, connection: socket.socket) -> None:
+        start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(self.BODY)
+        with contextlib.suppress(OSError):
+            connection.sendall(start + self.BODY)
+            while connection.recv(65536):  # until the gateway closes
+                pass
 
 
 @pytest.fixture
@@ -232,6 +264,73 @@ def test_a_slow_reader_slows_the_engine_down_and_costs_no_memory(fountain: Fount
         assert fountain.sent - stood < 16 * MIB
 
 
+def test_a_large_answer_that_nobody_reads_holds_no_seat_and_is_given_up(tmp_path: Path) -> None:
+    lake = Lake()
+    with running(tmp_path, {"lake": lake.url}, idle_s=2) as gateway, connect(gateway) as client:
+        assert gateway.chat().content == Lake.BODY
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(request())
+        assert eventually(lambda: gateway.count("requests_total", status="200") == 2)
+        assert gateway.count("num_requests_running") == 0, "the engine has sent all"
+        assert eventually(lambda: gateway.count("clients_left_total", moment="not reading") == 1, 20)
+        assert len(rest(client)) < len(Lake.BODY)
+    lake.door.close()
+
+
+class Pond(Lake):
+    """An engine whose answer is no stream, and small."""
+
+    BODY = b'{"choices": [], "padding": "' + b"x" * 40_000 + b'"}'
+
+
+class Puddle(Fountain):
+    """An engine whose streams come in one block each, [DONE] included."""
+
+    def pour(self, connection: socket.socket) -> None:
+        start = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        connection.sendall(start + self.BLOCK * 8 + b"data: [DONE]\n\n")
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_whole_answer_had_its_first_byte(tmp_path: Path) -> None:
+    lake = Lake()
+    with running(tmp_path, {"lake": lake.url}) as gateway:
+        with connect(gateway) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.sendall(request())
+            assert client.recv(1000)
+        assert eventually(lambda: gateway.count("clients_left_total") == 1)
+        assert gateway.count("clients_left_total", moment="in a whole answer") == 1
+    lake.door.close()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_reads_not_even_the_last_bytes_loses_its_seat(tmp_path: Path, stream: bool) -> None:
+    """It asks over and over on one connection. When nothing more fits, one answer has all its blocks but for its end,
+    or has not begun."""
+    engine = Puddle() if stream else Pond()
+    with running(tmp_path, {"engine": engine.url}, idle_s=1, **MANY) as gateway, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(gateway.url.rsplit(":", 1)[1])))
+        client.sendall(request(stream=stream) * 400)
+        assert eventually(lambda: gateway.count("clients_left_total", moment="not reading") == 1, 20)
+        assert eventually(lambda: gateway.count("num_requests_running") == 0)
+        assert gateway.count("engine_failures_total") == 0, "the engine has answered"
+    engine.door.close()
+
+
+def test_a_client_that_has_asked_for_more_already_and_leaves_ends_the_engines_work(
+    one: TruthEngine, tmp_path: Path
+) -> None:
+    """Its second request waits on the connection until the first one has its answer."""
+    with running(tmp_path, {"one": one.url}) as gateway:
+        with connect(gateway) as client:
+            client.sendall(request(stream=True, max_tokens=2000, truth={"gap_s": 0.05}) + request(stream=True))
+            client.recv(1000)
+            assert gateway.count("num_requests_running") == 1
+        assert eventually(lambda: gateway.count("num_requests_running") == 0)
+        assert gateway.count("clients_left_total", moment="streaming") == 1
+
+
 def test_a_client_that_leaves_in_the_middle_ends_the_engines_work(fountain: Fountain, tmp_path: Path) -> None:
     with running(tmp_path, {"fountain": fountain.url}) as gateway:
         for ending in ("close", "reset"):
@@ -255,8 +354,10 @@ def test_clients_that_leave_before_their_answer_free_the_seat_and_the_queue(one:
                 client.sendall(request(stream=stream, truth={"ttft_s": 60}))
                 assert eventually(lambda n=number: gateway.count("num_requests_waiting") == n)  # type: ignore[misc]
                 assert eventually(lambda: gateway.count("num_requests_running") == 1)
-            for client in reversed(clients):
+            for client in clients[:0:-1]:
                 client.close()
+            assert eventually(lambda: gateway.count("num_requests_waiting") == 0), "before one of them gets the seat"
+            clients[0].close()
             assert eventually(lambda: gateway.count("num_requests_running") == 0)
             assert gateway.count("num_requests_waiting") == 0
             assert eventually(lambda: one.records()[-1]["closed_ns"] is not None), "the engine's request has ended, too"

@@ -37,7 +37,7 @@ class Scene:
             test(gateway)
 
     def guarded(self, test: Callable[[helper.Gateway], None]) -> None:
-        slow = {"limits": {"requests_per_minute": 60, "burst": 1}}
+        slow = {"limits": {"requests_per_minute": 20, "burst": 1}}
         file = write_keys(self.folder / "keys.toml", {"anna": {}, "slow": slow})
         with running(self.folder, {"one": self.one.url}, **MANY | {"keys_file": str(file)}) as gateway:
             test(gateway)

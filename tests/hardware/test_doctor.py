@@ -280,7 +280,7 @@ def test_a_machine_without_tools_fails_with_the_commands_that_bring_them(tmp_pat
     assert done.returncode == 1
     assert "fix  sudo apt install g++\n" in done.stdout
     assert "fix  sudo apt install git\n" in done.stdout
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_driver_that_fails_for_real_is_reported(tmp_path: Path) -> None:

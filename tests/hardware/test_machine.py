@@ -255,9 +255,9 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeyp
     stuck.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     began = time.monotonic()
-    answer = Host().run("nvidia-smi", limit_s=0.5)
-    assert (answer.failure, answer.first_line) == (TIMED_OUT, "no answer in 0.5 s")
-    assert time.monotonic() - began < 3
+    answer = Host().run("nvidia-smi", limit_s=2.5)  # in which the program has started, on a busy machine, too
+    assert (answer.failure, answer.first_line) == (TIMED_OUT, "no answer in 2.5 s")
+    assert time.monotonic() - began < 20, "its child lives for 600 s"
     child = int((tmp_path / "child").read_text())
     for _ in range(100):
         state = Path(f"/proc/{child}/stat")
@@ -320,6 +320,15 @@ def test_importing_is_quick_and_brings_neither_torch_nor_plotly() -> None:
         total = [line for line in done.stderr.splitlines() if line.rstrip().endswith(" shared.hardware.machine")]
         times[-1] = max(times[-1], int(total[-1].split("|")[1]) / 1e6)
     assert min(times) < 0.3
+
+
+def test_the_doctor_finds_the_browser_that_the_set_up_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chrome = tmp_path / "browsers" / "chromium-1" / "chrome-linux" / "chrome"
+    chrome.parent.mkdir(parents=True)
+    chrome.touch()
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    monkeypatch.setattr(Host, "which", lambda self, tool: None)
+    assert browser() == browser(Host()) == str(chrome)  # the doctor reads every fact afresh, from a Host of its own
 
 
 def test_the_browser_is_looked_for_on_the_path() -> None:

@@ -1,5 +1,6 @@
 """Looking at real processes from a test: by their ids in /proc, with patience and an end to it."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,13 @@ from pathlib import Path
 from shared.processes import descendants, port_taken, start_time
 
 Run = Callable[..., "subprocess.Popen[str]"]
-LIMIT_S = 5.0  # after which nothing that was to end may still run
+# After which nothing that was to end may still run: shared/launch/watchdog.py waits 3 s before it kills, and on a busy
+# machine each process that has to notice something gets its turn late.
+LIMIT_S = 15.0
+START_S = 60.0  # in which a program has started and written its first file, on a busy machine, too
+# Exit codes of a program that was started by `python -m` and ends with 130 on Ctrl-C. If the signal comes while Python
+# runs a string, as for a named tuple in an import, Python ends itself by SIGINT. A shell shows 130 for both.
+INTERRUPTED = (130, -signal.SIGINT)
 
 
 def eventually(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
@@ -28,18 +35,18 @@ def alive(pid: int) -> bool:
 
 def appears(file: Path) -> Path:
     """Waits until a process has written something into the file."""
-    assert eventually(lambda: file.exists() and file.read_text() != "", 20), f"no {file.name}"
+    assert eventually(lambda: file.exists() and file.read_text() != "", START_S), f"no {file.name}"
     return file
 
 
 def read_pid(file: Path) -> int:
-    assert eventually(lambda: file.exists() and file.read_text().endswith("\n"), 20), f"no {file.name}"
+    assert eventually(lambda: file.exists() and file.read_text().endswith("\n"), START_S), f"no {file.name}"
     return int(file.read_text())
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Waits for its end: exit code, standard output, standard error."""
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=START_S)
     return process.returncode, out, err
 
 
@@ -68,7 +75,7 @@ def start_student(name: str, flags: dict[str, object]) -> tuple[subprocess.Popen
 
 
 def left_by_a_killed_program(name: str, flags: dict[str, object]) -> list[int | str]:
-    """Kill a program while its engine answers: what of the engine lives five seconds later, ids and its port."""
+    """Kill a program while its engine answers: what of the engine lives LIMIT_S later, ids and its port."""
     student, pid, port = start_student(name, flags)
     processes = {p: start_time(p) for p in [pid, *descendants(pid)]}
     assert len(processes) >= 2
@@ -80,5 +87,5 @@ def left_by_a_killed_program(name: str, flags: dict[str, object]) -> list[int | 
         alive: list[int | str] = [p for p, began in processes.items() if start_time(p) == began]
         return alive + [f"port {port}"] * port_taken(port)
 
-    eventually(lambda: not left(), 5)
+    eventually(lambda: not left())
     return left()

@@ -24,14 +24,22 @@ ACCEPTED_AT: Mapping[Draft, Sequence[float]] = {
     ("ngram", 8): (0.1, 0.1, 0.08, 0.06, 0, 0, 0, 0),
     ("model", 3): (0.7, 0.5, 0.3),
 }
+# Of a small model that takes the head's place, and of look-up that does.
+IN_PLACE_OF_A_HEAD: Mapping[Draft, Sequence[float]] = {
+    ("model", 1): (0.7,),
+    ("model", 2): (0.7, 0.5),
+    ("model", 8): (0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0, 0),
+    ("ngram", 2): (0.1, 0.1),
+}
 _made: dict[tuple[str, str, int], Path] = {}
 COPIED = (0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4)
 
 
 @dataclass
 class MadeUp:
-    """`pass_ms` is bent between one position and two, as kernels are."""
+    """`pass_ms` is bent between one position and two, as kernels are. `main` is llama.cpp's main kind of draft."""
 
+    main: str = "eagle3"
     fixed_ms: float = 1.0
     draft_ms: Mapping[str, float] = field(default_factory=lambda: {"eagle3": 0.5, "ngram": 0.0, "model": 5.0})
     slower: Mapping[int, float] = field(default_factory=dict)  # users → how many times longer a step with drafts takes
@@ -62,7 +70,8 @@ class MadeUp:
         prefix: str = "speed",
     ) -> None:
         """Record one round of one load, a little slower from round to round."""
-        at = accepted_at or (COPIED if group == choose.COPYING and draft else ACCEPTED_AT.get(draft or ("", 0), ()))
+        known = {**ACCEPTED_AT, **IN_PLACE_OF_A_HEAD}
+        at = accepted_at or (COPIED if group == choose.COPYING and draft else known.get(draft or ("", 0), ()))
         at = (at if synthetic is None else ())[: draft[1] if draft else 0]
         steps = int(TOKENS / (1 + sum(at)))
         accepted = [int(steps * share) for share in at]
@@ -88,6 +97,11 @@ class MadeUp:
         name += f"/{group.replace(' ', '-')}/users-{users}/temperature-{temperature:g}"
         results.record("3.3.4", f"{prefix}/{engine}/{name}/round-{number}", summarise(run))
 
+    def drafts(self) -> list[Draft]:
+        """llama.cpp's on this machine."""
+        known = {**ACCEPTED_AT, **IN_PLACE_OF_A_HEAD}
+        return list(ACCEPTED_AT) if self.main == "eagle3" else [one for one in known if one[0] in (self.main, "ngram")]
+
     def everything(self, rounds: int = 2) -> None:
         """All loads of the lab. They are recorded once for each machine and copied afterwards."""
         made = (repr(self), detect().size, rounds)
@@ -101,19 +115,19 @@ class MadeUp:
         for number in range(1, rounds + 1):
             for users in (1, 2, 4, 16, 32):
                 self.speed(users=users, number=number)
-            for draft in ACCEPTED_AT:
+            for draft in self.drafts():
                 self.speed(draft, number=number)
-            for name in choose.OPTIONS:
+            for name in choose.names(self.main):
                 kind, _, tokens = name.partition("-")
                 draft_ = None if name == "plain" else (kind, int(tokens))
-                for users in (choose.FEW, choose.MANY):
+                for users in (choose.FEW, choose.many()):
                     for group in (HELD_OUT, choose.COPYING):
                         self.speed(draft_, users=users, number=number, group=group)
             for k in (1, 4):
-                self.speed(("eagle3", k), number=number, synthetic=1.0, prefix="synthetic")
+                self.speed((self.main, k), number=number, synthetic=1.0, prefix="synthetic")
             for engine in ("vllm", "sglang"):
                 for users in (1, 4, 16):
                     self.speed(engine=engine, users=users, number=number)
                     self.speed(("eagle3", 3), engine=engine, users=users, number=number)
         self.speed(temperature=0.7)
-        self.speed(("eagle3", 2), temperature=0.7)
+        self.speed((self.main, 2), temperature=0.7)

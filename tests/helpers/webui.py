@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from playwright.sync_api import Browser, Page, expect
 
 from shared import paths
 from shared.course.webui.in_chromium.ollama_relay import LAST, OllamaRelay, line, said
@@ -87,6 +88,14 @@ def running(folder: Path, ollama: str, tree: Path = TREE, **settings: object) ->
         process.end()
 
 
+def opened(chromium: Browser, ui: WebUI, chat: int | None = None) -> Page:
+    """A tab that shows this chat, or a new one, and knows its models."""
+    page = chromium.new_page(base_url=ui.url)
+    page.goto(f"/#/chats/{chat}" if chat else "/")
+    expect(page.locator("#lanes select").first).not_to_have_value("")
+    return page
+
+
 def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
     """Call until the result is true, and return it."""
     end = time.monotonic() + timeout_s
@@ -118,6 +127,7 @@ class Scripted(OllamaRelay):
 
     def reset(self) -> None:
         self.asked.clear()
+        self.script = self.play
         self.gap_s, self.status, self.hang = 0.0, 200, False
         self.text("Hello.")
 

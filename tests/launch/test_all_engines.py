@@ -1,4 +1,4 @@
-"""All native engines side by side: the same prompt, no processor time when idle, and an end with their program."""
+"""All native engines side by side: the same prompt, and no processor time when idle."""
 
 import asyncio
 import os
@@ -18,7 +18,6 @@ from shared.load.prompts import CHECK_QUESTIONS, OPENING_TOKENS, chat
 from shared.models import ModelChoice
 from shared.processes import descendants
 from shared.report import live_panel
-from tests.helpers.processes import left_by_a_killed_program
 
 pytestmark = pytest.mark.engine
 
@@ -78,7 +77,7 @@ def test_a_load_is_counted_by_the_engine_too(engines: dict[str, Engine], model: 
     assert summary.cached_tokens is not None
     assert summary.cached_tokens <= (4 * OPENING_TOKENS if name == "ollama" else 0)
     # SGLang's counters grow only some time after an answer has ended.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while counters(engines[name])["running"] and time.monotonic() < deadline:
         time.sleep(0.1)
     assert counters(engines[name])["running"] == counters(engines[name])["waiting"] == 0
@@ -123,8 +122,3 @@ def test_a_long_prompt_arrives_while_streams_flow(engines: dict[str, Engine], mo
     assert [trace.output_tokens for trace in (*streams, book)] == [96, 96, 4]
     assert book.input_tokens == 200
     assert all(trace.arrivals_ns[0] < book.sent_ns < trace.end_ns for trace in streams)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_engine_outlives_its_program_killed_in_mid_stream(name: str) -> None:
-    assert left_by_a_killed_program(name, FLAGS[name]) == []

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from shared.launch import containers, launcher, memory
 from shared.launch.containers import Image, ensure, images
 from shared.launch.running import Engine
 from shared.models import ModelChoice
+from shared.results.participants import again
 from tests.helpers.container_owner import OWNER
 from tests.helpers.fake_spark import FLAGS, INSIDE, reading
 from tests.helpers.processes import alive, eventually
@@ -141,9 +141,9 @@ def test_a_container_that_dies_while_starting_shows_its_last_words(
 
 
 def test_a_container_that_dies_while_serving_is_said(on_a_spark: Docker, spark_model: ModelChoice) -> None:
-    on_a_spark.says(inside=[*INSIDE, "0", "2", "139"])
+    on_a_spark.says(inside=[*INSIDE, "0", "6", "139"])  # later than its start takes on a busy machine
     engine = start(spark_model)
-    assert eventually(lambda: not engine.alive)
+    assert eventually(lambda: not engine.alive, 20)
     assert engine.process.exit_code() == 139
     assert start(spark_model) is not engine  # launched again, not taken for running
 
@@ -177,16 +177,22 @@ def test_below_the_memory_floor_the_container_is_removed_and_the_samples_shown(
 ) -> None:
     on_a_spark.says(inside=[*INSIDE, "60"])  # it loads for a minute
 
+    def sampled(gib: float) -> bool:
+        said = f"{gib:.2f} GiB available"
+        return eventually(lambda: any(said in file.read_text() for file in tmp_path.rglob("*.memory")), 20)
+
     def eat(meminfo: Path) -> None:
-        for gib in (60, 38, 15.2):
-            time.sleep(1.1)
+        for before, gib in ((110, 60), (60, 38), (38, 15.2)):
+            sampled(before)
             reading(meminfo, gib)
 
     import threading
 
-    threading.Thread(target=eat, args=[memory.MEMINFO]).start()
+    eating = threading.Thread(target=eat, args=[memory.MEMINFO])
+    eating.start()
     with pytest.raises(LabError) as error:
         start(spark_model)
+    eating.join()
     told = str(error.value)
     assert "The memory guard ended it before the machine could freeze. vLLM needs" in told
     assert "38.00 GiB available, floor 16.00" in told
@@ -332,3 +338,31 @@ def test_on_a_spark_no_engine_is_compiled(monkeypatch: pytest.MonkeyPatch, spark
 def test_a_wrong_name_in_the_container_table_is_no_silent_default() -> None:
     assert set(containers.images()) >= {spec.container.image for spec in launcher.ENGINES.values()}
     assert replace(image(), digest="sha256:" + "a" * 64).reference.endswith("@sha256:" + "a" * 64)
+
+
+def test_engines_that_do_not_fit_together_take_turns(
+    on_a_spark: Docker,
+    spark_model: ModelChoice,
+    spark: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the context of lab 3.3.1 one engine takes half of a Spark's memory."""
+
+    def detect() -> Machine:
+        taken = sum(one.need.total - one.need.reserve for one in launcher._running.values() if one.alive)
+        return replace(spark, available_gib=114 - taken)
+
+    monkeypatch.setattr(launcher, "detect", detect)
+    first = start(spark_model, "vllm", **{"--max-num-seqs": 32, "--max-model-len": 8448})
+    second = start(spark_model, "llamacpp", **{"-c": 32 * 8448})
+    said = "llama.cpp doesn't fit into memory beside the engines that run, so these are ended."
+    assert said in capsys.readouterr().out
+    assert (first.ended, second.ended) == (True, False)
+    assert again(first).alive
+    assert second.ended
+    start(spark_model, "llamacpp")  # a small one fits beside it
+    assert first.alive
+    with pytest.raises(LabError, match=r"GiB, but only \d+\.\d GiB are available"):
+        start(spark_model, "sglang", **{"--max-total-tokens": 10**6})
+    assert first.alive  # it would not fit into an empty machine either

@@ -96,13 +96,13 @@ def test_the_client_returns_what_the_container_prints_and_its_exit_code() -> Non
     client = run("/bin/sh", "-c", "echo some words; exit 3")
     out, _ = client.communicate(timeout=20)
     assert (client.returncode, out) == (3, "some words\n")
-    assert eventually(lambda: state() == "")
+    assert eventually(lambda: state() == "", 20)
 
 
 def test_the_client_passes_sigterm_on_and_a_killed_one_leaves_its_container() -> None:
-    client = run("/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done")
-    assert eventually(lambda: state() == "running", 20)
-    time.sleep(0.3)  # until the shell has set its trap
+    client = run("/bin/sh", "-c", "trap 'exit 7' TERM; echo trapped; while :; do sleep 0.05; done")
+    assert client.stdout
+    assert client.stdout.readline() == "trapped\n"
     client.terminate()
     assert client.wait(10) == 7
     client = running()

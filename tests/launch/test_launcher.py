@@ -22,7 +22,7 @@ from shared.course import labs
 from shared.engines import ENGINES, LaunchPlan
 from shared.engines.http import client, counters, greedy_tokens, post_json
 from shared.files import exclusive
-from shared.hardware import Machine
+from shared.hardware import Machine, detect
 from shared.launch import alone, down, launch, launcher, stop_all
 from shared.launch.launcher import start_native, wait_until_ready
 from shared.launch.memory import Need
@@ -153,6 +153,35 @@ def test_the_same_launch_twice_is_one_engine_and_another_replaces_it(engine: Eng
     assert not engine.alive
 
 
+def test_an_engine_that_was_left_paused_goes_on_when_it_is_launched_again(engine: Engine, model: ModelChoice) -> None:
+    engine.pause()  # and Ctrl-C came before it was resumed
+    assert launch("llamacpp", model, SMALL, quiet=True) is engine
+    assert post_json(engine.url + "/tokenize", {"content": "a word"}, 10)["tokens"]
+
+
+@pytest.mark.parametrize("when_needed", [False, True])
+def test_an_engine_that_another_has_replaced_is_started_again_to_be_measured(
+    model: ModelChoice, when_needed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later section starts the same engine with other flags, and then a cell of an earlier one is run again."""
+    lab = labs.open("3.3.1")
+    earlier = launch("llamacpp", model, SMALL, precision="Q8_0", cores=1, quiet=True, when_needed=when_needed)
+    assert earlier.url
+    later = launch("llamacpp", model, {"-np": 2, "-c": 4096}, quiet=True)
+    assert (earlier.ended, later.ended) == (True, False)
+    one = Load(earlier, prompts.short(model), Closed(1, 2), 4, warmup=False)
+    found = lab.measure("load/one", one)
+    assert found.failed == 0
+    assert (earlier.ended, later.ended) == (False, True)
+    source = lab.results()["load/one"]["provenance"]
+    assert (source["flags"], source["precision"], source["cores"]) == (SMALL, "Q8_0", 1)
+    assert "llama.cpp has ended, so it is started again with the same flags." in capsys.readouterr().out
+    stop_all()
+    assert lab.measure("load/one", one).values() == found.values()  # its result is there, so it isn't started
+    assert earlier.ended
+    assert lab.measure("load/two", lambda: {"gib": earlier.resident_gib()}, engine=earlier)["gib"] > 0.1
+
+
 def test_an_engine_that_is_put_off_starts_with_its_first_use(model: ModelChoice) -> None:
     engine = launch("llamacpp", model, SMALL, quiet=True, when_needed=True)
     planned = engine.provenance()
@@ -191,11 +220,22 @@ def test_a_measurement_that_is_reused_starts_no_engine(model: ModelChoice, own_r
         launch("llamacpp", model, SMALL, cores=4096, when_needed=True)
 
 
+def test_memory_that_ended_engines_have_freed_counts(model: ModelChoice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many notebooks share engines, room is made for a new one by ending others."""
+    here, ended = detect(), list[str]()
+    monkeypatch.setattr("shared.launch.launcher.detect", lambda: replace(here, available_gib=20.0 if ended else 0.1))
+    monkeypatch.setattr("shared.launch.reuse.take_over", lambda *_: ended.append("another engine"))
+    with launch("llamacpp", model, SMALL, quiet=True) as engine:
+        assert engine.alive
+
+
 def test_leaving_the_block_frees_process_and_port(model: ModelChoice) -> None:
     with launch("llamacpp", model, SMALL, quiet=True) as engine:
         below = descendants(engine.process.pid)
         assert below
         assert port_taken(engine.port)
+        record = json.loads((paths.state() / "run" / f"{engine.process.pid}.json").read_text())
+        assert record["flags"] == SMALL, "`make gateway` takes its seats from them"
     assert not port_taken(engine.port)
     assert all(start_time(pid) is None for pid in below)
 

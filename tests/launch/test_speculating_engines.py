@@ -164,3 +164,8 @@ def test_sglang_with_a_head(model: ModelChoice, reference: Reference) -> None:
         assert counts.drafted == own["spec_num_proposed_drafts"]
         # Drafts accepted beyond the end of the answer are in its own number only.
         assert 0 <= own["spec_num_correct_drafts"] - counts.accepted <= 3
+        # Its counters have no positions, but its answers do: how many verifications accepted 0, 1, 2, 3 drafts.
+        details = ask(engine, "What is gravity?", max_tokens=32, ignore_eos=True, return_spec_tokens_details=True)
+        histogram = details["sglext"]["spec_tokens_details"]["spec_correct_drafts_histogram"]
+        assert 1 < len(histogram) <= 4
+        assert sum(histogram) == details["sglext"]["spec_tokens_details"]["spec_verify_ct"]

@@ -17,7 +17,7 @@ import pytest
 
 from shared.load import Trace, stream
 from shared.load.client import Exchange, Limits, exchange
-from shared.load.connection import Connections, Response
+from shared.load.connection import Connection, Connections, Response
 from shared.load.streams import is_ollama
 from shared.processes import free_port
 from tests.helpers.processes import eventually
@@ -55,6 +55,26 @@ def ask(engine: TruthEngine, tokens: int = 8, limits: Limits | None = None, path
     return asyncio.run(stream(engine.url + path, asked(tokens, **truth), limits or FEW_S))
 
 
+def test_a_connection_that_was_lost_before_the_request_ends_at_once() -> None:
+    """Not after the patience with the first byte: no more is told of it. The server closed it in the meantime."""
+
+    async def lost() -> Response:
+        async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.transport.abort()
+
+        async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+            connection = await Connection.open(server.sockets[0].getsockname())
+            while not connection.transport.is_closing():
+                await asyncio.sleep(0.01)
+            _, response = connection.send(b"GET / HTTP/1.1\r\n\r\n")
+            await asyncio.wait_for(connection.ended, 5)
+            return response
+
+    response = asyncio.run(lost())
+    assert response.lost
+    assert response.end_ns
+
+
 def words(number: int, tokens: int) -> str:
     """The text of answer `number`."""
     return f"#{number:06d}" + "".join(f" naïve🌊{i}" for i in range(1, tokens))
@@ -86,20 +106,23 @@ def test_stamps_agree_with_the_servers(engine: TruthEngine, ttft_s: float) -> No
 
 
 def test_gaps_and_tpot_follow_the_schedule(engine: TruthEngine) -> None:
-    trace = ask(engine, 21, gap_s=0.02)
-    assert trace.itl_ms is not None
-    assert len(trace.itl_ms) == 20
-    assert statistics.median(trace.itl_ms) == pytest.approx(20, abs=5)
-    assert trace.tpot_ms == pytest.approx(20, abs=5)
-    assert trace.e2e_ms >= trace.ttft_ms + 20 * trace.tpot_ms - 1e-6  # the sum of floats
+    traces = [ask(engine, 21, gap_s=0.02) for _ in range(3)]  # the machine may hold one token up
+    for trace in traces:
+        assert trace.itl_ms is not None
+        assert len(trace.itl_ms) == 20
+        assert statistics.median(trace.itl_ms) == pytest.approx(20, abs=5)
+        assert trace.e2e_ms >= trace.ttft_ms + 20 * trace.tpot_ms - 1e-6  # the sum of floats
+    assert statistics.median(trace.tpot_ms for trace in traces) == pytest.approx(20, abs=5)
 
 
 def test_connecting_is_not_part_of_ttft(engine: TruthEngine) -> None:
-    began = time.perf_counter_ns()
-    trace = ask(engine, ttft_s=0.05)
-    assert began < trace.sent_ns < trace.arrivals_ns[0] <= trace.arrivals_ns[-1] <= trace.end_ns
-    record = engine.records()[-1]
-    assert -1 < (record["received_ns"] - trace.sent_ns) / MS < 50
+    on_its_way_ms = []
+    for _ in range(3):  # the machine may hold one up
+        began = time.perf_counter_ns()
+        trace = ask(engine, ttft_s=0.05)
+        assert began < trace.sent_ns < trace.arrivals_ns[0] <= trace.arrivals_ns[-1] <= trace.end_ns
+        on_its_way_ms.append((engine.records()[-1]["received_ns"] - trace.sent_ns) / MS)
+    assert -1 < min(on_its_way_ms) < 50
 
 
 @pytest.mark.parametrize("first", ["role", "empty", "none"])
@@ -162,18 +185,23 @@ def test_the_engines_own_timings_are_kept_in_its_words(engine: TruthEngine) -> N
     ("path", "field"), [(CHAT, "reasoning_content"), (CHAT, "reasoning"), (OLLAMA_CHAT, ""), (OLLAMA_GENERATE, "")]
 )
 def test_reasoning_and_answer_begin_at_two_times(engine: TruthEngine, path: str, field: str) -> None:
-    trace = ask(engine, 10, path=path, ttft_s=0.1, gap_s=0.02, reasoning=4, reasoning_field=field)
-    assert trace.error is None
-    assert trace.reasoning + trace.text == words(len(engine.records()), 10)
-    assert (len(trace.reasoning_ns), len(trace.arrivals_ns), trace.output_tokens) == (4, 6, 10)
-    assert trace.ttft_ms is not None
-    assert trace.first_answer_ms is not None
-    assert trace.ttft_ms >= 100
-    assert trace.first_answer_ms - trace.ttft_ms == pytest.approx(80, abs=15)
-    assert trace.tpot_ms == pytest.approx(20, abs=3)  # of all tokens: the engine's count has the reasoning in it
-    assert trace.itl_ms is not None
-    assert len(trace.itl_ms) == 9
-    judge(trace, engine.records())
+    thought_ms, tpot_ms = [], []
+    for _ in range(3):  # the machine may hold one token up
+        trace = ask(engine, 10, path=path, ttft_s=0.1, gap_s=0.02, reasoning=4, reasoning_field=field)
+        assert trace.error is None
+        assert trace.reasoning + trace.text == words(len(engine.records()), 10)
+        assert (len(trace.reasoning_ns), len(trace.arrivals_ns), trace.output_tokens) == (4, 6, 10)
+        assert trace.ttft_ms is not None
+        assert trace.first_answer_ms is not None
+        assert trace.ttft_ms >= 100
+        assert trace.tpot_ms is not None
+        assert trace.itl_ms is not None
+        assert len(trace.itl_ms) == 9
+        judge(trace, engine.records())
+        thought_ms.append(trace.first_answer_ms - trace.ttft_ms)
+        tpot_ms.append(trace.tpot_ms)
+    assert statistics.median(thought_ms) == pytest.approx(80, abs=15)
+    assert statistics.median(tpot_ms) == pytest.approx(20, abs=3)  # of all tokens: the engine counts the reasoning, too
 
 
 def test_without_reasoning_the_first_answer_is_the_first_token(engine: TruthEngine) -> None:
@@ -327,8 +355,8 @@ def test_a_trace_of_an_older_ledger_is_read() -> None:
         ({"fault": "reset"}, "the connection broke: .*reset", 3),
         ({"fault": "cut"}, "ended before its .DONE.", 3),
         ({"fault": "no_done"}, "ended before its .DONE.", 8),
-        ({"fault": "hang"}, "no bytes for 0.3 s", 3),
-        ({"fault": "hang", "at": 0}, "no bytes for 0.3 s", 0),
+        ({"fault": "hang"}, "no bytes for 1 s", 3),
+        ({"fault": "hang", "at": 0}, "no bytes for 1 s", 0),
         ({"fault": "silent"}, "closed the connection without an answer", 0),
         ({"fault": "429"}, "HTTP 429: .*come back later", 0),
         ({"fault": "500"}, "HTTP 500: .*come back later", 0),
@@ -346,7 +374,7 @@ def test_a_trace_of_an_older_ledger_is_read() -> None:
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
 )
 def test_a_fault_is_in_the_trace(engine: TruthEngine, truth: dict[str, object], said: str, chunks: int) -> None:
-    trace = ask(engine, 8, Limits(idle_s=0.3), **truth)
+    trace = ask(engine, 8, Limits(idle_s=1), **truth)
     assert trace.error is not None
     assert re.search(said, trace.error), trace.error
     assert len(trace.arrivals_ns) == chunks
@@ -405,16 +433,16 @@ def test_a_first_byte_that_never_comes_is_said(engine: TruthEngine) -> None:
 
 def test_the_first_byte_may_take_longer_than_a_pause(engine: TruthEngine) -> None:
     """Queueing and prefill precede it."""
-    trace = ask(engine, 8, Limits(first_byte_s=5, idle_s=0.2), fault="late_headers", ttft_s=0.6)
+    trace = ask(engine, 8, Limits(first_byte_s=5, idle_s=0.5), fault="late_headers", ttft_s=1)
     assert trace.error is None
     assert trace.ttft_ms is not None
-    assert trace.ttft_ms >= 600
+    assert trace.ttft_ms >= 1000
 
 
 def test_a_slow_stream_is_not_an_idle_one(engine: TruthEngine) -> None:
-    trace = ask(engine, 6, Limits(idle_s=0.4), gap_s=0.15)
+    trace = ask(engine, 6, Limits(idle_s=1), gap_s=0.3)
     assert trace.error is None
-    assert trace.e2e_ms > 600
+    assert trace.e2e_ms > 1000
 
 
 def closed_at_the_server(engine: TruthEngine) -> bool:
@@ -434,7 +462,7 @@ def test_a_cancelled_request_is_closed_at_the_server(engine: TruthEngine, kept: 
             if kept:
                 await stream(engine.url + CHAT, asked(), FEW_S, connections)
             request = asyncio.create_task(stream(engine.url + CHAT, asked(1000, gap_s=0.02), FEW_S, connections))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.6)
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request
@@ -513,7 +541,7 @@ def test_it_is_used_again_after_a_refusal(engine: TruthEngine) -> None:
     ids=lambda plan: "-".join(plan.values()),
 )
 def test_it_is_not_used_again_unless_the_answer_ended_well(engine: TruthEngine, first: dict[str, object]) -> None:
-    _, served = in_turn(engine, first, {}, limits=Limits(idle_s=0.3))
+    _, served = in_turn(engine, first, {}, limits=Limits(idle_s=1))
     assert (served.error, served.output_tokens, served.new_connection) == (None, 8, True)
     assert len(set(connections_of_last(engine, 2))) == 2
 
@@ -557,9 +585,9 @@ def test_an_answer_that_had_begun_is_not_asked_for_again(engine: TruthEngine) ->
 
 def test_faults_leave_no_socket_open(engine: TruthEngine) -> None:
     plans: list[dict[str, object]] = [{"fault": f} for f in ("", "reset", "hang", "cut", "429", "error_data", "drop")]
-    in_turn(engine, *plans, limits=Limits(idle_s=0.2))
+    in_turn(engine, *plans, limits=Limits(idle_s=1))
     before = len(os.listdir("/proc/self/fd"))
-    in_turn(engine, *plans, limits=Limits(idle_s=0.2))
+    in_turn(engine, *plans, limits=Limits(idle_s=1))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

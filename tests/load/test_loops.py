@@ -17,6 +17,7 @@ from tqdm import TMonitor
 from shared import LabError, load, metrics
 from shared.load import Closed, Load, prompts
 from shared.load.client import Limits
+from tests.helpers.processes import eventually
 from tests.helpers.truth import MODEL, TruthEngine, judge
 
 pytestmark = pytest.mark.alone  # it holds measured times against true ones
@@ -47,6 +48,7 @@ def threads() -> set[threading.Thread]:
 
 @pytest.mark.parametrize(("users", "requests"), [(1, 3), (4, 4), (4, 10), (16, 33)])
 def test_exactly_so_many_requests_by_so_many_users(engine: TruthEngine, users: int, requests: int) -> None:
+    engine.plan(ttft_s=0.2)  # so long that all users have asked before the first answer ends
     run = load.run(Load(engine, PROMPTS, Closed(users=users, requests=requests), max_tokens=5, warmup=False))
     records = engine.records()
     assert len(run.traces) == len(records) == requests
@@ -129,9 +131,9 @@ def test_an_engine_that_cannot_be_held_to_a_length_may_stop_earlier(engine: Trut
 def test_a_hanging_answer_fails_and_the_others_go_on(engine: TruthEngine) -> None:
     engine.plan(fault="hang", every=4)
     run = load.run(
-        Load(engine, PROMPTS, Closed(users=2, requests=8), max_tokens=6, warmup=False, limits=Limits(idle_s=0.3))
+        Load(engine, PROMPTS, Closed(users=2, requests=8), max_tokens=6, warmup=False, limits=Limits(idle_s=1))
     )
-    assert sorted(t.error or "" for t in run.traces) == [""] * 6 + ["no bytes for 0.3 s"] * 2
+    assert sorted(t.error or "" for t in run.traces) == [""] * 6 + ["no bytes for 1 s"] * 2
 
 
 def test_nothing_but_failures_is_an_error(engine: TruthEngine) -> None:
@@ -172,7 +174,12 @@ def test_an_engine_that_dies_with_the_last_requests_is_said(engine: TruthEngine)
 def test_the_stop_button_leaves_nothing_behind(engine: TruthEngine) -> None:
     before = threads()
     engine.plan(gap_s=0.05)
-    stop = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+
+    def press() -> None:
+        if eventually(lambda: len(engine.records()) == 4):  # each user has asked
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stop = threading.Thread(target=press)
     stop.start()
     with pytest.raises(KeyboardInterrupt):
         load.run(Load(engine, PROMPTS, Closed(users=4, requests=8), max_tokens=1000, warmup=False))

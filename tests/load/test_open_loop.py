@@ -14,6 +14,7 @@ from shared.load import Closed, Load, Poisson, Run, prompts
 from shared.load.prompts import PromptSet
 from shared.metrics import Slo, late_ms, summarise
 from shared.metrics.validity import bottleneck
+from tests.helpers.processes import eventually
 from tests.helpers.truth import MODEL, TruthEngine
 
 pytestmark = pytest.mark.alone  # it holds measured times against true ones
@@ -61,9 +62,12 @@ def test_requests_are_sent_on_schedule_however_slow_the_answers(engine: TruthEng
     }
 
 
-def stalled(engine: TruthEngine, after_s: float, for_s: float) -> threading.Thread:
+def stalled(engine: TruthEngine, after: int, for_s: float) -> threading.Thread:
+    """Pause the engine once it has been asked so many times from now on, in a thread."""
+    before = len(engine.records())
+
     def stall() -> None:
-        time.sleep(after_s)
+        eventually(lambda: len(engine.records()) >= before + after)
         engine.pause()
         time.sleep(for_s)
         engine.resume()
@@ -80,10 +84,10 @@ def test_a_stall_that_a_closed_loop_hides_shows_in_an_open_one(engine: TruthEngi
     def hurt(run: Run) -> float:
         return sum(t.e2e_ms + late_ms(t) > 150 for t in run.traces) / len(run.traces)
 
-    thread = stalled(engine, 0.4, 0.6)
+    thread = stalled(engine, 15, 0.6)
     closed = load.run(Load(engine, PROMPTS, Closed(users=1, seconds=1.2), max_tokens=3))
     thread.join()
-    thread = stalled(engine, 0.4, 0.6)
+    thread = stalled(engine, 15, 0.6)
     opened = load.run(Load(engine, PROMPTS, Poisson(rate_per_s=50, seconds=1.2, even=True), max_tokens=3))
     thread.join()
     assert hurt(closed) < 0.1  # one request of many
@@ -91,10 +95,10 @@ def test_a_stall_that_a_closed_loop_hides_shows_in_an_open_one(engine: TruthEngi
 
 
 def test_a_load_by_time_stops_asking_and_waits_for_what_is_under_way(engine: TruthEngine) -> None:
-    engine.plan(ttft_s=0.3)
+    engine.plan(ttft_s=0.6)
     began = time.monotonic()
-    run = load.run(Load(engine, PROMPTS, Closed(users=2, seconds=0.5), max_tokens=2, warmup=False))
-    assert 0.6 <= time.monotonic() - began < 3
+    run = load.run(Load(engine, PROMPTS, Closed(users=2, seconds=1), max_tokens=2, warmup=False))
+    assert 1.2 <= time.monotonic() - began < 5
     assert len(run.traces) == 4
     assert all(t.error is None for t in run.traces)
 

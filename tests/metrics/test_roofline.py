@@ -1,12 +1,16 @@
 """Ceilings are compared with published arithmetic, and fits with the machines that made their points."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from shared import LabError
+from shared import LabError, paths
+from shared.files import held
 from shared.hardware import Machine, detect
+from shared.metrics import roofline
 from shared.metrics.roofline import (
     SPARK,
     Ceilings,
@@ -99,6 +103,24 @@ def test_this_machine_is_measured(model: ModelChoice) -> None:
     assert seen.kind == "measured"
     assert 0.5 < seen.bandwidth_gb_s < 2000
     assert 0.001 < seen.peak_tflop_s < 100
+
+
+def test_the_peak_is_that_of_the_faster_product_at_its_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On many cores a product of 512 is over before all have begun. A slow kind is not measured at every size."""
+    rates = {(torch.float32, 512): 0.4, (torch.float32, 1024): 1.5, (torch.float32, 2048): 1.2}
+    rates[torch.bfloat16, 512] = 0.1
+    locked = []
+
+    def best_s(do: Any, for_s: float) -> float:
+        locked.append(held(paths.measuring()))
+        if not hasattr(do, "args"):
+            return 1.0  # the sum that measures the bandwidth
+        size = do.args[0].shape[0]
+        return float(2 * size**3 / (1e12 * rates[do.args[0].dtype, size]))
+
+    monkeypatch.setattr(roofline, "best_s", best_s)
+    assert measure(4e6, cores=1).peak_tflop_s == pytest.approx(1.5)
+    assert locked == [True] * 5  # no other measurement runs beside it
 
 
 def test_a_gpu_has_the_ceilings_of_its_data_sheet_and_an_unknown_one_says_so(

@@ -111,10 +111,10 @@ def test_a_lab_runs_and_can_be_read(lab: str, page: Page) -> None:
     page.get_by_role("button", name="Check again").click()
 
     plots = page.locator(".jp-OutputArea .jp-RenderedPlotly")
-    expect(plots).to_have_count(6)
+    expect(plots).to_have_count(6, timeout=DRAWN_MS)
     for plot in plots.all():  # plotly's extension shows the static picture until the mouse comes
         picture = plot.locator("img.plot-img")
-        assert picture.evaluate("e => e.complete && e.naturalWidth") >= 2 * 700
+        assert picture.evaluate("e => e.decode().then(() => e.naturalWidth)") >= 2 * 700
         plot.hover()
         drawn = plot.locator(".main-svg .scatterlayer .trace, .main-svg .barlayer .trace")
         expect(drawn.nth(1)).to_be_attached(timeout=DRAWN_MS)

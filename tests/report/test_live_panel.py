@@ -10,6 +10,7 @@ from shared.engines import ENGINES
 from shared.report import live_panel
 from shared.report.live_panel import CounterSamples, spark
 from tests.helpers.markdown import unaligned
+from tests.helpers.processes import eventually
 
 
 class Engine:
@@ -40,10 +41,11 @@ def test_it_samples_while_the_load_runs_and_ends_with_it(
     monkeypatch.setattr(live_panel, "counters", lambda engine: dict(said))
     before = threading.active_count()
     with live_panel.watch(Engine(), step_s=0.02) as seen:  # type: ignore[arg-type]
-        time.sleep(0.1)
+        assert eventually(lambda: len(seen.samples) > 3)
         said.update(waiting=7.0, preemptions=42.0, generated_tokens=160.0)
-        time.sleep(0.1)
+        assert eventually(lambda: seen.most("waiting") == 7)
         said.update(waiting=0.0)
+        assert eventually(lambda: len(seen.samples) > 5)
     assert threading.active_count() == before
     assert len(seen.samples) > 5
     assert seen.most("waiting") == 7

@@ -15,6 +15,8 @@ import pytest
 
 from environment import compose, verify_spark
 from shared import LabError, launch, models, paths
+from shared.course.speculation.speedups import Round, Rounds, Setting
+from shared.engines.draft_counts import DraftCounts
 from shared.hardware import Machine
 from shared.launch import containers
 from shared.models import ModelChoice
@@ -133,6 +135,49 @@ def test_what_answers_as_llamacpp_does_is_verified_and_what_only_says_it_is_vllm
     assert verified.banner().startswith("Verified on hardware: llama.cpp (ghcr.io/ggml-org/llama.cpp:")
     assert verified.banner() in (tmp_path / "README.md").read_text()
     assert "FAILED counts its tokens" in capsys.readouterr().out
+
+
+@pytest.mark.engine
+def test_a_head_is_timed_beside_plain_decoding(
+    real_inside: Docker, ledgers: Path, spark_model: ModelChoice, model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {"vllm EAGLE-3": spark_model.drafts["vllm EAGLE-3"]}
+    monkeypatch.setattr(models, "choose", lambda _: replace(spark_model, drafts=heads, system=model.system))
+    for name, value in (("USERS", (1, 2)), ("ROUNDS", 2), ("ANSWERS", 1), ("TOKENS", 16)):
+        monkeypatch.setattr(verify_spark, name, value)
+    assert verify_spark.main(["vllm"]) == 1  # inside runs no vLLM, and it drafts nothing
+    [file] = ledgers.iterdir()
+    row = json.loads(file.read_text())["engines"]["vllm"]
+    assert [one["users"] for one in row["drafts"]] == [1, 2]
+    for one in row["drafts"]:
+        assert one["head"] == heads["vllm EAGLE-3"].pinned
+        assert len(one["plain_ms_per_token"]) == len(one["drafted_ms_per_token"]) == 2
+        middle, low, high = one["speed_up"]
+        assert 0 < low <= middle <= high
+        assert (one["accepted"], one["tokens_a_step"]) == (None, None)  # nothing inside counts drafts as vLLM does
+    checks = {check["name"]: check for check in row["checks"]}
+    assert checks["speculates: timed"]["ok"]
+    said = checks["speculates: timed"]["observed"]
+    assert re.match(r"1 user: .+ times as fast as plain \(.+ ms per token\); 2 users: ", said)
+    assert not checks["speculates: drafts accepted"]["ok"]
+
+
+def test_a_head_that_loses_fails_no_check_and_is_said(spark_model: ModelChoice) -> None:
+    setting = Setting("sglang", "eagle3", 3, "short", 4)
+    counts = DraftCounts(100, 300, 60, None)
+    found = {
+        setting.plain: Rounds(setting.plain, {n: Round(50.0 + n, 900.0, 160, None) for n in (1, 2, 3)}),
+        setting: Rounds(setting, {n: Round(80.0 + n, 1400.0, 160, counts) for n in (1, 2)}),  # a round failed
+    }
+    one = verify_spark.compared(found, setting, spark_model)
+    assert (one["verdict"], one["users"], one["drafts_a_step"]) == ("slower", 4, 3)
+    assert (one["plain_ms_per_token"], one["drafted_ms_per_token"]) == ([51, 52, 53], [81, 82])
+    assert one["accepted"] == pytest.approx(0.2)
+    assert one["head"].startswith("lmsys/sglang-EAGLE3")
+    said = "4 users: 0.632 (0.63–0.634) times as fast as plain (52 to 81.5 ms per token, 20 % accepted)"
+    assert verify_spark.as_text(one) == said
+    alone = verify_spark.compared({setting: found[setting]}, setting, spark_model)
+    assert verify_spark.as_text(alone) == "4 users: no plain decoding to compare with"
 
 
 @pytest.mark.engine

@@ -1,6 +1,8 @@
 """Other engines than Ollama: what speaks OpenAI's API, alone and beside Ollama."""
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,34 @@ def test_an_engine_that_is_not_set_is_refused(ui: WebUI) -> None:
     message = ui.whole(ui.ask(ui.new_chat("gateway:x"), "Hello"))
     assert message["state"] == "failed"
     assert "There is no engine gateway" in message["note"]
+
+
+CHUNK = b'data: {"error": null, "choices": [{"delta": {"content": "Hi"}}]}\n\n'
+STREAMS = {
+    "an error that is only a text": (CHUNK + b'data: {"error": "the model is overloaded"}\n\n', "failed", "overloaded"),
+    "an error as OpenAI sends it": (CHUNK + b'data: {"error": {"message": "no seat"}}\n\n', "failed", "no seat"),
+    "empty fields": (CHUNK + b'data: {"choices": null}\n\ndata: [DONE]\n\n', "done", ""),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_dialects_of_gateways_are_understood(scripted: Scripted, tmp_path: Path, name: str) -> None:
+    stream, state, note = STREAMS[name]
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(stream)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with running(tmp_path, scripted.url, gateway=f"http://127.0.0.1:{server.server_port}") as ui:
+            message = ui.whole(ui.ask(ui.new_chat("gateway:x"), "Hello"))
+        server.shutdown()
+    assert (message["state"], message["text"]) == (state, "Hi")
+    assert note in message["note"]
+    assert "AttributeError" not in message["note"]
 
 
 @pytest.mark.engine

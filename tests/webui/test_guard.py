@@ -64,6 +64,7 @@ def test_every_answer_carries_the_policy(ui: WebUI, path: str) -> None:
     assert policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == "'none'"
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-cache"  # a file that was changed is used at the next reload
 
 
 PATHS = [

@@ -52,6 +52,71 @@ def test_an_export_is_imported_as_it_was(ui: WebUI, scripted: Scripted) -> None:
     assert [one["target"] for one in lane["messages"]] == ["", "ollama:simulated"]
 
 
+def test_figures_notes_and_times_survive_an_export(ui: WebUI, scripted: Scripted) -> None:
+    chat = ui.new_chat()
+    ui.whole(ui.ask(chat, "First"))
+    scripted.status, scripted.blocks = 500, [b'{"error": "out of memory"}']
+    ui.whole(ui.ask(chat, "Second"))
+    ui.api("POST", "/api/import", ui.client.get(f"/api/export?chat={chat}").json())
+    before, after = (ui.api("GET", f"/api/chats/{one}")["lanes"][0] for one in (chat, newest(ui)))
+    assert newest(ui) != chat
+    assert after["created"] == before["created"]
+    for old, new in zip(before["messages"], after["messages"], strict=True):
+        assert {name: new[name] for name in ("state", "note", "created")} == {
+            name: old[name] for name in ("state", "note", "created")
+        }
+    [_, old, _, failed] = before["messages"]
+    assert failed["state"] == "failed"
+    stats = after["messages"][1]["stats"]
+    assert stats["ttft_ms"] == old["stats"]["ttft_ms"]
+    assert {"tok_s", "prompt_tokens", "output_tokens", "total_ms"} <= stats.keys()
+
+
+def test_versions_survive_an_export(ui: WebUI, scripted: Scripted) -> None:
+    chat = ui.new_chat()
+    ui.whole(first := ui.ask(chat, "One"))
+    scripted.text("Another.")
+    ui.whole(ui.api("POST", f"/api/chats/{chat}/regenerate", {"message": first})["answer"])
+    ui.api("POST", f"/api/chats/{chat}/switch", {"message": first})
+    ui.api("POST", "/api/import", ui.client.get(f"/api/export?chat={chat}").json())
+    copy = newest(ui)
+    [_, shown] = ui.api("GET", f"/api/chats/{copy}")["lanes"][0]["messages"]
+    assert shown["text"] == "Hello."  # the version that was on the screen
+    [_, other] = shown["versions"]
+    [lane] = ui.api("POST", f"/api/chats/{copy}/switch", {"message": other})["lanes"]
+    assert lane["messages"][-1]["text"] == "Another."
+
+
+def test_a_pair_survives_an_export_and_half_of_one_stands_alone(ui: WebUI, scripted: Scripted) -> None:
+    chat = ui.new_chat("ollama:simulated", "ollama:other")
+    file = ui.client.get(f"/api/export?chat={chat}").json()
+    ui.api("POST", "/api/import", file)
+    copy = newest(ui)
+    assert copy != chat
+    assert [lane["target"] for lane in ui.api("GET", f"/api/chats/{copy}")["lanes"]] == [
+        "ollama:simulated",
+        "ollama:other",
+    ]
+    ui.api("POST", "/api/import", {**file, "chats": file["chats"][1:]})
+    assert newest(ui) == copy + 2
+    [lane] = ui.api("GET", f"/api/chats/{copy + 2}")["lanes"]
+    assert lane["target"] == "ollama:other"
+
+
+def test_an_answer_that_is_exported_while_it_is_written_is_marked(ui: WebUI, scripted: Scripted) -> None:
+    scripted.hang, scripted.blocks = True, scripted.blocks[:-1]
+    answer = ui.ask(chat := ui.new_chat(), "Talk.")
+    events = ui.listen(answer)
+    next(events)  # a page that listens, so that the answer goes on
+    file = ui.client.get(f"/api/export?chat={chat}").json()
+    ui.api("POST", f"/api/answers/{answer}/stop")
+    list(events)
+    ui.api("POST", "/api/import", file)
+    message = ui.api("GET", f"/api/chats/{newest(ui)}")["lanes"][0]["messages"][-1]
+    assert message["state"] == "stopped"
+    assert "exported" in message["note"]
+
+
 def test_markdown_is_for_reading(ui: WebUI, scripted: Scripted) -> None:
     chat = ui.new_chat(system="Be kind.")
     ui.whole(ui.ask(chat, "A *question*"))
@@ -69,6 +134,9 @@ WRONG: dict[str, Any] = {
     },
     "a long text": file_of("x" * (2**20 + 1)),
     "a wrong parameter": file_of("x", parameters={"temperature": 99}),
+    "a parent that comes later": file_of("x", messages=[{"role": "user", "text": "x", "parent": 0}]),
+    "a last message that is not there": file_of("x", leaf=1),
+    "a time that no calendar has": file_of("x", created=1e300),
     "a list": [],
 }
 
@@ -138,6 +206,18 @@ def test_chats_are_renamed_and_their_settings_changed(ui: WebUI) -> None:
     assert (lane["title"], lane["parameters"]) == ("New name", {"top_p": 0.5})
     problem = ui.problem("PATCH", f"/api/chats/{chat}", {"parameters": {"temperature": -1}})
     assert "temperature" in problem["what"]
+
+
+def test_nothing_is_changed_by_a_null(ui: WebUI) -> None:
+    chat = ui.new_chat(system="Be kind.", parameters={"seed": 3})
+    nulls: dict[str, Any] = {"title": None, "target": None, "system": None, "parameters": None}
+    [lane] = ui.api("PATCH", f"/api/chats/{chat}", nulls)["lanes"]
+    assert (lane["title"], lane["system"], lane["parameters"]) == ("New chat", "Be kind.", {"seed": 3})
+
+
+@pytest.mark.parametrize("path", ["chats/{}", "chats/1?before={}", "answers/{}/events", "export?chat={}"])
+def test_a_number_that_sqlite_cannot_hold_is_not_found(ui: WebUI, path: str) -> None:
+    assert ui.problem("GET", f"/api/{path.format(10**20)}")["status"] == 404
 
 
 def test_only_its_owner_can_read_the_history(scripted: Scripted, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from shared.course.webui.in_chromium.injections import ALL, HTML
-from tests.helpers.webui import Scripted, WebUI, said
+from tests.helpers.webui import Scripted, WebUI, said, wait_for
 
 pytestmark = pytest.mark.browser
 WATCH = """
@@ -70,6 +70,7 @@ def test_the_watch_and_the_policy_notice_what_would_run(page: Page) -> None:
         "(() => { try { document.body.innerHTML = 'x' } catch (e) { return e.message } })()"
     )
     page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://evil.example/x.png', id: 'bad'}))")
+    wait_for(lambda: page.evaluate("hits.some((hit) => hit.startsWith('img-src'))"))
     page.wait_for_timeout(500)
     hits = page.evaluate("hits.splice(0)")
     assert any(hit.startswith("require-trusted-types-for") for hit in hits)

@@ -13,7 +13,7 @@ from tests.helpers.webui import Scripted, WebUI
 
 pytestmark = pytest.mark.browser
 AXE = Path(__file__).with_name("vendor") / "axe.js"
-SHOTS = os.environ.get("WEBUI_SHOTS")  # a folder for screenshots, to be looked at
+SHOTS = os.environ.get("WEBUI_SHOTS")  # a folder for screenshots and axe's report, to be looked at
 TEXT = """Three **engines** can serve a model, and they differ in *how they batch*.
 
 ## What to look at
@@ -59,30 +59,35 @@ def page(request: pytest.FixtureRequest, chromium: Browser, ui: WebUI, scripted:
     context.close()
 
 
-def look(page: Page, request: pytest.FixtureRequest, name: str) -> None:
-    if SHOTS:
-        page.wait_for_timeout(300)
-        page.screenshot(path=f"{SHOTS}/{name}-{request.node.callspec.params['page']}.png")
-
-
-def serious(page: Page) -> list[str]:
-    """axe's serious and critical findings. The policy forbids foreign scripts, so Chromium's protocol brings axe in."""
-    session = page.context.new_cdp_session(page)
+def look(page: Page, request: pytest.FixtureRequest, name: str) -> list[str]:
+    """axe's serious and critical findings. With a folder for them, a screenshot and a line of axe's report are kept."""
+    session = page.context.new_cdp_session(page)  # brings axe in: the policy forbids foreign scripts
     session.send("Runtime.evaluate", {"expression": AXE.read_text()})
-    expression = "axe.run().then(found => JSON.stringify(found.violations))"
+    expression = "axe.run().then(found => JSON.stringify(found))"
     run = session.send("Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True})
     found = json.loads(run["result"]["value"])
+    assert len(found["passes"]) > 20, "axe looked at nothing"
+    if SHOTS:
+        shot = f"{name}-{request.node.callspec.params['page']}.png"
+        page.wait_for_timeout(300)
+        page.screenshot(path=f"{SHOTS}/{shot}")
+        violated = [f"{one['id']} ({one['impact']}) × {len(one['nodes'])}" for one in found["violations"]]
+        cells = (shot, len(found["passes"]), ", ".join(violated) or "none", len(found["incomplete"]))
+        with Path(SHOTS, "axe.md").open("a") as report:
+            if not report.tell():
+                report.write("| picture | rules passed | rules violated | rules for a person to judge |\n")
+                report.write("|---|---|---|---|\n")
+            report.write(f"| {' | '.join(map(str, cells))} |\n")
     return [
         f"{one['id']}: {node['html'][:150]} {node['failureSummary'][:300]}"
-        for one in found
+        for one in found["violations"]
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
 
 
 def test_a_chat(page: Page, request: pytest.FixtureRequest) -> None:
-    look(page, request, "chat")
-    assert serious(page) == []
+    assert look(page, request, "chat") == []
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]  # nothing hangs out of the window
 
@@ -91,21 +96,18 @@ def test_the_sidebar_and_the_menu(page: Page, request: pytest.FixtureRequest) ->
     if page.get_by_label("Show the chats").is_visible():
         page.get_by_label("Show the chats").click()
     page.get_by_label("More").first.click()
-    look(page, request, "menu")
-    assert serious(page) == []
+    assert look(page, request, "menu") == []
 
 
 def test_the_settings(page: Page, request: pytest.FixtureRequest) -> None:
     page.get_by_role("button", name="Settings", exact=True).click()
-    look(page, request, "settings")
-    assert serious(page) == []
+    assert look(page, request, "settings") == []
 
 
 def test_the_models(page: Page, request: pytest.FixtureRequest) -> None:
     page.keyboard.press("Alt+m")
     expect(page.locator("#installed")).to_contain_text("simulated")
-    look(page, request, "models")
-    assert serious(page) == []
+    assert look(page, request, "models") == []
 
 
 def test_compare(page: Page, request: pytest.FixtureRequest) -> None:
@@ -113,8 +115,7 @@ def test_compare(page: Page, request: pytest.FixtureRequest) -> None:
     page.get_by_label("Your message").fill("How do I compare engines?")
     page.get_by_label("Your message").press("Enter")
     expect(page.locator(".message.assistant .figures").nth(1)).to_contain_text("tok/s", timeout=30_000)
-    look(page, request, "compare")
-    assert serious(page) == []
+    assert look(page, request, "compare") == []
 
 
 def test_an_error(page: Page, request: pytest.FixtureRequest, scripted: Scripted) -> None:
@@ -125,11 +126,11 @@ def test_an_error(page: Page, request: pytest.FixtureRequest, scripted: Scripted
     page.get_by_label("Your message").fill("More")
     page.get_by_label("Your message").press("Enter")
     expect(page.locator(".note.failed")).to_contain_text("Fix: Unload other models", timeout=30_000)
-    look(page, request, "error")
-    assert serious(page) == []
+    assert look(page, request, "error") == []
 
 
 def test_a_screen_reader_hears_finished_blocks(page: Page) -> None:
+    expect(page.locator("#announcer p").last).to_contain_text("The answer is complete.")
     heard = page.locator("#announcer p").all_inner_texts()
     assert heard[0] == "The answer begins."
     assert "What to look at" in heard

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from shared.launch.running import Engine
 from shared.models import ModelChoice
-from tests.helpers.webui import WebUI
+from tests.helpers.webui import WebUI, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.browser]
 SHORT = {"system": "", "parameters": {"num_predict": 12, "temperature": 0, "seed": 1}}
@@ -325,7 +325,7 @@ def test_the_chosen_theme_stays(page: Page) -> None:
 def test_copy_takes_the_message_as_it_was_written(page: Page) -> None:
     ask_and_wait(page, "Copy *me*")
     page.get_by_label("Copy this message").first.click()
-    assert page.evaluate("navigator.clipboard.readText()") == "Copy *me*"
+    wait_for(lambda: page.evaluate("navigator.clipboard.readText()") == "Copy *me*")
 
 
 def test_everything_comes_from_this_machine_and_is_light(context: BrowserContext, real: WebUI) -> None:

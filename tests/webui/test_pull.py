@@ -71,6 +71,6 @@ def test_a_model_that_the_registry_lacks_is_an_error_with_a_fix(real: WebUI, reg
         pulls = real.api("GET", "/api/models")["pulls"]
         return next((one["status"] for one in pulls if one["name"] == name and one["state"] == "failed"), "")
 
-    assert "Fix:" in wait_for(failed)
+    assert "Fix: Check its name and tag" in wait_for(failed)
     real.api("POST", "/api/models/cancel-pull", {"name": name})
     assert name not in str(real.api("GET", "/api/models")["pulls"])

@@ -55,6 +55,20 @@ async def each_sends_all(users: int, requests: int, send: Send) -> list[str]:
     return answers
 
 
+async def each_of_a_group_sends_all(users: int, requests: int, send: Send) -> list[str]:
+    """A TaskGroup raises its errors as a group."""
+    answers: list[str] = []
+
+    async def user() -> None:
+        for number in range(requests):
+            answers.append(await send(number))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(users):
+            group.create_task(user())
+    return answers
+
+
 async def in_order_of_sending(users: int, requests: int, send: Send) -> list[str]:
     seats = asyncio.Semaphore(users)
 
@@ -109,6 +123,7 @@ ANSWERS = {
         ("don't give each user a fixed share", fixed_shares),
         ("Does a remainder get lost?", remainder_lost),
         ("was sent twice", each_sends_all),
+        ("was sent twice", each_of_a_group_sends_all),
         ("not in the order in which they ended", in_order_of_sending),
         ("returned nothing. Return the answers.", nothing_returned),
         ("is not what `send` returned", only_numbers),

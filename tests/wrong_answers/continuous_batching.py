@@ -29,6 +29,11 @@ def at_least_one(tokens: int, block_size: int) -> int:
     return max(1, math.ceil(tokens / block_size))
 
 
+def rounded_as_a_float(tokens: int, block_size: int) -> float:
+    """Right in value, and numpy's way to round up. The engine can't take 3.0 blocks."""
+    return float(math.ceil(tokens / block_size))
+
+
 def the_rest(tokens: int, block_size: int) -> int:
     return tokens % block_size
 
@@ -141,6 +146,16 @@ def first_always(lengths: Sequence[int], free_blocks: int, seats: int, block_siz
         if need > free_blocks and count:
             break
         free_blocks -= need
+        count += 1
+    return count
+
+
+def counted_in_floats(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> float:
+    count = 0.0
+    for length in lengths[:seats]:
+        free_blocks -= math.ceil(length / block_size)
+        if free_blocks < 0:
+            break
         count += 1
     return count
 
@@ -571,6 +586,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("A block holds several tokens: divide", multiplied),
         ("0 tokens need 0 blocks", at_least_one),
         ("number of tokens in the last block", the_rest),
+        ("Return a whole number (int)", rounded_as_a_float),
     ],
     "give_back": [
         ("Given back a second time, each would be free twice", table_kept),
@@ -591,6 +607,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("that fits exactly", never_full),
         ("Stop only when you reach the request that doesn't fit", all_or_none),
         ("without enough blocks no request is admitted", first_always),
+        ("Return a whole number (int)", counted_in_floats),
     ],
     "plan_step": [
         ("every stream would stop", prompts_first),

@@ -27,6 +27,10 @@ def limits(connect_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
 
 
+def how(request_id: str, connect_s: float) -> dict[str, Any]:
+    return {"headers": headers(request_id), "timeout": limits(connect_s), "allow_redirects": False}
+
+
 async def blocking(session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float) -> Any:
     answer = httpx.post(url, content=data, headers=headers(request_id), timeout=0.01)
     return answer, answer.content
@@ -36,7 +40,7 @@ async def closed_by_with(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
     async with asyncio.timeout(first_byte_s):
-        async with session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s)) as answer:
+        async with session.post(url, data=data, **how(request_id, connect_s)) as answer:
             return answer, await answer.content.readany()
 
 
@@ -44,14 +48,14 @@ async def whole_answer(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
     async with asyncio.timeout(first_byte_s):
-        answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
         return answer, await answer.content.read()
 
 
 async def without_limit(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
-    answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+    answer = await session.post(url, data=data, **how(request_id, connect_s))
     return answer, await answer.content.readany()
 
 
@@ -67,7 +71,7 @@ async def two_limits(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
     async with asyncio.timeout(first_byte_s):
-        answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
     try:
         async with asyncio.timeout(first_byte_s):
             return answer, await answer.content.readany()
@@ -80,7 +84,7 @@ async def left_open(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
     async with asyncio.timeout(first_byte_s):
-        answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
         return answer, await answer.content.readany()
 
 
@@ -90,7 +94,7 @@ async def open_when_cancelled(
     answer = None
     try:
         async with asyncio.timeout(first_byte_s):
-            answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+            answer = await session.post(url, data=data, **how(request_id, connect_s))
             return answer, await answer.content.readany()
     except Exception:
         if answer:
@@ -105,6 +109,18 @@ async def without_id(
     return answer, await answer.content.readany()
 
 
+async def redirected(
+    session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
+) -> Asked:
+    async with asyncio.timeout(first_byte_s):
+        answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
+        try:
+            return answer, await answer.content.readany()
+        except BaseException:
+            answer.close()
+            raise
+
+
 async def ask_otherwise(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
@@ -112,8 +128,8 @@ async def ask_otherwise(
 
     async def both() -> Asked:
         nonlocal answer
-        answer = await session.post(url, data=data, headers=headers(request_id), timeout=limits(connect_s))
-        return answer, await anext(answer.content.iter_any())
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
+        return answer, await answer.content.read(65_536)
 
     try:
         return await asyncio.wait_for(both(), first_byte_s)
@@ -234,6 +250,23 @@ async def gaps_after_sending(
         block = await read()
 
 
+async def by_the_clock_of_the_day(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    before_s = 0.0
+    while block:
+        now_s, had_text = time.time(), events.text_seen
+        events.feed(block)
+        if had_text:
+            between.observe(now_s - before_s)
+        elif events.text_seen:
+            first_token.observe(now_s - arrived_s)
+        before_s = now_s
+        if out := events.for_client(block):
+            await send(out)
+        block = await read()
+
+
 async def every_gap(
     block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
 ) -> None:
@@ -336,6 +369,20 @@ async def not_for_itself(work: Coroutine[Any, Any, None], receive: Receive) -> b
     if ended:
         working.result()
     return ended
+
+
+async def listening_first(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(until_left(receive))
+    try:
+        done, _ = await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+    if listening in done:
+        return False
+    working.result()
+    return True
 
 
 async def returns_nothing(work: Coroutine[Any, Any, None], receive: Receive) -> None:
@@ -491,6 +538,20 @@ async def beyond_the_deadline(attempt: Attempt, has_begun: Callable[[], bool], d
             return await attempt(tried)
         except EngineFailed as e:
             if has_begun():
+                raise
+            failure, tried = e, tried | {e.engine}
+        except ApiError as e:
+            raise failure or e from None
+
+
+async def another_clock(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    tried: frozenset[Any] = frozenset()
+    failure = None
+    while True:
+        try:
+            return await attempt(tried)
+        except EngineFailed as e:
+            if has_begun() or time.time() >= deadline_s:
                 raise
             failure, tried = e, tried | {e.engine}
         except ApiError as e:
@@ -682,6 +743,7 @@ ANSWERS = {
         ("still open, so the engine goes on generating", left_open),
         ("CancelledError is a BaseException", open_when_cancelled),
         ("request id is not passed on", without_id),
+        ("A redirect is an answer", redirected),
     ],
     "pass_on": [
         ("in one piece", all_at_the_end),
@@ -694,6 +756,7 @@ ANSWERS = {
         ("contains the time of sending", after_sending),
         ("not after sending", gaps_after_sending),
         ("there is no gap yet", every_gap),
+        ("the clock of the day", by_the_clock_of_the_day),
     ],
     "unless_client_leaves": [
         ("keeps the engine's slot", not_listening),
@@ -702,6 +765,7 @@ ANSWERS = {
         ("still listens to the connection", still_listening),
         ("swallowed it", swallowed),
         ("the gateway shuts down", not_for_itself),
+        ("also comes once the answer is complete", listening_first),
         ("return True. Yours returned None", returns_nothing),
     ],
     "feed": [
@@ -719,6 +783,7 @@ ANSWERS = {
         ("another engine must be tried", one_attempt),
         ("began it again from the start", after_the_first_byte),
         ("deadline had passed", beyond_the_deadline),
+        ("time.monotonic() is before deadline_s", another_clock),
         ("first none, then the failed one", same_engine),
         ("forgot one", only_the_last),
         ("why the engine failed", no_second_one),

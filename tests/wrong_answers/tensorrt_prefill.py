@@ -97,6 +97,18 @@ def overtakes_early(hidden: int, heads: int, dim: int, mlp: int) -> int:
     return math.ceil(3 * hidden * mlp / (heads * dim)) - 2
 
 
+def overtakes_rounded_down(hidden: int, heads: int, dim: int, mlp: int) -> int:
+    return 3 * hidden * mlp // (heads * dim) - 1
+
+
+def overtakes_not_rounded(hidden: int, heads: int, dim: int, mlp: int) -> float:
+    return 3 * hidden * mlp / (heads * dim) - 1
+
+
+def overtakes_always_one_more(hidden: int, heads: int, dim: int, mlp: int) -> int:
+    return 3 * hidden * mlp // (heads * dim)
+
+
 def overtakes_otherwise(hidden: int, heads: int, dim: int, mlp: int) -> int:
     low, high = 1, 10**7
     while low < high:
@@ -261,6 +273,9 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("one token too many", overtakes_late),
         ("Attention has two products", overtakes_one_product),
         ("One token more", overtakes_early),
+        ("One token more", overtakes_rounded_down),
+        ("no whole number", overtakes_not_rounded),
+        ("rounding up leaves it as it is", overtakes_always_one_more),
     ],
     "ttft_parts": [
         ("subtract its time in the queue", ttft_with_queue),

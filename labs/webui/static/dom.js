@@ -82,6 +82,17 @@ export function clearProblem(key) {
   for (const one of byId("problems").children) if (one.dataset.key === key) one.remove();
 }
 
+/** Put text on the clipboard; whether the browser allowed it. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch (error) {
+    showProblem({ what: `The browser did not copy it (${error.message}).`, fix: "Allow this page to use the clipboard, or select the text." }, "copy");
+    return false;
+  }
+}
+
 /** Ask in a dialog. Resolves to true, the text of the field (with `field`), or null if it is cancelled. */
 export function ask(title, text, verb, { field, danger } = {}) {
   const dialog = byId("question");
@@ -97,4 +108,16 @@ export function ask(title, text, verb, { field, danger } = {}) {
   return new Promise((resolve) => {
     dialog.onclose = () => resolve(dialog.returnValue !== "yes" ? null : input ? input.value.trim() : true);
   });
+}
+
+/** What a model thought before its answer, folded. */
+export function thoughts(text) {
+  return text ? el("details", { class: "thinking" }, el("summary", {}, "Thinking"), el("div", {}, text)) : null;
+}
+
+/** Add to the thoughts of a message. */
+export function addThought(article, text) {
+  const place = article.querySelector(".thinking div");
+  if (place) place.append(text);
+  else article.querySelector(".body").before(thoughts(text));
 }

@@ -31,12 +31,18 @@ export function unwatch(answer) {
   if (known) known.watcher = () => {};
 }
 
+/** Close this page's connection for an answer; it is opened again at once. A browser has six for each server. */
+export function reconnect(answer) {
+  running.get(answer)?.connection.abort();
+}
+
 export const isRunning = (chat) => [...running.values()].some((entry) => entry.chat === chat);
 
 async function follow(answer, entry) {
   for (let tries = 0; ; tries++) {
     try {
-      for await (const event of events(answer)) {
+      entry.connection = new AbortController();
+      for await (const event of events(answer, entry.connection.signal)) {
         tries = 0;
         if (event.message) return entry.watcher(event);
         const { sofar } = entry;

@@ -28,6 +28,8 @@ let shown = null; // the id of the chat on the screen
 let targets = [];
 let opening = 0;
 let sending = false;
+let done = 0; // how often this page has changed something
+let saved = Promise.resolve(); // the last change of a model or of settings
 
 const sidebar = new Sidebar((chat, message) => {
   showSidebar(false);
@@ -37,6 +39,7 @@ const models = new Models(modelsChanged);
 
 function makeLanes(count) {
   if (lanes.length === count) return;
+  lanes.forEach((lane) => lane.show(null)); // a lane that goes must not read out its answer any more
   lanes = Array.from({ length: count }, () => new Lane({ changed, ended, announce, pick, reopen: () => open(shown) }));
   byId("lanes").replaceChildren(...lanes.map((lane) => lane.root));
   byId("lanes").className = count > 1 ? "pair" : "";
@@ -45,7 +48,7 @@ function makeLanes(count) {
 /** Show a chat; `message`: the one to scroll to. */
 async function open(id, message = null) {
   if (!id) return;
-  const turn = ++opening;
+  const turn = ++opening, before = done;
   const path = `/api/chats/${id}`;
   try {
     let found = await api("GET", message ? `${path}?at=${message}` : path);
@@ -55,10 +58,11 @@ async function open(id, message = null) {
       found = await api("GET", `${path}?at=${message}`);
     }
     if (turn !== opening) return; // another chat was chosen meanwhile
-    show(found.lanes, message);
+    if (id === shown && before !== done) await open(id, message); // what came is older than what is on the screen
+    else show(found.lanes, message);
   } catch (error) {
     showProblem(error);
-    if (error.status === 404) newChat(1);
+    if (error.status === 404 || !lanes.length) newChat(1);
   }
 }
 
@@ -72,7 +76,7 @@ function show(chats, message = null) {
   setTitle(chats[0].title);
   history.replaceState(null, "", `#/chats/${shown}`);
   sidebar.refresh(shown);
-  drawParameters(chats[0], saveParameters);
+  drawParameters(chats[0], (settings) => save(chats, settings));
   busy();
 }
 
@@ -85,12 +89,12 @@ function newChat(count) {
     lane.show(null);
     fillTargets(lane, last[place] ?? targets[place] ?? targets[0]);
     if (!place) lane.messages.append(el("div", { class: "welcome" }, el("h2", {}, count > 1 ? "One question, two answers" : "What would you like to know?"),
-      el("p", {}, count > 1 ? "Choose two models or engines above. Both are asked the same, and their figures stand below." : "Everything stays on this machine.")));
+      el("p", {}, count > 1 ? "Choose two models or engines above. Both are asked the same, and their figures stand below. Two models of one engine may wait for each other." : "Everything stays on this machine.")));
   });
   setTitle("New chat");
   history.replaceState(null, "", "#/");
   sidebar.refresh(null);
-  drawParameters(defaults(), saveParameters);
+  drawParameters(defaults(), () => {});
   showSidebar(false);
   busy();
   prompt.focus();
@@ -100,16 +104,20 @@ async function send() {
   const text = prompt.value.trim();
   if (!text || sending || lanes.some((lane) => lane.answer)) return;
   sending = true; // else a second Enter, before the server has answered, would ask twice
+  let asked = shown;
   try {
+    await saved; // else the question might overtake a change of the settings
+    if (shown !== asked) return; // the text stays in its field
     const chosen = lanes.map((lane) => lane.target);
     if (chosen.some((one) => !one)) throw { what: "There is no model yet.", fix: "Open Models, and pull one." };
     localStorage.setItem("webui.targets", JSON.stringify(chosen));
     if (shown === null) show((await api("POST", "/api/chats", { targets: chosen, ...defaults() })).lanes);
     prompt.value = "";
     grow(prompt);
+    asked = shown;
     const sent = await Promise.all(lanes.map((lane) => lane.send(text)));
     if (!sent.some(Boolean)) prompt.value = text; // nothing was sent: what was typed is not lost
-    if (document.title === "New chat") setTitle(text.slice(0, 80));
+    if (shown === asked && document.title === "New chat") setTitle(text.slice(0, 80));
   } catch (error) {
     showProblem(error);
   } finally {
@@ -129,8 +137,8 @@ function busy() {
 
 /** The history changed: here, or (`told`) in another tab. */
 function changed(chat, told = false) {
-  if (!told) tabs.postMessage(chat);
-  else if (lanes.some((lane) => lane.chat?.id === chat) && !lanes.some((lane) => lane.answer) && !document.querySelector(".edit")) {
+  if (!told) (done++, tabs.postMessage(chat));
+  else if (lanes.some((lane) => lane.chat?.id === chat) && !lanes.some((lane) => lane.answer) && !document.querySelector(".edit, #parameters :focus")) {
     open(shown);
   }
   sidebar.refresh();
@@ -144,12 +152,14 @@ function ended() {
 
 tabs.onmessage = (event) => changed(event.data, true);
 
-async function pick(lane, target) {
-  if (lane.chat) await api("PATCH", `/api/chats/${lane.chat.id}`, { target }).catch(showProblem);
-}
+const pick = (lane, target) => lane.chat && save([lane.chat], { target });
 
-async function saveParameters(settings) {
-  for (const lane of lanes) if (lane.chat) await api("PATCH", `/api/chats/${lane.chat.id}`, settings).catch(showProblem);
+/** Change these chats: one change after the other, so that the last one holds. */
+function save(chats, fields) {
+  for (const chat of chats) {
+    Object.assign(chat, fields);
+    saved = saved.then(() => api("PATCH", `/api/chats/${chat.id}`, fields)).catch(showProblem);
+  }
 }
 
 function modelsChanged(state) {
@@ -199,7 +209,7 @@ function wire() {
     },
     "export-md": () => download(`/api/export?chat=${shown}&form=md`), "export-json": () => download(`/api/export?chat=${shown}`),
     "export-all": () => download("/api/export"),
-    theme: switchTheme,
+    theme: switchTheme, skip: (event) => (event.preventDefault(), prompt.focus()), // its address is no chat
     rename: async () => {
       const title = await ask("Rename this chat", "", "Rename", { field: byId("title").textContent });
       if (title) await api("PATCH", `/api/chats/${shown}`, { title }).then(() => setTitle(title), showProblem).then(() => changed(shown));
@@ -216,8 +226,10 @@ function wire() {
     if (!target.closest("#sidebar, #open-sidebar, dialog")) showSidebar(false);
   });
   document.addEventListener("keydown", (event) => {
-    if (document.querySelector("dialog[open]") || event.defaultPrevented) return;
-    const name = event.key.length === 1 ? event.key.toUpperCase() : event.key;
+    if (document.querySelector("dialog[open]") || event.defaultPrevented || event.isComposing) return;
+    const typed = event.key.length === 1 ? event.key.toUpperCase() : event.key;
+    // On a Mac, Alt makes another character of a key, so its place counts there.
+    const name = event.altKey && !/^[A-Z/]$|^Arrow/.test(typed) ? event.code.replace("Key", "").replace("Slash", "/") : typed;
     const key = `${event.altKey ? "Alt+" : ""}${event.ctrlKey || event.metaKey ? "Ctrl+" : ""}${name}`;
     if (!KEYS[key]) return;
     if (key !== "Escape") event.preventDefault();
@@ -229,8 +241,7 @@ function wire() {
 
 function start() {
   const chat = Number(location.hash.match(/^#\/chats\/(\d+)$/)?.[1]);
-  if (chat) return open(chat);
-  return newChat(1);
+  return chat ? open(chat) : newChat(1);
 }
 
 useTheme();

@@ -5,17 +5,17 @@ import { ask, byId, el, iconButton, showProblem } from "./dom.js";
 
 const STORED = "webui.defaults"; // the settings of new chats, in this browser
 const PARAMETERS = [
-  ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 },
+  ["temperature", "Temperature", { min: 0, max: 2, step: 0.01 },
     "How freely the next token is chosen. 0 takes the likeliest each time, so answers repeat. High values surprise, and err more."],
-  ["top_p", "Top-p", { min: 0.05, max: 1, step: 0.05 },
+  ["top_p", "Top-p", { min: 0.01, max: 1, step: 0.01 },
     "Choose only among the likeliest tokens that together have this probability. Lower cuts off odd choices."],
-  ["num_ctx", "Context length", { min: 256, max: 1048576, step: 256 },
+  ["num_ctx", "Context length", { min: 256, max: 1048576, step: 1 },
     "How many tokens the model sees at once, question and answer together. More takes more memory; what does not fit is forgotten."],
   ["num_predict", "Longest answer", { min: -1, max: 1048576, step: 1 },
     "The answer ends after so many tokens. -1: only the model decides."],
   ["seed", "Seed", { min: 0, max: 2147483647, step: 1 },
     "The same seed, prompt and settings give the same answer again. Empty: a new one each time."],
-  ["keep_alive", "Keep the model loaded", { pattern: "-1|0|\\d+[smh]", placeholder: "5m" },
+  ["keep_alive", "Keep the model loaded", { pattern: "-1|0|[0-9]{1,6}[smh]", placeholder: "5m" },
     "How long it stays in memory after an answer: 30s, 10m, 2h, 0 (unload at once) or -1 (for ever). Loading again takes time."],
 ];
 
@@ -40,18 +40,26 @@ export async function drawParameters({ system, parameters }, save) {
   });
   const prompt = el("textarea", { id: "p-system", value: system, rows: 4, placeholder: "You are …" });
   const form = el("form", {}, ...fields);
+  let kept = parameters; // the last values without a mistake
   const read = () => {
     const found = {};
     for (const [name] of PARAMETERS) {
-      const { value, type } = form.elements[name];
-      if (value !== "") found[name] = type === "number" ? Number(value) : value;
+      const { value, type, validity } = form.elements[name];
+      if (!validity.valid) found[name] = kept[name]; // a mistake in one field doesn't hold up the others
+      else if (value !== "") found[name] = type === "number" ? Number(value) : value;
     }
+    kept = found;
     return { system: prompt.value, parameters: found };
   };
   const changed = () => {
-    if (!form.reportValidity()) return;
-    localStorage.setItem(STORED, JSON.stringify(read()));
-    save(read());
+    for (const [name, , , help] of PARAMETERS) {
+      const input = form.elements[name];
+      input.setAttribute("aria-invalid", !input.validity.valid);
+      byId(`h-${name}`).textContent = input.validity.valid ? help : `Not saved. ${input.validationMessage}`;
+    }
+    const settings = read();
+    localStorage.setItem(STORED, JSON.stringify(settings));
+    save(settings);
   };
   form.onchange = prompt.onchange = changed;
   form.onsubmit = (event) => event.preventDefault();
@@ -82,6 +90,7 @@ export async function drawParameters({ system, parameters }, save) {
   const close = iconButton("close", "Close the settings", () => byId("open-parameters").click());
   drawer.replaceChildren(
     el("div", { class: "row between" }, el("h2", {}, "Settings"), close),
+    el("small", {}, "They hold for this chat, and for chats that you begin from now on."),
     el("p", { class: "field" }, el("label", { for: prompt.id }, "System prompt"), prompt,
       el("small", {}, "What the model is told before your first message: who it is, and how it should answer.")),
     el("div", { class: "row" }, saved, el("button", { type: "button", onclick: keep }, "Save"),

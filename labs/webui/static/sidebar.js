@@ -18,7 +18,9 @@ export class Sidebar {
       this.timer = setTimeout(() => this.search(), SEARCH_AFTER_MS);
     };
     this.field.onkeydown = (event) => {
-      if (event.key === "Escape") this.clear();
+      if (event.key !== "Escape") return;
+      event.preventDefault(); // else it would stop the answer, too
+      this.clear();
     };
     byId("import").onclick = () => byId("import-file").click();
     byId("import-file").onchange = (event) => this.load(event.target);
@@ -54,6 +56,7 @@ export class Sidebar {
   link(chat, message, current, ...content) {
     const href = `#/chats/${chat}`;
     const onclick = (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser opens a new tab or window
       event.preventDefault();
       this.open(chat, message);
     };

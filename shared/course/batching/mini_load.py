@@ -14,14 +14,14 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared import models, paths
+from shared import models
 from shared.course.batching.mini_engine import MiniEngine, Request
 from shared.errors import LabError
-from shared.files import exclusive
+from shared.files import measuring
 from shared.hardware.machine import detect
 from shared.launch.running import Engine as Server
 from shared.load.client import Exchange, Trace, exchange
@@ -127,7 +127,7 @@ def _measure(
     under_way: dict[Request, _Stamped] = {}
     done: list[_Stamped] = []
     steps: dict[str, list[float]] = {name: [] for name in ("ms", "tokens", "served", "context")}
-    with exclusive(paths.measuring(), "Another measurement is running on this machine; waiting for it ..."):
+    with measuring():
         before, others = (engine.steps, engine.preemptions), others_cpu_s(None)
         begin_ns = time.perf_counter_ns()
         while True:
@@ -270,16 +270,19 @@ async def book_among_streams(
 
     def ask(
         question: list[dict[str, str]], tokens: int, on_sent: Callable[[Response], None] | None = None
-    ) -> Awaitable[Exchange]:
+    ) -> asyncio.Future[Exchange]:
         body = {**fixed, "messages": question, "max_tokens": tokens}
         return asyncio.ensure_future(exchange(url, body, connections=connections, on_sent=on_sent))
 
-    async with Connections() as connections:
-        others = [ask(question, max_tokens, flowing.append) for question in questions]
-        while len(flowing) < streams or any(len(one.pieces) < 6 and not one.end_ns for one in flowing):
-            await asyncio.sleep(0.005)
-        book = (await ask(long_question, 4)).trace()
-        traces = [(await other).trace() for other in others]
+    with measuring():
+        async with Connections() as connections:
+            others = [ask(question, max_tokens, flowing.append) for question in questions]
+            while len(flowing) < streams or any(len(one.pieces) < 6 and not one.end_ns for one in flowing):
+                if any(other.done() for other in others):  # one that got no connection never flows
+                    break
+                await asyncio.sleep(0.005)
+            book = (await ask(long_question, 4)).trace()
+            traces = [(await other).trace() for other in others]
     if failed := [trace.error for trace in (*traces, book) if trace.error]:
         raise LabError(f"A request among the streams failed: {failed[0]}.", "print(engine.tail()) shows the log")
     if any(trace.end_ns < book.sent_ns for trace in traces):

@@ -86,14 +86,14 @@ def percent_of(key: str) -> int:
 def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
     values, asked = entry["values"], entry["provenance"]["load"]
     good = [trace for trace in traces if slo.kept(trace)]
-    tokens = sum(trace.output_tokens or 0 for trace in traces)
+    answers = [trace.output_tokens or 0 for trace in traces if trace.error is None]  # a failed one was offered as well
     only_ttft, only_tpot = Slo(ttft_ms=slo.ttft_ms), Slo(tpot_ms=slo.tpot_ms)
     expected = asked["rate_per_s"] * asked["seconds"]
     in_flight, by_law = littles_law(traces, asked["rate_per_s"], asked["seconds"])
     return Point(
         percent=percent_of(key),
         rate_per_s=asked["rate_per_s"],
-        offered_tok_s=asked["rate_per_s"] * tokens / len(traces),
+        offered_tok_s=asked["rate_per_s"] * sum(answers) / max(1, len(answers)),
         output_tok_s=values["output_tok_s"],
         goodput_tok_s=sum(trace.output_tokens or 0 for trace in good) / values["wall_s"],
         requests=len(traces),
@@ -181,6 +181,16 @@ def holds_and_collapses(found: Sequence[Point]) -> bool:
     last, best_kept = found[-1], max(p.kept_percent for p in found)
     held = last.output_tok_s >= HOLDS * max(p.output_tok_s for p in found)
     return last.percent > 100 and held and best_kept > 50 and last.kept_percent <= COLLAPSES * best_kept
+
+
+def another_promise(found: Sequence[Point]) -> str:
+    """The end of a sentence: what to choose where a promise is so strict or so lax that no load shows a collapse."""
+    best_kept = max(p.kept_percent for p in found)
+    if best_kept <= 50:
+        return "; the promise is too strict for every load: choose a longer one in the cell `choose-slo`"
+    if found[-1].kept_percent > COLLAPSES * best_kept:
+        return "; the promise is kept even at the highest load: choose a shorter one in the cell `choose-slo`"
+    return ""
 
 
 def carried(found: Sequence[Point], at_least_percent: float = 95) -> str:

@@ -12,8 +12,10 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from shared.errors import LabError
+from shared.files import measuring
 from shared.launch.running import Engine
-from shared.load import prompts
+from shared.load import faults, prompts
 from shared.load.client import Trace, stream
 from shared.load.loads import most_at_once
 from shared.metrics.correctness import Reference, check_greedy
@@ -25,10 +27,17 @@ Request = tuple[int, int, int]  # scheduled_ns, sent_ns, end_ns
 
 
 async def ask(engine: Engine, messages: Chat, tokens: int, **fields: Any) -> Trace:
-    """Send one streaming request; `fields` are added to its body."""
-    body = {"model": engine.served_name, "messages": messages, "max_tokens": tokens}
-    body |= {"temperature": 0, **engine.spec.exact_length, **fields}
-    return await stream(engine.url + "/v1/chat/completions", body)
+    """Send one streaming request; `fields` are added to its body. Raises LabError if the request fails."""
+    with measuring():
+        body = {"model": engine.served_name, "messages": messages, "max_tokens": tokens}
+        body |= {"temperature": 0, **engine.spec.exact_length, **fields}
+        trace = await stream(engine.url + "/v1/chat/completions", body)
+    if trace.error:  # its time is no latency: a refusal takes a millisecond
+        raise LabError(
+            f"A request to {engine.spec.title} failed: {trace.error}.",
+            "run the cell again; print(engine.tail()) shows the engine's log",
+        )
+    return trace
 
 
 async def ask_each(engine: Engine, chats: Iterable[Chat], tokens: int, **fields: Any) -> list[Trace]:
@@ -52,14 +61,14 @@ async def drive(
     async def send(number: int) -> Trace:
         return await ask(engine, chats[number], tokens)
 
-    traces = await loop(users, requests, send)
-    good = [trace for trace in traces if trace.error is None]
+    with measuring():
+        traces = await loop(users, requests, send)
     took_s = (max(trace.end_ns for trace in traces) - min(trace.sent_ns for trace in traces)) / 1e9
     figures = {
-        "answers": len(good),
+        "answers": len(traces),
         "users_at_once": most_at_once(traces),
-        "ttft_ms": median(trace.ttft_ms for trace in good if trace.ttft_ms is not None),
-        "tok_s": sum(trace.output_tokens or 0 for trace in good) / took_s,
+        "ttft_ms": median(trace.ttft_ms for trace in traces if trace.ttft_ms is not None),
+        "tok_s": sum(trace.output_tokens or 0 for trace in traces) / took_s,
     }
     return figures, [(trace.sent_ns, trace.end_ns, trace.output_tokens or 0) for trace in traces]
 
@@ -80,12 +89,13 @@ async def library_and_server(
 ) -> dict[str, list[tuple[float, float]]]:
     """The same question to the library and to the server, in turn: (TTFT in ms, decode tok/s) of each round."""
     asked: dict[str, list[tuple[float, float]]] = {"in this process": [], "over HTTP": []}
-    ask_library(inside, prompt_ids, tokens)  # warm-up of both
-    await ask(engine, question, tokens)
-    for _ in range(rounds):
-        asked["in this process"].append(ask_library(inside, prompt_ids, tokens))
-        trace = await ask(engine, question, tokens)
-        asked["over HTTP"].append((trace.ttft_ms or math.nan, 1e3 / (trace.tpot_ms or math.nan)))
+    with measuring():
+        ask_library(inside, prompt_ids, tokens)  # warm-up of both
+        await ask(engine, question, tokens)
+        for _ in range(rounds):
+            asked["in this process"].append(ask_library(inside, prompt_ids, tokens))
+            trace = await ask(engine, question, tokens)
+            asked["over HTTP"].append((trace.ttft_ms or math.nan, 1e3 / (trace.tpot_ms or math.nan)))
     return asked
 
 
@@ -100,19 +110,18 @@ async def ask_through_a_stall(engine: Engine, model: ModelChoice, users: int = 1
     The engine is paused for as long as five users take to arrive. Returns (scheduled_ns, sent_ns, end_ns) of each
     request, and 2.5 times the latency without a stall, in ms.
     """
-    questions = iter(prompts.short(model))
-    calm = await ask_each(engine, islice(questions, 3), 4)
-    alone_ms = median(trace.e2e_ms for trace in calm)
-    every_s, requests = 2 * alone_ms / 1e3, []
-    loop = asyncio.get_running_loop()
-    loop.call_later(3.5 * every_s, engine.pause)
-    loop.call_later(8.5 * every_s, engine.resume)
-    begin = time.perf_counter_ns()
-    for number in range(users):
-        scheduled_ns = begin + int(number * every_s * 1e9)
-        await asyncio.sleep((scheduled_ns - time.perf_counter_ns()) / 1e9)
-        trace = await ask(engine, next(questions), 4)
-        requests.append((scheduled_ns, trace.sent_ns, trace.end_ns))
+    questions, requests = iter(prompts.short(model)), []
+    with measuring():
+        calm = await ask_each(engine, islice(questions, 3), 4)
+        alone_ms = median(trace.e2e_ms for trace in calm)
+        every_s = 2 * alone_ms / 1e3
+        begin = time.perf_counter_ns()
+        with faults.stall(engine, after_s=3.5 * every_s, for_s=5 * every_s):  # it ends with the block, after Ctrl-C too
+            for number in range(users):
+                scheduled_ns = begin + int(number * every_s * 1e9)
+                await asyncio.sleep((scheduled_ns - time.perf_counter_ns()) / 1e9)
+                trace = await ask(engine, next(questions), 4)
+                requests.append((scheduled_ns, trace.sent_ns, trace.end_ns))
     return requests, 2.5 * alone_ms
 
 
@@ -135,7 +144,8 @@ async def ask_through_pool(engine: Engine, chats: Iterable[Chat], connections: i
     async with httpx.AsyncClient(limits=limits, timeout=300, trust_env=False) as pool:
         # openai accepts httpx's client as well as its own fork's, which its types name.
         client = AsyncOpenAI(base_url=engine.url + "/v1", api_key="none", http_client=pool, max_retries=0)  # type: ignore[arg-type]
-        return list(await asyncio.gather(*(first_token_ms(client, messages) for messages in chats)))
+        with measuring():
+            return list(await asyncio.gather(*(first_token_ms(client, messages) for messages in chats)))
 
 
 def samples_of(pool: Sequence[float], size: int, count: int = 1000, seed: int = 0) -> list[list[float]]:
@@ -157,14 +167,20 @@ def nearest_rank(values: Sequence[float], share: float) -> float:
 
 
 def quality_of(
-    engine: Engine, model: ModelChoice, form: str, reference: Reference, attempt: Callable[..., Any]
+    engine: Engine,
+    model: ModelChoice,
+    form: str,
+    reference: Reference,
+    attempt: Callable[..., Any],
+    checked: tuple[dict[str, Any], Any] | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """Greedy gaps, bytes read per step, and perplexity of the weights in this form; None where there is no library.
 
-    `attempt` is the lab's (`lab.attempt`).
+    `attempt` is the lab's (`lab.attempt`). `checked` is what `check_greedy` has found for this engine with these
+    weights, if it was asked before.
     """
-    values, answers = check_greedy(engine, reference)
-    values["bytes"] = model.decode_bytes(form)
+    found, answers = checked or check_greedy(engine, reference)
+    values = {**found, "bytes": model.decode_bytes(form)}
     values["perplexity"] = attempt(
         f"perplexity/{form}", f"the perplexity of {form}", lambda: llamacpp_library.perplexity(model, form)
     )

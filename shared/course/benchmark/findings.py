@@ -63,7 +63,9 @@ def question(entries: Entries, loads: Entries) -> Section:
         f"{caveat}Which engine should serve **{some['model']}** ({some['precision']}) on **{some['processor']}**, "
         f"{some['cores']} cores, and for which use? The answer holds for this machine and this model only.\n\n"
         f"{guide(entries).markdown()}\n\n"
-        f"An engine is chosen if {rule}." + ("\n\n" + "\n".join(left) if left else "")
+        f"An engine is chosen if {rule}. Engines that can't be told apart from the best one are named with it, each "
+        "with its figure. One that has a worse median than an engine clearly behind is left out."
+        + ("\n\n" + "\n".join(left) if left else "")
     )
     return Section("Which engine for what", text)
 
@@ -84,7 +86,8 @@ def ahead(entries: Entries) -> Section:
         text += "\n\n" + Table("Fastest engines by length of the prompt", header, prompts).markdown()
     return Section(
         "Which engine was ahead",
-        f"{text}\n\nEach cell names the best engine and those whose interval overlaps with its own. The factor "
+        f"{text}\n\nEach cell names the best engine and those whose interval overlaps with its own, but none with a "
+        "worse median than an engine that is clearly behind. The factor "
         "is the ratio of its median to that of the next engine. There is no winner if all intervals "
         "overlap or there was one round.",
     )

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.engines import ENGINES
+from shared.hardware.machine import Machine
 from shared.hardware.processor import BYTES_PER_VALUE
 from shared.load.loads import users_text
-from shared.metrics.roofline import Ceilings, decode_step, limit_tok_s
+from shared.metrics.roofline import Ceilings, ceilings, decode_step, limit_tok_s
 from shared.metrics.spread import number
 from shared.models.choice import ModelChoice
 from shared.report.table import Table
@@ -22,12 +23,26 @@ from shared.results.reading import Entries
 from shared.results.step_time import times_ms
 
 if TYPE_CHECKING:
+    from shared.course.labs import OpenLab
     from shared.report.plots import Plot
 
 CONTEXT_TOKENS = 60  # roughly what a user of a short load has in the KV cache: prompt and answer
 FITS = 0.2  # the largest relative misfit at which the step-time model counts as explaining an engine
 
 FloorMs = Callable[[int, int, float, float, float], float]
+
+
+def known_ceilings(lab: "OpenLab", machine: Machine, model: ModelChoice) -> Ceilings:
+    """The most that this machine reaches: on a processor measured once, on a GPU quoted from its data sheet."""
+    if machine.runner != "native":
+        return ceilings(machine, model.weight_bytes())
+
+    def measured() -> dict[str, float]:
+        here = ceilings(machine, model.weight_bytes())
+        return {"bandwidth_gb_s": here.bandwidth_gb_s, "peak_tflop_s": here.peak_tflop_s}
+
+    found = lab.measure("predict/ceilings", measured, weight_bytes=model.weight_bytes(), cores=machine.cores)
+    return Ceilings(found["bandwidth_gb_s"], found["peak_tflop_s"], "measured")
 
 
 def work_out_limits(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared.course.benchmark.limits import FITS
 from shared.metrics.spread import Spread, number
 from shared.models.choice import ModelChoice
 from shared.report.page import Section
@@ -128,6 +129,7 @@ def not_fixed(entries: Entries, bandwidth_gb_s: float, not_fixed_ms: NotFixedMs)
     left_ms = not_fixed_ms(fit["overhead_ms"], [(ms, read[form]) for form, ms in steps.items()], bandwidth_gb_s)
     return {
         "unexplained_ms": fit["overhead_ms"],
+        "worst_residual": fit["worst_residual"],
         "not_fixed_ms": left_ms,
         "steps_ms": steps,
         "rest_ms": {form: ms - read[form] / (bandwidth_gb_s * 1e6) for form, ms in steps.items()},
@@ -144,6 +146,8 @@ def fixed_cost_table(found: Mapping[str, Any]) -> Table:
 def unexplained(found: Mapping[str, Any]) -> str:
     """What the steps with fewer bits prove about the fit's unexplained time, in one sentence."""
     left_ms, all_ms = found["not_fixed_ms"], number(found["unexplained_ms"])
+    if found.get("worst_residual", 0.0) > FITS:  # an older ledger has none
+        return f"The step-time model does not explain llama.cpp here, so its {all_ms} unexplained ms mean little"
     if left_ms > 0:
         return f"Of the fit's {all_ms} unexplained ms, {number(left_ms)} ms can't be a fixed cost of llama.cpp"
     return f"The fit's {all_ms} unexplained ms fit into every step: nothing contradicts a fixed cost"

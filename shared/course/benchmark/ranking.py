@@ -4,8 +4,9 @@ verdict(rounds(entries, "output_tok_s"), users=16, more_is_better=True)      # "
 guide(entries)                                                               # one row per use
 """
 
+import itertools
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,15 @@ def ranked(data: Rounds, at: int, more_is_better: bool) -> tuple[list[str], dict
     return order, {e: ratio if more_is_better else 1 / ratio for e, ratio in behind.items()}
 
 
+def level(order: Sequence[str], behind: Collection[str]) -> list[str]:
+    """The best engine, and those that can't be told apart from it.
+
+    None of them has a worse median than an engine that is clearly behind: its rounds would overlap with the best ones
+    only because they scatter.
+    """
+    return list(itertools.takewhile(lambda engine: engine not in behind, order))
+
+
 def verdict(data: Rounds, at: int, more_is_better: bool) -> str:
     """The fastest engines at this load and their lead, or "no winner" if all intervals overlap."""
     order, behind = ranked(data, at, more_is_better)
@@ -67,7 +77,7 @@ def verdict(data: Rounds, at: int, more_is_better: bool) -> str:
         return "only one measured"
     if not behind:
         return "no winner"
-    ahead = [f"**{ENGINES[e].title}**" for e in order if e not in behind]
+    ahead = [f"**{ENGINES[e].title}**" for e in level(order, behind)]
     return f"{', '.join(ahead)}: {number(next(iter(behind.values())))}×"  # over the best engine behind them
 
 
@@ -90,16 +100,16 @@ def decided(entries: Entries) -> Iterator[tuple[str, ...]]:
         order, behind = ranked(data, at, use.more_is_better)
         where = users_text(at) if use.by == "users" else f"{at} tokens"
         decides = f"{use.figure}, {where}"
-        best = f"{number(statistics.median(data[order[0], at]))} {use.unit}"
+        chosen = level(order, behind)
+        theirs = f"{' or '.join(number(statistics.median(data[e, at])) for e in chosen)} {use.unit}"
         if len(order) < 2:
-            yield use.what, decides, f"{ENGINES[order[0]].title}, the only one measured", best, "–"
+            yield use.what, decides, f"{ENGINES[order[0]].title}, the only one measured", theirs, "–"
         elif not behind:
-            yield use.what, decides, f"no winner: {titles(order)}", best, "within the spread"
+            yield use.what, decides, f"no winner: {titles(order)}", theirs, "within the spread"
         else:
             next_one = next(iter(behind))
-            theirs = number(statistics.median(data[next_one, at]))
-            worse = f"{ENGINES[next_one].title}: {theirs} {use.unit}, {number(behind[next_one])}× apart"
-            yield use.what, decides, titles([e for e in order if e not in behind]), best, worse
+            worse = f"{number(statistics.median(data[next_one, at]))} {use.unit}, {number(behind[next_one])}× apart"
+            yield use.what, decides, titles(chosen), theirs, f"{ENGINES[next_one].title}: {worse}"
 
 
 def seen_once(entries: Entries) -> Iterator[tuple[str, ...]]:

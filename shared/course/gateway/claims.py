@@ -9,7 +9,7 @@ from shared.course.gateway.tables import medians
 from shared.metrics.spread import Spread
 
 FIVE = tuple(one.exercise for one in FAILURES.values())
-NAIVE_FAILS_AT_LEAST = len(grade_run.CHECKS) // 2
+NAIVE_FAILS_AT_LEAST = len(grade_run.CHECKS) // 2 + 1  # most of them
 
 
 def five_failures(evidence: Evidence) -> tuple[bool, str]:
@@ -103,6 +103,6 @@ CLAIMS = (
     Claim("My gateway adds less to TTFT than a decode step takes", added, {"added/": "added"}, ("ask", "pass_on")),
     Claim(f"At ten times overload the paying key keeps {overload.AT_LEAST_PERCENT} % of its tokens within the SLO",
           overloaded, {"overload/first": "overload-first", "overload/yours": "overload-yours"}),
-    Claim("You named a hidden fault by the metric that shows it, and the fix moved that metric back",
+    Claim("I named a hidden fault by the metric that shows it, and the fix moved that metric back",
           diagnosis.diagnosed, {"diagnose/healthy": "open-case", "diagnose/case": "diagnose"}),
 )  # fmt: skip

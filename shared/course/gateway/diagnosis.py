@@ -181,15 +181,16 @@ class Case:
         return opened(entry, self.seed)
 
     def _record(self, answer: Mapping[str, Any]) -> None:
-        before = self.lab.results().get(self.key("answer"))
-        tries = before["values"]["tries"] + 1 if before else 1
-        self.lab.record(self.key("answer"), {**answer, "seed": self.seed, "tries": tries})
+        entry = self.lab.results().get(self.key("answer"))
+        before = entry["values"] if entry else {"tries": 0}
+        revealed = {"revealed": before.get("revealed", False), **answer}  # once it is, it stays so
+        self.lab.record(self.key("answer"), {**revealed, "seed": self.seed, "tries": before["tries"] + 1})
 
     def reveal(self) -> None:
         """Print the right diagnosis. The milestone then wants another case."""
         fault = self._injected()
         metric = name_of(next(iter(FAULTS[fault].shows)), self.engine)
-        self._record({"fault": fault, "metric": metric, "fix": FAULTS[fault].fix, "right": False})
+        self._record({"fault": fault, "metric": metric, "fix": FAULTS[fault].fix, "right": False, "revealed": True})
         print(f"Case {self.seed}: {fault} ({FAULTS[fault].cause}). It shows in {metric}; the fix: {FAULTS[fault].how}.")
         print("For the milestone, open another case: another seed.")
 
@@ -230,6 +231,8 @@ def diagnosed(evidence: Evidence) -> tuple[bool, str]:
 def _judged(found: Mapping[str, Entry], case: str) -> tuple[bool, str]:
     answer = found[f"{case}/answer"]["values"]
     name, engine = case.removeprefix(PREFIX), case.rpartition("-")[2]
+    if answer.get("revealed"):
+        return False, f"{name}: the answer was revealed: open another case, with another seed"
     if not answer["right"]:
         return False, f"{name}: the diagnosis is not right yet (tries: {answer['tries']})"
     runs = [found.get(key) for key in (f"{PREFIX}healthy-{engine}", f"{case}/faulty", f"{case}/fixed")]

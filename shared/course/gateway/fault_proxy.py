@@ -180,7 +180,7 @@ class FaultProxy:
             head = re.sub(rb"\r\nconnection: [^\r]*", b"", head, flags=re.I)
             to_engine.write(head[:-2] + b"Connection: close\r\n\r\n" + body)
             await asyncio.wait({left, copying}, return_when=asyncio.FIRST_COMPLETED)
-            self.abandoned += head.startswith(b"POST") and not copied
+            self.abandoned += head.startswith(b"POST") and left.done() and not copied  # else the engine ended it
         finally:
             to_engine.transport.abort()
             for task in (left, copying):
@@ -190,7 +190,7 @@ class FaultProxy:
     async def _copy(
         self, source: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault | None, copied: list[int]
     ) -> None:
-        """Copy the answer, and put the length of each block into `copied`. A fault follows exactly its event."""
+        """Copy the answer, and put the length of each block into `copied`, 0 at its end. A fault follows its event."""
         left = fault.after_events if fault else 0
         while block := await source.read(65536):
             copied.append(len(block))
@@ -202,6 +202,7 @@ class FaultProxy:
             if fault and broken:
                 await self._break(fault.name, client)
                 return
+        copied.append(0)
         client.close()
         await client.wait_closed()
 

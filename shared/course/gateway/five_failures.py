@@ -30,7 +30,7 @@ PATH = "/v1/chat/completions"
 QUESTION = "Tell me how a sailing boat moves against the wind."
 LONG = 64  # tokens of an answer that takes a second or so
 ABANDONED = 128  # tokens of an answer whose client leaves
-LEFT_AFTER = 5  # chunks, after which the client leaves
+LEFT_AFTER = 5  # blocks of bytes, after which the client leaves; one may hold several events
 LENGTHS = (1, 2, 4, 8)  # tokens of the answers that are counted
 FREE_WITHIN_S = 60
 BROKEN_AFTER = 8  # events, after which the connection to the engine is reset
@@ -222,7 +222,7 @@ def says_buffered(v: Values) -> str:
 
 def says_leaked(v: Values) -> str:
     return (
-        f"left after {v['events_received']} events; the engine generated {v['generated_tokens']:.0f} of "
+        f"the client left after {v['events_received']} events; the engine generated {v['generated_tokens']:.0f} of "
         f"{v['asked_tokens']} tokens"
     )
 

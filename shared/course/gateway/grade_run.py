@@ -224,8 +224,8 @@ CHECKS: Mapping[str, Check] = {
     "left-waiting": Check(
         "client without a stream leaves", leaves_before_the_answer,
         lambda raw: raw["left_engine"] == 1,
-        lambda raw: f"the connection to the engine was {'' if raw['left_engine'] else 'not '}closed; it generated "
-        f"{raw['generated_tokens']:.0f} of {five_failures.LONG} tokens",
+        lambda raw: f"the connection to the engine was {'' if raw['left_engine'] else 'not '}closed; the engine "
+        f"generated {raw['generated_tokens']:.0f} of {five_failures.LONG} tokens",
     ),
     "refused": Check(
         "engine refuses connections, then comes back", refused,
@@ -233,7 +233,7 @@ CHECKS: Mapping[str, Check] = {
     ),
     "hangs-first": Check("engine hangs before its headers", with_fault("hang before headers"), status(504)),
     "hangs": Check("engine hangs in the middle", with_fault("hang"), broken_off),
-    "half-character": Check("engine dies within a character", with_fault("half a character"), broken_off),
+    "half-character": Check("engine dies in the middle of a character", with_fault("half a character"), broken_off),
     "status": Check("engine answers 500", with_fault("status 500"), status(500, 502, 503)),
     "busy": Check(
         "engine answers 429 with Retry-After: 7", with_fault("status 429, Retry-After"),
@@ -269,7 +269,7 @@ CHECKS: Mapping[str, Check] = {
         "SIGTERM while two answers stream", terminated,
         lambda raw: raw["tokens"] == [five_failures.LONG] * 2 and raw["errors"] == [None, None] and raw["refusing"],
         lambda raw: f"{sum(e is None for e in raw['errors'])} of 2 streams ended whole, then "
-        + ("connections are refused" if raw["refusing"] else "it still listens"),
+        + ("connections are refused" if raw["refusing"] else "the gateway still listens"),
     ),
 }  # fmt: skip
 

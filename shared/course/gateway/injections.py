@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,22 +120,25 @@ def _readers(stack: Stack, engine: Engine, gateway: Gateway) -> Iterator[None]:
             client.connect(("127.0.0.1", gateway.port))
             client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
         if stack.readers:
-            _wait_until(lambda now: now["gateway_running"] == stack.readers, engine, gateway)
+            _wait_until({"gateway_running": stack.readers}, engine, gateway)
             if stack.gateway == USUAL:
-                held = {"gateway_running": stack.readers, "engine_running": 0}
-                _wait_until(lambda now: all(now[name] == count for name, count in held.items()), engine, gateway)
+                _wait_until({"gateway_running": stack.readers, "engine_running": 0}, engine, gateway)
             else:
-                _wait_until(lambda now: now["gateway_running"] == 0, engine, gateway)
+                _wait_until({"gateway_running": 0}, engine, gateway)
         yield
     if stack.readers:  # until the gateway has counted how long it waited for them
-        _wait_until(lambda now: now["gateway_running"] == 0, engine, gateway)
+        _wait_until({"gateway_running": 0}, engine, gateway)
 
 
-def _wait_until(state: Callable[[dict[str, float]], bool], engine: Engine, gateway: Gateway) -> None:
-    """Wait until three readings in a row show this state. Raises LabError after PATIENCE_S."""
+def _wait_until(state: Mapping[str, float], engine: Engine, gateway: Gateway) -> None:
+    """Wait until three readings in a row show this state. Raises LabError after PATIENCE_S.
+
+    A counter that could not be read, since an engine at work may not answer in time, shows no state.
+    """
     over, in_a_row = time.monotonic() + PATIENCE_S, 0
     while in_a_row < 3:
-        in_a_row = in_a_row + 1 if state(_counted(engine, gateway)) else 0
+        now = _counted(engine, gateway)
+        in_a_row = in_a_row + 1 if all(now.get(name) == count for name, count in state.items()) else 0
         if time.monotonic() > over:
             raise LabError(
                 f"The slow readers did not take or leave their seats within {PATIENCE_S} s.",

@@ -20,6 +20,7 @@ from shared.course.gateway.five_failures import PATH, Raw, Values, body
 from shared.course.gateway.running import Gateway
 from shared.course.labs import OpenLab
 from shared.engines.http import counters
+from shared.errors import LabError
 from shared.launch.running import Engine
 from shared.load.client import Limits, stream
 from shared.load.loads import Poisson
@@ -62,6 +63,11 @@ async def closed(gateway: Gateway, engine: Engine, requests: int) -> list[float]
     took = []
     for _ in range(requests):
         trace = await stream(gateway.url + PATH, body(engine, TOKENS), api_key=f"sk-{PAYING}")
+        if trace.error:  # a refusal takes a millisecond: it would look like a large capacity
+            raise LabError(
+                f"A request of the capacity measurement failed: {trace.error}.",
+                "correct the gateway until it answers the key `paying`, start it, and run the cell again",
+            )
         took.append(trace.e2e_ms / 1e3)
     return took
 
@@ -105,7 +111,7 @@ async def until_idle(engine: Engine) -> None:
     while (found := await asyncio.to_thread(counters, engine)).get("running") or found.get("waiting"):
         await asyncio.sleep(1.5)
     if (waited_s := time.monotonic() - began_s) > 1:
-        print(f"Before this run, the engine worked {waited_s:.0f} s for clients of the run before it, which had left.")
+        print(f"Before this run, the engine worked {waited_s:.0f} s on old requests whose clients had left.")
 
 
 async def ask(gateway: Gateway, engine: Engine, key: str, due_ns: int) -> dict[str, Any]:
@@ -135,7 +141,8 @@ def counted(raw: Raw) -> Values:
 
 
 def is_refusal(row: dict[str, Any]) -> bool:
-    return str(row["error"]).startswith("HTTP 429")
+    """Whether the gateway refused it: at once, or (503) because no seat became free within `queue_s`."""
+    return str(row["error"]).startswith(("HTTP 429", "HTTP 503"))
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def in_notebooks(lab: Lab, copy: Path) -> tuple[Code, list[str]]:
                 if cell.get("cell_type") == "code":
                     code.add("".join(cell["source"]))
         except (LookupError, TypeError, AttributeError):
-            number = re.search(r"\d+\.\d+\.\d+", notebook.name)
-            if (number[0] if number else next(iter(registry.LABS))) == lab.number:
+            named = (one for one in re.findall(r"\d+\.\d+\.\d+", notebook.name) if one in registry.LABS)  # no date
+            if next(named, next(iter(registry.LABS))) == lab.number:
                 faults.append(f"{printable(notebook.name)} is not a notebook")
     return code, faults
 

@@ -14,6 +14,7 @@ import numpy as np
 from shared import paths
 from shared.course.prefill import curve, mix
 from shared.course.prefill.servers import OWN_CLOCK
+from shared.errors import LabError
 from shared.metrics.roofline import SPARK, Ceilings
 from shared.metrics.spread import Spread, number
 from shared.models.choice import ModelChoice
@@ -61,7 +62,12 @@ def fastest(lengths: Sequence[int], times: curve.Times) -> dict[str, float]:
 
 
 def times_of(results: Mapping[str, Entry], model: str) -> curve.Times:
-    """The recorded curve of the lab's own runners, and those of servers that run the same model."""
+    """The recorded curve of the lab's own runners, and those of servers that run the same model.
+
+    Raises LabError if the curve isn't measured yet.
+    """
+    if "curve" not in results:
+        raise LabError("The curve of section 3 isn't measured yet.", "run the cell measure-curve first")
     found = curve.restored(results["curve"]["values"]["ms"])
     for key, entry in sorted(results.items()):
         if key.startswith("servers/") and entry["values"]["model"] == model:
@@ -83,8 +89,8 @@ def workload_floors(model: ModelChoice, limits: Ceilings = SPARK) -> Table:
             )
         )  # fmt: skip
     header = (
-        "workload", "prompt", "answer", "users", "prefill, s", "decode, s that a user waits",
-        "decode, s of the machine per request", "prefill's share of the machine's time",
+        "workload", "prompt, tokens", "answer, tokens", "users", "prefill, s", "decode, s for the user",
+        "decode, s of the machine: divided by the users", "prefill's share of the machine's time",
     )  # fmt: skip
     return Table(f"Floors of {model.name} in BF16 on a DGX Spark (from quoted ceilings)", header, rows)
 
@@ -129,7 +135,7 @@ def bucket_table(choose: Callable[[Sequence[int], int], Sequence[int]], most: Se
             chosen = sorted(choose(lengths, count))
             wasted = 1 - sum(lengths) / sum(min(n for n in chosen if n >= one) for one in lengths)
             rows.append((name, str(count), ", ".join(map(str, chosen)), f"{wasted:.0%}"))
-    return Table("Static engines for each mix", ("mix", "engines", "lengths", "padding"), rows)
+    return Table("Static engines for each mix", ("mix", "engines", "lengths", "padding, share of all tokens"), rows)
 
 
 def mix_table(name: str, timed: Mapping[str, Mapping[str, Any]]) -> Table:

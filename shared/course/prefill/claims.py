@@ -1,8 +1,11 @@
 """Lab 3.3.3: the claims of its milestone, and the test of each claim on the results."""
 
+from collections.abc import Mapping
+
 from shared.course.evidence import Claim, Evidence
 from shared.course.prefill import curve
 from shared.metrics.correctness import GAP_LIMIT_NATS
+from shared.results.reading import Entry
 
 ENGINES = ("openvino", "aoti")
 GAIN_AT_LEAST = 1.2
@@ -10,10 +13,16 @@ GAIN_AT, CLEAR_AT = 128, 512  # prompt tokens; in longer prompts the matrix prod
 FIT_WITHIN_PERCENT = 20.0
 
 
+def missing(built: Mapping[str, Entry]) -> str:
+    """Which of the two engines isn't among these results; "" if both are."""
+    lacking = [name for name in ENGINES if f"build/{name}" not in built]
+    return f"missing: {', '.join(lacking)}" if lacking else ""
+
+
 def same_results(evidence: Evidence) -> tuple[bool, str]:
     built = evidence.of("build/")
-    if lacking := [name for name in ENGINES if f"build/{name}" not in built]:
-        return (False, f"missing: {', '.join(lacking)}") if built else (False, "")
+    if lacking := missing(built):
+        return False, lacking if built else ""
     texts = []
     for name in ENGINES:
         values = built[f"build/{name}"]["values"]
@@ -21,7 +30,7 @@ def same_results(evidence: Evidence) -> tuple[bool, str]:
             return False, f"{name} imported the model's code: {', '.join(values['model_code'])}"
         texts.append(
             f"{name}: {values['same_token']} of {values['prompts']} prompts have the same next token, "
-            f"{values['right_token']} that or one within {GAP_LIMIT_NATS} nats of the best (worst gap "
+            f"{values['right_token']} this one or one within {GAP_LIMIT_NATS} nats of the best (worst gap "
             f"{values['worst_gap_nats']:.2g}); largest difference of a logit "
             f"{values['max_difference']:.2g}"
         )
@@ -32,12 +41,11 @@ def same_results(evidence: Evidence) -> tuple[bool, str]:
 
 def fused(evidence: Evidence) -> tuple[bool, str]:
     built = evidence.of("build/")
-    if not built:
-        return False, ""
+    if lacking := missing(built):
+        return False, lacking if built else ""
     counts = {
         name: (built[f"build/{name}"]["values"]["operators"], built[f"build/{name}"]["values"]["kernels"])
         for name in ENGINES
-        if f"build/{name}" in built
     }
     text = "; ".join(f"{name}: {before} operators became {after} kernels" for name, (before, after) in counts.items())
     return all(after < before for before, after in counts.values()), text

@@ -14,8 +14,8 @@ import numpy as np
 from shared.metrics.spread import Interval, interval
 
 QUICK, FULL = (16, 64, 128, 256, 512), (16, 64, 128, 256, 512, 1024, 2048, 4096)
-ROUNDS = {"quick": 5, "full": 7}
-SERVER_ROUNDS = 5
+ROUNDS = {"quick": 3, "full": 7}  # the quick size records speeds, and doesn't judge them
+SERVER_ROUNDS = {"quick": 3, "full": 5}
 LONG, LONG_ROUNDS = 2048, 3  # from this many tokens on a prefill takes seconds, and rounds are few
 
 Times = Mapping[str, Mapping[int, Sequence[float]]]  # runner → prompt length → ms of each round

@@ -46,9 +46,11 @@ def built(kit: Kit, engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, {"stages_s": engine.build_s, "fusion": engine.fusion}
 
 
-def prefill_curve(kit: Kit, runners: Mapping[str, Runner]) -> dict[str, Any]:
-    """The curve of these runners, in ms by runner, length and round."""
-    return {"ms": curve.values(_measured(kit, runners, curve.ROUNDS[kit.machine.size]))}
+def prefill_curve(kit: Kit, engines: Mapping[str, Engine]) -> dict[str, Any]:
+    """The curve of torch, eager and compiled, and of these engines, in ms by runner, length and round."""
+    torch_here = {"eager": kit.torch(kit.dtype), "torch.compile": kit.torch(kit.dtype, compiled=True)}
+    with kit.loaded(engines) as loaded:
+        return {"ms": curve.values(_measured(kit, {**torch_here, **loaded}, curve.ROUNDS[kit.machine.size]))}
 
 
 def _measured(kit: Kit, runners: Mapping[str, Timed], rounds: int) -> curve.Times:
@@ -63,7 +65,7 @@ def server_curve(kit: Kit, server: Server) -> dict[str, Any]:
     It has rounds of its own: threads of an idle neighbour that wait in a loop would take its processor time.
     """
     name, served = server.spec.name, Served(server)
-    times = _measured(kit, {name: served}, curve.SERVER_ROUNDS)
+    times = _measured(kit, {name: served}, curve.SERVER_ROUNDS[kit.machine.size])
     own = {n: ms[-len(times[name][n]) :] for n, ms in served.own_ms.items()}  # without the first, unmeasured one
     return {"model": server.model.name, "ms": curve.values({**times, **({name + OWN_CLOCK: own} if own else {})})}
 
@@ -111,17 +113,22 @@ def batched(kit: Kit) -> dict[str, Any]:
 
 CHUNKS = (64, 128, 512)  # tokens, of llama.cpp's -ub
 CHUNK_ROUNDS = {"quick": 1, "full": 3}  # starts with each of them, in turn
+CHUNKED_PROMPTS = {"quick": 3, "full": 5}  # after each start
 CHUNKED_PROMPT = 512  # tokens
 
 
-def chunked(kit: Kit, server: Server, prompts: int = 5) -> dict[str, Any]:
-    """ms of a prompt of CHUNKED_PROMPT tokens by the client's clock, `prompts` times; each prompt is another one."""
+def chunked(kit: Kit, server: Server) -> dict[str, Any]:
+    """ms of CHUNKED_PROMPTS prompts of CHUNKED_PROMPT tokens by the client's clock; each prompt is another one."""
     served, vocabulary = Served(server), kit.llama().embedding.shape[0]
-    rounds = curve.measure({"it": served}, (CHUNKED_PROMPT,), prompts, vocabulary)
+    rounds = curve.measure({"it": served}, (CHUNKED_PROMPT,), CHUNKED_PROMPTS[kit.machine.size], vocabulary)
     return {"ms": rounds["it"][CHUNKED_PROMPT]}
 
 
-def precision_cost(kit: Kit, runners: Mapping[str, Runner], tokens: int = 128) -> dict[str, Any]:
+TTFT_ROUNDS = {"quick": 3, "full": 5}  # one user, each length once
+QUEUED = {"quick": 6, "full": 12}  # requests of three users who share a seat
+
+
+def precision_cost(kit: Kit, engines: Mapping[str, Engine], tokens: int = 128) -> dict[str, Any]:
     """Perplexity and greedy gap of each engine, and the ms of a prefill of `tokens` tokens by engine and round.
 
     The engines compute in turn, and the rounds are spread over the minutes that the texts take: a machine can be slow
@@ -131,24 +138,32 @@ def precision_cost(kit: Kit, runners: Mapping[str, Runner], tokens: int = 128) -
     ids = kit.llama().tokenizer.encode(TEXT.read_text(), add_special_tokens=False)
     chunks = [ids[i * length : (i + 1) * length] for i in range(texts)]
     vocabulary = kit.llama().embedding.shape[0]
-    ms: dict[str, dict[int, list[float]]] = {name: {tokens: []} for name in runners}
+    ms: dict[str, dict[int, list[float]]] = {name: {tokens: []} for name in engines}
+    with kit.loaded(engines) as runners:
 
-    def one_round() -> None:
-        number = min(len(course[tokens]) for course in ms.values())
-        for name, course in curve.measure(runners, (tokens,), 1, vocabulary, seed=number).items():
-            ms[name][tokens] += course[tokens]
+        def one_round() -> None:
+            number = min(len(course[tokens]) for course in ms.values())
+            for name, course in curve.measure(runners, (tokens,), 1, vocabulary, seed=number).items():
+                ms[name][tokens] += course[tokens]
 
-    found = quality.compared(runners, kit.torch("float32"), chunks, kit.chats(prompts), answer, one_round)
+        found = quality.compared(runners, kit.torch("float32"), chunks, kit.chats(prompts), answer, one_round)
     return {"tokens": tokens, "ms": curve.values(ms), "quality": {name: one.values() for name, one in found.items()}}
 
 
-def mix_times(kit: Kit, name: str, ways: Mapping[str, Mapping[int, Runner]]) -> dict[str, Any]:
-    """The rounds of a mix by way, in ms, and the share of padding of each."""
-    lengths = mix.MIXES[name]
-    return {
-        "ms": mix.rounds_ms(lengths, ways, mix.ROUNDS, kit.llama().embedding.shape[0]),
-        "padding": {way: mix.padded_share(lengths, engines) for way, engines in ways.items()},
-    }
+def mix_times(kit: Kit, name: str, ways: Mapping[str, Mapping[int, Engine]]) -> dict[str, Any]:
+    """The rounds of a mix in ms, and the share of padding: in eager torch, and on each of these sets of engines.
+
+    A set has its engines by their length, mix.ANY for any length.
+    """
+    lengths, rounds = mix.MIXES[name], mix.ROUNDS[kit.machine.size]
+    engines = {f"{way} {length}": engine for way, ones in ways.items() for length, engine in ones.items()}
+    with kit.loaded(engines) as loaded:
+        runners: dict[str, Mapping[int, Runner]] = {"eager": {mix.ANY: kit.torch(kit.dtype)}}
+        runners |= {way: {length: loaded[f"{way} {length}"] for length in ones} for way, ones in ways.items()}
+        return {
+            "ms": mix.rounds_ms(lengths, runners, rounds, kit.llama().embedding.shape[0]),
+            "padding": {way: mix.padded_share(lengths, ones) for way, ones in runners.items()},
+        }
 
 
 def fit_of(times: Mapping[int, Sequence[float]], fit: curve.Fit) -> dict[str, Any]:
@@ -176,12 +191,12 @@ def queued(traces: Sequence[Trace], tokens: int, fit: curve.Fit) -> dict[str, An
     served = sorted((trace for trace in traces if trace.ttft_ms), key=lambda trace: trace.end_ns)
     waits = queue_ms(served)
     ttft = [float(trace.ttft_ms or 0) for trace in served]
-    errors = [100 * ((wait + fit.ms(tokens)) / ms - 1) for wait, ms in zip(waits, ttft, strict=True) if wait]
-    found = interval(errors)
+    waited = [(wait, ms) for wait, ms in zip(waits, ttft, strict=True) if wait]
+    found = interval([100 * ((wait + fit.ms(tokens)) / ms - 1) for wait, ms in waited])
     assert found
     return {
-        "tokens": tokens, "requests": len(errors), "queue_ms": statistics.median(wait for wait in waits if wait),
-        "ttft_ms": statistics.median(ttft), "error_percent": [found.median, found.low, found.high],
+        "tokens": tokens, "requests": len(waited), "queue_ms": statistics.median(wait for wait, _ in waited),
+        "ttft_ms": statistics.median(ms for _, ms in waited), "error_percent": [found.median, found.low, found.high],
     }  # fmt: skip
 
 

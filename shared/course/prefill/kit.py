@@ -5,8 +5,9 @@ engine = kit.build(kit.recipe("openvino"))
 with kit.load(engine) as run: ...
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,12 @@ class Kit:
     def load(self, engine: Engine, profile: bool = False) -> Loaded:
         """The engine in a process of its own."""
         return loaded.load(engine, self.machine.cores, profile=profile)
+
+    @contextlib.contextmanager
+    def loaded(self, engines: Mapping[str, Engine]) -> Iterator[dict[str, Loaded]]:
+        """These engines by name, each in a process of its own until the block ends."""
+        with contextlib.ExitStack() as until_the_end:
+            yield {name: until_the_end.enter_context(self.load(engine)) for name, engine in engines.items()}
 
     def torch(self, precision: str, compiled: bool = False) -> InTorch:
         """The prefill in this process: eager, or compiled by torch.compile."""

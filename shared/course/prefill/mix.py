@@ -7,11 +7,12 @@ engine for any length takes every prompt as it is.
 import random
 from collections.abc import Mapping, Sequence
 
+from shared.course.prefill.ahead_of_time.build import Recipe
 from shared.course.prefill.curve import Runner, random_ids
 from shared.errors import LabError
 
 ANY = 0  # the key of an engine for prompts of any length
-ROUNDS = 5  # of a mix, at both sizes: a round of three engines takes seconds
+ROUNDS = {"quick": 3, "full": 5}  # of a mix
 
 # Lengths in tokens, about a sixteenth of those of the workloads (choose.py): made up, not measured at anyone's server.
 MIXES = {
@@ -21,12 +22,23 @@ MIXES = {
 }
 
 
-def key(name: str, recipes: Sequence[object]) -> str:
-    """The ledger's key of a mix on the engines of these recipes, so that each try stays."""
+def key(name: str, recipes: Sequence[Recipe]) -> str:
+    """The ledger's key of a mix on the engines of these recipes, so that each try stays.
+
+    Raises LabError for a mix that isn't there, and for recipes of which some prompt would have no engine or two.
+    """
+    if name not in MIXES:
+        raise LabError(f"There is no mix {name!r}.", f"choose one of {', '.join(map(repr, MIXES))}")
+    if not isinstance(recipes, list | tuple) or not all(isinstance(one, Recipe) for one in recipes):
+        raise LabError(f"{recipes!r} is no list of recipes.", "wanted = [kit.recipe(compiler, 128)]")
+    lengths = [one.length or ANY for one in recipes]
+    if twice := [str(one) for one in recipes if lengths.count(one.length or ANY) > 1]:
+        raise LabError(f"These engines are for the same length: {', '.join(twice)}.", "keep one engine of each length")
+    place(max(MIXES[name]), dict.fromkeys(lengths))
     return f"mix/{name}/{'.'.join(map(str, recipes))}"
 
 
-def place(tokens: int, engines: Mapping[int, Runner]) -> int:
+def place(tokens: int, engines: Mapping[int, object]) -> int:
     """The engine that takes this prompt: the shortest that holds it, else the one for any length.
 
     Raises LabError if none takes it.
@@ -36,8 +48,9 @@ def place(tokens: int, engines: Mapping[int, Runner]) -> int:
         return min(fitting)
     if ANY in engines:
         return ANY
+    there = f"the lengths are {', '.join(map(str, sorted(engines)))}" if engines else "there is none"
     raise LabError(
-        f"No engine takes a prompt of {tokens} tokens: the lengths are {', '.join(map(str, sorted(engines)))}.",
+        f"No engine takes a prompt of {tokens} tokens: {there}.",
         "build one for the longest prompt, or one for any length",
     )
 

@@ -20,7 +20,7 @@ from shared.errors import LabError
 
 
 def start(recipe: Recipe) -> Job:
-    """Start the build, or find it finished. Raises LabError if it already runs.
+    """Start the build, or find it running or finished.
 
     Its folder has the engine's name, so a changed recipe or compiler is another build.
     """

@@ -5,22 +5,26 @@ from a measured surface: the decode time of each option at few and at many users
 choice is judged by its regret, how many percent more time a token takes than with the best option, and is then run.
 
     choose.traffics()                                  # what to choose for
-    choose.judge(lab, {"one reader": ("ngram", 8), ...})
+    choose.judge(lab, {"one writer": "ngram-8", ...})
     choose.run(lab, model, my_choice, sizes)
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from shared.course.labs import OpenLab
 from shared.course.speculation import experiments
-from shared.course.speculation.experiments import HELD_OUT, Questions, Sizes, questions_of
+from shared.course.speculation.on_engines.drafts_here import Sizes, main_kind
+from shared.course.speculation.on_engines.questions import COPYING as COPYING
+from shared.course.speculation.on_engines.questions import HELD_OUT, Questions, questions_of
 from shared.course.speculation.speedups import Rounds, Setting, from_lab, read
+from shared.course.speculation.speedups import main_kind as measured_kind
 from shared.engines import Draft
 from shared.errors import LabError
+from shared.hardware.machine import detect
 from shared.launch.launcher import launch
 from shared.launch.running import Engine
 from shared.load.loads import Closed, Load, users_text
@@ -29,12 +33,10 @@ from shared.models.choice import ModelChoice
 from shared.report.table import Table
 
 ENGINE = "llamacpp"  # it restarts in a second
-COPYING = "repetition"  # the group of questions whose answers copy their prompt
-FEW, MANY = 1, 16  # users
-OPTIONS = ("plain", "eagle3-2", "eagle3-8", "ngram-8")  # kind-k, as in tables
-NAIVE = "eagle3-8"  # "the more drafts, the better"
+FEW = 1  # user
 REGRET_LIMIT_PERCENT = 10.0
-Choice = Mapping[str, str]  # traffic's name → one of OPTIONS
+NAIVE = "longest drafts"  # "the more drafts, the better"
+Choice = Mapping[str, str]  # traffic's name → one of the options, or NAIVE
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,40 @@ class Traffic:
         return f"{self.name}: {users_text(self.users)}, {self.copying_percent} % copying"
 
 
-def traffics(seed: int = 0) -> tuple[Traffic, ...]:
-    """Three traffics. The seed draws how much each copies."""
+def many(found: Iterable[Setting] = ()) -> int:
+    """How many users fill the house: as many as the surface was measured for, or else as this machine measures."""
+    measured = (setting.users for setting in found if setting.group == COPYING and setting.users > FEW)
+    return max(measured, default=experiments.sizes(detect()).users[-1])
+
+
+def traffics(found: Iterable[Setting] = (), seed: int = 0) -> tuple[Traffic, ...]:
+    """Three traffics, for the measured surface `found`. The seed draws how much each copies."""
     source = random.Random(seed)
     return (
         Traffic("one writer", FEW, source.randrange(0, 15, 5)),
         Traffic("one editor", FEW, source.randrange(75, 100, 5)),
-        Traffic("a full house", MANY, source.randrange(10, 30, 5)),
+        Traffic("a full house", many(found), source.randrange(10, 30, 5)),
     )
 
 
+def names(kind: str) -> tuple[str, ...]:
+    """The options on a machine with this main kind of draft, as kind-k. Two lengths of it, and look-up."""
+    return tuple(dict.fromkeys((experiments.PLAIN, f"{kind}-2", f"{kind}-8", "ngram-8")))
+
+
+def measured_names(found: Iterable[Setting]) -> tuple[str, ...]:
+    """The options of the machine on which the surface `found` was measured."""
+    return names(measured_kind(found, ENGINE))
+
+
+def longest(found: Iterable[Setting]) -> str:
+    """The option that NAIVE stands for: the longest drafts of the main kind."""
+    return measured_names(found)[2]
+
+
 def options(model: ModelChoice) -> list[Draft | None]:
-    """The options as drafts of llama.cpp."""
-    return [option(name, model) for name in OPTIONS]
+    """The options of this machine as drafts of llama.cpp."""
+    return [option(name, model) for name in names(main_kind(model))]
 
 
 def option(name: str, model: ModelChoice) -> Draft | None:
@@ -72,7 +95,7 @@ def option(name: str, model: ModelChoice) -> Draft | None:
 def measure_surface(lab: OpenLab, engine: Engine, sizes: Sizes) -> None:
     """Measure one option, running as `engine`, on new text and on copied text, for few and for many users."""
     for round_number in range(1, sizes.few_rounds + 1):
-        for users in (FEW, MANY):
+        for users in (FEW, sizes.users[-1]):
             for group in (HELD_OUT, COPYING):
                 experiments.speed(lab, engine, round_number, sizes, users=users, group=group)
 
@@ -114,18 +137,18 @@ class Judged:
 
 def judged(found: Mapping[Setting, Rounds], choice: Choice) -> list[Judged]:
     """Each traffic's choice beside the best option. Raises LabError for an unknown choice or a missing measurement."""
-    rows = []
-    for traffic in traffics():
-        if choice.get(traffic.name) not in OPTIONS:
+    rows, asked, there = [], traffics(found), measured_names(found)
+    for traffic in asked:
+        if choice.get(traffic.name) not in (*there, NAIVE):
             raise LabError(
                 f"The choice for “{traffic.name}” is {choice.get(traffic.name)!r}.",
-                f"choose one of {', '.join(map(repr, OPTIONS))}",
+                f"choose one of {', '.join(map(repr, there))}",
             )
-    for traffic in traffics():
-        name = choice[traffic.name]
-        times = {one: ms for one in OPTIONS if (ms := decode_ms(found, one, traffic)) is not None}
-        if len(times) < len(OPTIONS):
-            missing = ", ".join(one for one in OPTIONS if one not in times)
+    for traffic in asked:
+        name = longest(found) if choice[traffic.name] == NAIVE else choice[traffic.name]
+        times = {one: ms for one in there if (ms := decode_ms(found, one, traffic)) is not None}
+        if len(times) < len(there):
+            missing = ", ".join(one for one in there if one not in times)
             raise LabError(f"The surface lacks {missing}.", "run the cell that measures the surface")
         best = min(times, key=lambda one: times[one])
         rows.append(Judged(traffic, name, best, times[name], times[best]))
@@ -134,17 +157,17 @@ def judged(found: Mapping[Setting, Rounds], choice: Choice) -> list[Judged]:
 
 def best(lab: Any) -> dict[str, str]:
     """The best option of each traffic by the measured surface."""
-    first = dict.fromkeys((traffic.name for traffic in traffics()), OPTIONS[0])
+    first = dict.fromkeys((traffic.name for traffic in traffics()), experiments.PLAIN)
     return {row.traffic.name: row.best for row in judged(from_lab(lab), first)}
 
 
 def surface(lab: Any) -> Table:
     """Decode time of each option, for few and many users, on new and on copied text."""
     found, header = from_lab(lab), ["draft"]
-    places = [(users, group) for users in (FEW, MANY) for group in (HELD_OUT, COPYING)]
+    places = [(users, group) for users in (FEW, many(found)) for group in (HELD_OUT, COPYING)]
     header += [f"{users_text(users)}, {'copied' if group == COPYING else 'new'} text" for users, group in places]
     rows = []
-    for name in OPTIONS:
+    for name in measured_names(found):
         cells = [decode_ms(found, name, Traffic("", users, 100 * (group == COPYING))) for users, group in places]
         rows.append((name, *("–" if ms is None else number(ms) for ms in cells)))
     return Table("Decode time on llama.cpp, ms per token", header, rows)
@@ -160,7 +183,8 @@ def judge(lab: OpenLab, choice: Choice) -> Table:
 def naive(lab: Any) -> Table:
     """The regret of the longest drafts for every traffic."""
     choice = {traffic.name: NAIVE for traffic in traffics()}
-    return regrets(f"{NAIVE} for everyone", judged(from_lab(lab), choice))
+    found = from_lab(lab)
+    return regrets(f"{longest(found)} for everyone", judged(found, choice))
 
 
 def regrets(title: str, rows: list[Judged]) -> Table:

@@ -6,8 +6,9 @@ judged at the full size only, and only where theory says it for every machine: a
 
 from shared.course.evidence import Claim, Evidence, Test
 from shared.course.speculation import choose, cost_model, speedups
-from shared.course.speculation.experiments import text_fault
-from shared.course.speculation.speedups import HELD_OUT, Rounds, SameDistribution, Setting
+from shared.course.speculation.on_engines import first_tokens
+from shared.course.speculation.on_engines.text_check import draft_fault, text_fault
+from shared.course.speculation.speedups import HELD_OUT, Rounds, Setting
 from shared.engines import ENGINES
 from shared.errors import LabError
 
@@ -49,7 +50,10 @@ def own_loop(evidence: Evidence) -> tuple[bool, str]:
 
 
 def lossless(engine: str) -> Test:
-    """The test that this engine writes the model's text with each draft, and accepts some of its tokens."""
+    """The test that this engine drafts, writes the model's text with each draft, and accepts some of its tokens.
+
+    Some must be accepted of the main draft: the head, or what stands in for it on a machine without one.
+    """
 
     def test(evidence: Evidence) -> tuple[bool, str]:
         prefix, title = f"text/{engine}/", ENGINES[engine].title
@@ -60,18 +64,23 @@ def lossless(engine: str) -> Test:
             evidence.raise_if_not_run(f"engine/{engine}", prefix, f"speed/{engine}/")
             return False, ""
         for key, entry in drafted.items():
-            if fault := text_fault(entry["values"], evidence.raw(key)):
+            if fault := text_fault(entry["values"], evidence.raw(key)) or draft_fault(entry["values"]):
                 return False, f"{title}, {key.removeprefix(prefix)}: {fault}"
+        measured = sorted((s for s in found if usual(s)), key=lambda one: (one.kind, one.k))
+        if unchecked := [s.draft for s in measured if prefix + s.draft not in drafted]:
+            cell = {"llamacpp": "check-text"}.get(engine, f"measure-{engine}")
+            return False, f"{title}: the text with {', '.join(unchecked)} was not checked: run the cell `{cell}`"
         seen = []
-        for setting in sorted((s for s in found if usual(s)), key=lambda one: (one.kind, one.k)):
+        for setting in measured:
             counts = found[setting].counts
             if counts is None:
                 return False, f"{title} counted no drafts with {setting.draft}"
             accepted = f"{100 * counts.acceptance:.0f} %" if counts.acceptance is not None else "nothing drafted"
             seen.append((setting, counts.accepted, f"{setting.draft} {accepted}"))
-        heads = [accepted for setting, accepted, _ in seen if setting.kind == "eagle3"]
+        main = speedups.main_kind(found, engine)
+        of_main = [accepted for setting, accepted, _ in seen if setting.kind == main]
         text = f"drafts checked: {len(drafted)}; accepted: {', '.join(one for _, _, one in seen)}"
-        return bool(heads) and all(heads), text
+        return bool(of_main) and all(of_main), text
 
     return test
 
@@ -82,15 +91,22 @@ def usual(setting: Setting) -> bool:
 
 
 def same_first_tokens(evidence: Evidence) -> tuple[bool, str]:
-    found: dict[str, SameDistribution] = {}
+    seen: list[str] = []
+    blind: list[str] = []
+    differs = False
     for engine in ("llamacpp", "vllm"):
         entries = evidence.of(f"first-tokens/{engine}/")
-        for draft, tests in speedups.first_tokens(entries, evidence.raw, engine).items():
-            found |= {f"{ENGINES[engine].title}, {draft}, {what}": test for what, test in tests.items() if test}
-    if not found:
-        return False, ""
-    text = "; ".join(f"{what}: p = {test.p:.3f}" for what, test in found.items())
-    return not any(test.differs for test in found.values()), text
+        for draft, found in first_tokens.compared(entries, evidence.raw, engine).items():
+            where = f"{ENGINES[engine].title}, {draft}"
+            seen += [f"{where}, {what}: p = {one.test.p:.3f}" for what, one in found.items() if one.test]
+            differs |= any(one.test.differs for one in found.values() if one.test)
+            noticed = [one.noticed_percent for one in found.values() if one.noticed_percent]
+            if noticed:
+                seen.append(f"control: greedy answers are noticed from {min(noticed)} % on")
+            else:
+                blind.append(where)
+    seen += [f"the samples of {one} show nothing: the test wouldn't notice greedy answers" for one in blind]
+    return bool(seen) and not differs and not blind, "; ".join(seen)
 
 
 def all_loads(evidence: Evidence) -> dict[Setting, Rounds]:
@@ -161,21 +177,22 @@ def chosen(evidence: Evidence) -> tuple[bool, str]:
     mine = entries.get("choice/mine")
     if mine is None:
         return False, ""
-    rows = choose.judged(all_loads(evidence), mine["values"]["choice"])
-    naive = choose.judged(all_loads(evidence), {row.traffic.name: choose.NAIVE for row in rows})
+    found = all_loads(evidence)
+    rows = choose.judged(found, mine["values"]["choice"])
+    naive = choose.judged(found, {row.traffic.name: choose.NAIVE for row in rows})
     for row in rows:
         key = f"choice/{row.traffic.name.replace(' ', '-')}/{row.chosen}/round-1"
         if key not in entries:
             return False, f"{row.chosen} for “{row.traffic.name}” was not run: run the cell `run-choice`"
     text = "; ".join(f"{row.traffic.name}: {row.chosen}, regret {row.regret_percent:.0f} %" for row in rows)
-    text += f"; {choose.NAIVE} for everyone: at worst {max(row.regret_percent for row in naive):.0f} %"
+    text += f"; {choose.longest(found)} for everyone: at worst {max(row.regret_percent for row in naive):.0f} %"
     return evidence.judged(all(row.good for row in rows) and not all(row.good for row in naive), text)
 
 
 CLAIMS = (
     Claim("The text of my loop is distributed exactly as the model's own, and greedily it is the same text", own_loop,
           {"proof/own": "proof-own", "own/speculation": "own-speculation"}, (*RULES, "look_up")),
-    Claim("llama.cpp writes the model's text with every draft, and accepts some of the head's", lossless("llamacpp"),
+    Claim("llama.cpp writes the model's text with every draft, and accepts some of its drafts", lossless("llamacpp"),
           {"text/llamacpp/": "check-text", "speed/llamacpp/": "measure-llamacpp"}),
     Claim("vLLM writes the model's text with EAGLE-3, and accepts some of its drafts", lossless("vllm"),
           {"text/vllm/": "measure-vllm", "speed/vllm/": "measure-vllm"}),

@@ -18,7 +18,7 @@ tokens     1 + the sum of the shares of verifications that accepted draft 1, …
            longest draft and hold for shorter ones, because a draft's first tokens don't depend on its length.
 
 On llama.cpp the costs are fitted on steps of which no draft is accepted (its synthetic acceptance), so they don't
-depend on how good the head is. The model is then held against all settings that it wasn't fitted on.
+depend on how good the drafts are. The model is then held against all settings that it wasn't fitted on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,19 +28,19 @@ from typing import Any
 
 import numpy as np
 
-from shared.course.speculation.speedups import HELD_OUT, Rounds, Setting, from_lab, speedup
+from shared.course.speculation.speedups import HELD_OUT, Rounds, Setting, from_lab, main_kind, speedup
 from shared.errors import LabError
 from shared.metrics.spread import Interval, interval
 
 Found = Mapping[Setting, Rounds]
-FITTED_KIND = "eagle3"
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """The costs of one engine on one machine with one head, and the head's acceptance."""
+    """The costs of one engine on one machine with one kind of draft, and the acceptance of that draft."""
 
     engine: str
+    kind: str  # of the draft: a head, or where the machine can't load one a small model
     passes_ms: Mapping[int, float]  # positions → ms
     fixed_ms: float  # of the drafts of a step, whatever their number
     draft_ms: float  # of each draft
@@ -97,10 +97,16 @@ def fitted(found: Found, synthetic: Found, engine: str) -> CostModel:
     """
     plain = {s: r for s, r in found.items() if s.engine == engine and s == s.plain and usual(s)}
     passes = {setting.users: median(rounds.decode_ms) for setting, rounds in plain.items()}
-    drafted = [s for s in found if s.engine == engine and s.kind == FITTED_KIND and s.users == 1 and usual(s)]
+    kind = main_kind(found, engine)
+    if kind == "ngram":
+        raise LabError(
+            f"{engine} was measured with look-up only, which costs no pass, so there is no cost of a draft to fit.",
+            "measure a head or a draft model, on a machine for which the catalogue names one",
+        )
+    drafted = [s for s in found if s.engine == engine and s.kind == kind and s.users == 1 and usual(s)]
     if len(passes) < 2 or 1 not in passes or not drafted:
         raise LabError(
-            f"The cost model of {engine} needs plain decoding at 1 and more users, and an EAGLE-3 draft at 1 user.",
+            f"The cost model of {engine} needs plain decoding at 1 and more users, and a draft at 1 user.",
             "run the cells that measure this engine by draft length and by users",
         )
     longest = max(drafted, key=lambda setting: setting.k)
@@ -110,12 +116,12 @@ def fitted(found: Found, synthetic: Found, engine: str) -> CostModel:
             f"{engine} doesn't count accepted drafts by position, so the model has no acceptance.",
             "use llama.cpp or vLLM for the cost model",
         )
-    model = CostModel(engine, passes, 0.0, 0.0, tuple(accepted_at), frozenset(plain))
-    rejected = {s: r for s, r in synthetic.items() if s.engine == engine and s.synthetic == 1 and s.kind == FITTED_KIND}
+    model = CostModel(engine, kind, passes, 0.0, 0.0, tuple(accepted_at), frozenset(plain))
+    rejected = {s: r for s, r in synthetic.items() if s.engine == engine and s.synthetic == 1 and s.kind == kind}
     costs = rejected or {longest: found[longest]}
     beyond = [(s.k, (rounds.step_ms or 0.0) - model.pass_ms(s.k + 1)) for s, rounds in costs.items()]
     fixed_ms, draft_ms = line(beyond)
-    return CostModel(engine, passes, fixed_ms, draft_ms, tuple(accepted_at), frozenset({*plain, *costs, longest}))
+    return CostModel(engine, kind, passes, fixed_ms, draft_ms, tuple(accepted_at), frozenset({*plain, *costs, longest}))
 
 
 def usual(setting: Setting) -> bool:
@@ -146,14 +152,14 @@ class Tested:
 
 
 def tests(model: CostModel, found: Found) -> list[Tested]:
-    """All loads with EAGLE-3 drafts on this engine that the model wasn't fitted on.
+    """All loads with the same kind of draft on this engine that the model wasn't fitted on.
 
     For the questions on which its acceptance was measured, the tokens of a step are predicted. For other groups and
     temperatures they are taken from the load itself, because they are no matter of cost.
     """
     rows = []
     for setting in sorted(found, key=lambda one: (one.users, one.k, one.group, one.temperature)):
-        mine = setting.engine == model.engine and setting.kind == FITTED_KIND and setting not in model.fitted_on
+        mine = setting.engine == model.engine and setting.kind == model.kind and setting not in model.fitted_on
         measured = speedup(found, setting) if mine and setting.k <= len(model.accepted_at) else None
         if measured is not None:
             tokens = None if usual(setting) else measured.tokens_per_step
@@ -173,6 +179,7 @@ def tested(lab: Any, engine: str) -> dict[str, Any]:
     rows = tests(model, found)
     error = error_of(rows)
     values = {
+        "kind": model.kind,
         "passes_ms": {str(n): ms for n, ms in sorted(model.passes_ms.items())},
         "fixed_ms": model.fixed_ms,
         "draft_ms": model.draft_ms,
@@ -187,12 +194,16 @@ def tested(lab: Any, engine: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """What a step of one user with k drafts, none of them accepted, took beside a plain step."""
+    """What a step with k drafts for so many users takes beside a plain step of theirs.
 
+    For one user it is measured, on steps whose drafts were all rejected. For more users it is the cost model's.
+    """
+
+    users: int
     k: int
     step_ms: float
     plain_ms: float
-    head_tokens: float | None  # a step's with the head, where its acceptance is known for k drafts
+    made_tokens: float | None  # a step's with real drafts, where their acceptance is known for k drafts
 
     @property
     def needed_tokens(self) -> float:
@@ -201,13 +212,21 @@ class BreakEven:
 
 
 def break_even(lab: Any, engine: str) -> list[BreakEven]:
-    """For each number of drafts with synthetic acceptance: the measured time of a step, and what the head brings."""
+    """For each number of drafts with synthetic acceptance: the time of a step, and what real drafts bring.
+
+    For one user, and for the most users with whom the engine was measured with drafts.
+    """
     found, synthetic = from_lab(lab), from_lab(lab, "synthetic/")
     model = fitted(found, synthetic, engine)
     rows = []
     for setting, rounds in sorted(synthetic.items(), key=lambda one: one[0].k):
-        if setting.engine == engine and setting.synthetic == 1 and rounds.step_ms:
+        if setting.engine == engine and setting.kind == model.kind and setting.synthetic == 1 and rounds.step_ms:
             known = setting.k <= len(model.accepted_at)
             tokens = model.tokens(setting.k) if known else None
-            rows.append(BreakEven(setting.k, rounds.step_ms, model.pass_ms(1), tokens))
+            rows.append(BreakEven(1, setting.k, rounds.step_ms, model.pass_ms(1), tokens))
+    most = max((s.users for s in found if s.engine == engine and s.kind == model.kind), default=1)
+    if most > 1:
+        rows += [
+            BreakEven(most, one.k, model.step_ms(most, one.k), model.pass_ms(most), one.made_tokens) for one in rows
+        ]
     return rows

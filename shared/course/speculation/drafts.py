@@ -5,7 +5,9 @@ and its embedding. How its guesses follow from each other is in eagle3/head.py.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -206,7 +208,15 @@ def own_table(values: Mapping[str, Any]) -> Table:
     """The counters of own_speculation, one row a draft."""
     return Table(
         f"Your loop on {values['texts']} questions, at most {values['k']} drafts a step",
-        ("draft", "verifications", "drafted", "accepted", "accepted at 1, 2, …", "tokens per verification", "as plain"),
+        (
+            "draft",
+            "verifications",
+            "drafted",
+            "accepted",
+            "accepted at place 1, 2, …",
+            "tokens per verification",
+            "texts as without drafts",
+        ),
         [
             (
                 draft,
@@ -227,7 +237,7 @@ def formula_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What against_formula found, one row a draft."""
     return Table(
         "Tokens per verification: measured, and from one acceptance rate for all positions",
-        ("draft", "verifications", "α", "α at 1, 2, …", "measured", "formula"),
+        ("draft", "verifications", "α", "α at place 1, 2, …", "measured", "formula"),
         [
             (
                 draft,
@@ -240,3 +250,26 @@ def formula_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
             for draft, one in found.items()
         ],
     )
+
+
+POSITIONS = (1, 2, 3, 4, 5, 9, 17)
+
+
+def pass_times(llama: Any, context_tokens: int = 64, repeats: int = 9) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """The time of one pass of the model over several new tokens of one sequence, in torch.
+
+    llama: a shared.models.llama.Llama. Values: {"ms": {positions: median}}; the raw data are all times in ms. The
+    repeats are interleaved.
+    """
+    ids = torch.ones((1, max(POSITIONS)), dtype=torch.long)
+    cache = llama.new_cache(1, context_tokens + max(POSITIONS))
+    llama.forward(torch.ones((1, context_tokens), dtype=torch.long), cache)
+    times: dict[str, list[float]] = {str(count): [] for count in POSITIONS}
+    for repeat in range(repeats + 1):
+        for count in POSITIONS:
+            cache.lengths[:] = context_tokens
+            began = time.perf_counter()
+            llama.forward(ids[:, :count], cache, every=True)
+            if repeat:  # the first touches its memory for the first time
+                times[str(count)].append((time.perf_counter() - began) * 1e3)
+    return {"ms": {count: median(found) for count, found in times.items()}, "dtype": str(llama.embedding.dtype)}, times

@@ -8,26 +8,25 @@
   questions. Over the rounds: the median with its interval (shared.metrics.spread).
 - End to end: the same ratio of the time from sending a request to the end of its answer, per request. Drafts don't
   shorten the prompt's pass, so it is nearer to 1.
-- A winner is named only if the intervals of both decode times don't overlap; else there is "no winner".
+- A winner is named only if there are two rounds or more, and the interval of the speed-up doesn't contain 1.
 - Step: one pass of the model that adds tokens to an answer. It verifies drafts, or is plain where there is no draft
   (look-up finds none, or the answer ends). So the steps of a round are its tokens, without the first of each answer,
   less the accepted drafts.
 """
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from shared.course.speculation.eagle3.training_text import GROUPS
+from shared.course.speculation.on_engines.drafts_here import MAIN_KINDS
+from shared.course.speculation.on_engines.questions import HELD_OUT as HELD_OUT
 from shared.engines import ENGINES, Draft
 from shared.engines.draft_counts import DraftCounts, draft_counts
 from shared.load.client import Trace
-from shared.metrics.spread import Interval, clear_ratio, interval
+from shared.metrics.spread import Interval, interval
 from shared.results.reading import Entries
 
-HELD_OUT = GROUPS[1]
 Raw = Callable[[str], Any]  # key → the raw data of that result: `lab.raw`, or an Evidence's
 
 
@@ -164,7 +163,6 @@ class Speedup:
 
     decoding: Interval
     end_to_end: Interval
-    clear: float | None  # the ratio of the medians; None: no winner
     acceptance: float | None
     tokens_per_step: float | None
 
@@ -174,12 +172,18 @@ class Speedup:
 
     @property
     def verdict(self) -> str:
-        if self.clear is None:
+        """Which of the two won: neither, if the interval contains 1 or if there is only one round."""
+        if self.decoding.n < 2 or self.decoding.low <= 1 <= self.decoding.high:
             return "no winner"
-        return "faster" if self.clear > 1 else "slower"
+        return "faster" if self.median > 1 else "slower"
 
     def __str__(self) -> str:
         return str(self.decoding)
+
+
+def percent(share: float | None) -> str:
+    """0.47 → "47 %"; "–" for None."""
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def speedup(found: Mapping[Setting, Rounds], setting: Setting) -> Speedup | None:
@@ -194,8 +198,7 @@ def speedup(found: Mapping[Setting, Rounds], setting: Setting) -> Speedup | None
     if decoding is None or end_to_end is None:
         return None
     counts = drafted.counts
-    clear = clear_ratio([one.decode_ms for one, _ in pairs], [one.decode_ms for _, one in pairs])
-    return Speedup(decoding, end_to_end, clear, counts.acceptance if counts else None, drafted.tokens_per_step)
+    return Speedup(decoding, end_to_end, counts.acceptance if counts else None, drafted.tokens_per_step)
 
 
 def of(
@@ -224,67 +227,16 @@ def of(
     return max(drafted, key=lambda one: one.median, default=None)
 
 
+def main_kind(found: Iterable[Setting], engine: str) -> str:
+    """The kind of draft that the lab studies on this engine: a head, or what stands in for one where it was measured.
+
+    It follows from the results alone, so that they are judged alike on every machine.
+    """
+    there = {setting.kind for setting in found if setting.engine == engine}
+    return next((kind for kind in MAIN_KINDS if kind in there), MAIN_KINDS[0])
+
+
 def from_lab(lab: Any, prefix: str = "speed/") -> dict[Setting, Rounds]:
     """The loads of an open lab or of an Evidence."""
     entries = lab.of(prefix) if hasattr(lab, "of") else lab.results()
     return read(entries, lab.raw, prefix)
-
-
-EXPECTED_AT_LEAST = 5  # counts in each cell of a chi-square test; rarer categories are pooled
-P_LIMIT = 0.001  # below it two samples are said to differ
-
-
-@dataclass(frozen=True)
-class SameDistribution:
-    """Pearson's chi-square test of whether two samples come from one distribution."""
-
-    categories: int  # with the pooled one
-    chi_square: float
-    p: float  # the probability of a difference as large as this, or larger, between samples of one distribution
-
-    @property
-    def differs(self) -> bool:
-        return self.p < P_LIMIT
-
-
-def same_distribution(ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> SameDistribution | None:
-    """Compare two samples of categories. None if fewer than two categories are frequent enough.
-
-    A category counts for itself if at least EXPECTED_AT_LEAST of it are expected in the smaller sample. All rarer ones
-    are pooled.
-    """
-    from scipy import stats  # takes more than a second to import
-
-    counted = Counter(ours), Counter(theirs)
-    both = counted[0] + counted[1]
-    share = min(len(ours), len(theirs)) / max(1, len(ours) + len(theirs))
-    frequent = [one for one, count in both.items() if count * share >= EXPECTED_AT_LEAST]
-    columns = [[counts[one] for one in frequent] for counts in counted]
-    rest = [counts.total() - sum(column) for counts, column in zip(counted, columns, strict=True)]
-    if sum(rest) * share >= EXPECTED_AT_LEAST or not frequent:
-        columns = [[*column, left] for column, left in zip(columns, rest, strict=True)]
-    else:  # too few are left to stand for themselves
-        columns = [[*column[:-1], column[-1] + left] for column, left in zip(columns, rest, strict=True)]
-    if len(columns[0]) < 2:
-        return None
-    found = stats.chi2_contingency(columns, correction=False)
-    return SameDistribution(len(columns[0]), float(found.statistic), float(found.pvalue))
-
-
-def first_tokens(entries: Entries, raw: Raw, engine: str) -> dict[str, dict[str, SameDistribution | None]]:
-    """Each draft's first drafted tokens against those of plain decoding: draft → what was compared → the test.
-
-    The second token of an answer is the first that can be a draft. Empty if plain decoding isn't measured.
-    """
-    prefix = f"first-tokens/{engine}/"
-    pairs = {key.removeprefix(prefix): [tuple(one) for one in raw(key)] for key in entries if key.startswith(prefix)}
-    plain = pairs.pop("plain", None)
-    if plain is None:
-        return {}
-    return {
-        draft: {
-            "second token": same_distribution([one[:1] for one in found], [one[:1] for one in plain]),
-            "second and third token": same_distribution(found, plain),
-        }
-        for draft, found in pairs.items()
-    }

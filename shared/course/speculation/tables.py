@@ -7,19 +7,20 @@ from typing import Any
 import plotly.graph_objects as go
 
 from shared.course.speculation import cost_model as costs
-from shared.course.speculation import speedups
-from shared.course.speculation.speedups import HELD_OUT, Rounds, Setting, Speedup, from_lab, speedup
+from shared.course.speculation.speedups import HELD_OUT, Round, Rounds, Setting, Speedup, from_lab, percent, speedup
 from shared.engines import ENGINES
+from shared.engines.draft_counts import DraftCounts
 from shared.errors import LabError
 from shared.load.loads import users_text
 from shared.metrics import correctness
 from shared.metrics.spread import interval, number
 from shared.report.plots import INK, LOOK, Plot, layout
 from shared.report.table import Table
+from shared.results.reading import Entries
 
 # Colour and marker of a kind of draft; colours and patterns of the parts of a step.
 KINDS = {"eagle3": ("#0072B2", "circle"), "ngram": ("#E69F00", "diamond"), "model": ("#009E73", "square")}
-TITLES = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "own Q4_0 as draft", "": "plain"}
+TITLES = {"eagle3": "EAGLE-3", "ngram": "n-gram look-up", "model": "small model as draft", "": "plain"}
 LONG = 3  # drafts; markers of longer ones are hollow
 OWN = ("#8c959f", "")
 POSITIONS = (
@@ -31,9 +32,8 @@ LEGEND_BELOW = {
     "legend": {"orientation": "h", "x": 0.02, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom",
                "traceorder": "normal"},
 }  # fmt: skip
-STAND_IN = {
-    "sglang": "torch functions stand in for its kernels on a processor, so only text and acceptance are SGLang's own"
-}
+STAND_IN = {"sglang": "torch functions stand in for its kernels on a CPU, and they differ with and without drafts, "
+            "so only text and acceptance are SGLang's own"}  # fmt: skip
 
 
 def place(lab: Any) -> str:
@@ -75,14 +75,14 @@ def cells(one: Speedup | None, rounds: Rounds) -> tuple[str, ...]:
     decoding, counts = str(interval(rounds.decode_ms)), rounds.counts
     if not rounds.setting.kind:
         return decoding, "1", "1", "–", "1", ""
-    accepted = "–" if counts is None or counts.acceptance is None else f"{100 * counts.acceptance:.0f} %"
+    accepted = percent(counts.acceptance if counts else None)
     per_step = "–" if rounds.tokens_per_step is None else f"{rounds.tokens_per_step:.2f}"
     if one is None:
         return decoding, "–", "–", accepted, per_step, "plain decoding of these rounds is not measured"
     return decoding, str(one), str(one.end_to_end), accepted, per_step, one.verdict
 
 
-HEADER = ("ms per token", "speed-up of decoding", "end to end", "accepted", "tokens per step", "")
+HEADER = ("ms per token", "speed-up of decoding", "speed-up end to end", "accepted", "tokens per step", "verdict")
 
 
 def of_drafts(lab: Any, title: str, first: str, wanted: Mapping[str, Sequence[Setting]]) -> Table:
@@ -102,7 +102,9 @@ def settings(lab: Any, **wanted: Any) -> list[Setting]:
 def drafts(lab: Any, engine: str) -> Table:
     """All drafts of one engine at one user."""
     wanted = settings(lab, engine=engine, users=1, group=HELD_OUT, temperature=0)
-    title, note = ENGINES[engine].title, f"; {STAND_IN[engine]}" if engine in STAND_IN else ""
+    runs = [entry["provenance"] for key, entry in lab.results().items() if key.startswith(f"speed/{engine}/")]
+    native = any(source.get("runner") != "container" for source in runs)
+    title, note = ENGINES[engine].title, f"; {STAND_IN[engine]}" if native and engine in STAND_IN else ""
     return of_drafts(lab, f"{title}, 1 user{note}", "engine", {title: wanted})
 
 
@@ -185,8 +187,8 @@ def by_users(lab: Any) -> Plot:
     at = sorted({users for _, users in seen})
     figure.update_xaxes(type="log", tickvals=at, ticktext=[str(users) for users in at])
     finish(figure)
-    rows = [(name, str(users), str(one), one.verdict) for (name, users), one in seen.items()]
-    return Plot(title, ("", "users", "speed-up", ""), rows, figure)
+    rows = [(name, str(users), str(one), percent(one.acceptance), one.verdict) for (name, users), one in seen.items()]
+    return Plot(title, ("", "users", "speed-up", "accepted", ""), rows, figure)
 
 
 def parts_of_step(rounds: Rounds) -> dict[str, float] | None:
@@ -203,13 +205,23 @@ def parts_of_step(rounds: Rounds) -> dict[str, float] | None:
     return parts
 
 
+def parts_from_answers(entries: Entries, setting: Setting) -> dict[str, float] | None:
+    """The same from the engine's answers to these questions, if they have positions that its counters lack."""
+    entry = entries.get(f"positions/{setting.engine}/{setting.draft}")
+    if entry is None or "accepted_at" not in entry["values"]:
+        return None
+    steps, at = entry["values"]["verifications"], tuple(entry["values"]["accepted_at"])
+    counts = DraftCounts(steps, steps * setting.k, sum(at), at)
+    return parts_of_step(Rounds(setting, {1: Round(0.0, 0.0, steps + sum(at), counts)}))
+
+
 def accepted(lab: Any) -> Plot:
     """Tokens that one step adds, by where they come from: a bar for each engine and draft at one user."""
-    found = from_lab(lab)
+    found, entries = from_lab(lab), lab.results()
     bars = {
         f"{ENGINES[s.engine].title}, {title_of(s)}": parts
         for s in settings(lab, users=1, group=HELD_OUT, temperature=0)
-        if s.kind and (parts := parts_of_step(found[s]))
+        if s.kind and (parts := parts_from_answers(entries, s) or parts_of_step(found[s]))
     }
     title = f"Tokens that one step adds {place(lab)}"
     figure = go.Figure(layout=layout(title, "tokens per step", ""))
@@ -227,20 +239,6 @@ def accepted(lab: Any) -> Plot:
     shown = {bar: [f"{parts[name]:.2f}" if name in parts else "–" for name in names] for bar, parts in bars.items()}
     rows = [(bar, *shown[bar], f"{sum(parts.values()):.2f}") for bar, parts in bars.items()]
     return Plot(title, ("", *names, "together"), rows, figure)
-
-
-def first_tokens(lab: Any, engine: str) -> Table:
-    """The distribution of the first tokens that can be drafts, with and without drafts, at temperature 1."""
-    rows = []
-    for draft, compared in speedups.first_tokens(lab.results(), lab.raw, engine).items():
-        for what, test in compared.items():
-            figures = ("–", "–", "–", "too few answers agree for a test")
-            if test:
-                verdict = "✘ another distribution" if test.differs else "✔ no difference found"
-                figures = (str(test.categories), f"{test.chi_square:.1f}", f"{test.p:.3f}", verdict)
-            rows.append((draft, what, *figures))
-    header = ("draft", "compared", "categories", "chi-square", "p", "against plain decoding")
-    return Table(f"{ENGINES[engine].title} at temperature 1: the same distribution?", header, rows)
 
 
 def passes(lab: Any) -> Plot:
@@ -269,32 +267,32 @@ def cost_model(lab: Any, engine: str) -> Table:
         rows.append((title_of(s), users_text(s.users), s.group, f"{s.temperature:g}", *figures))
     error = costs.error_of(tested)
     title = (
-        f"{ENGINES[engine].title}: a plain pass {number(model.pass_ms(1))} ms, the drafts of a step "
-        f"{model.fixed_ms:.1f} ms + {model.draft_ms:.2f} ms each; error on settings not fitted on: "
+        f"{ENGINES[engine].title}, {TITLES[model.kind]}: a plain pass {number(model.pass_ms(1))} ms, drafting "
+        f"{model.fixed_ms:.1f} ms a step + {model.draft_ms:.2f} ms a draft; error on settings not fitted on: "
         f"{'–' if error is None else f'{error} %'} {place(lab)}"
     )
-    return Table(title, ("draft", "users", "questions", "temperature", "measured", "predicted", "error"), rows)
+    header = ("draft", "users", "questions", "temperature", "measured speed-up", "predicted speed-up", "error")
+    return Table(title, header, rows)
 
 
 def break_even(lab: Any, engine: str, function: Callable[..., float | None]) -> Table:
-    """For each k: the time of a step whose drafts are all rejected, the acceptance at which it pays, and the head's.
+    """For one user and for many, for each k: a step's time, the acceptance at which it pays, and what it adds.
 
     function: the exercise `break_even(k, users, pass_ms, draft_ms)`.
     """
     model, rows = costs.fit(lab, engine), []
     for one in costs.break_even(lab, engine):
-        alpha = function(one.k, 1, model.pass_ms, (one.step_ms - model.pass_ms(one.k + 1)) / one.k)
-        pays = "–" if one.head_tokens is None else "pays" if one.head_tokens > one.needed_tokens else "loses"
-        head = "–" if one.head_tokens is None else f"{one.head_tokens:.2f}"
+        drafts_ms = one.step_ms - model.pass_ms(one.users * (one.k + 1))
+        alpha = function(one.k, one.users, model.pass_ms, drafts_ms / one.k)
+        pays = "–" if one.made_tokens is None else "pays" if one.made_tokens > one.needed_tokens else "loses"
+        adds = "–" if one.made_tokens is None else f"{one.made_tokens:.2f}"
         needed = "at none" if alpha is None else f"{alpha:.2f}"
-        rows.append((str(one.k), number(one.step_ms), f"{one.needed_tokens:.2f}", needed, head, pays))
+        made = (number(one.plain_ms), number(one.step_ms), f"{one.needed_tokens:.2f}", needed, adds, pays)
+        rows.append((str(one.users), str(one.k), *made))
     header = (
-        "k",
-        "step, ms",
-        "tokens a step must add",
-        "break-even acceptance α",
-        "tokens that the head's step adds",
-        "",
-    )
-    title = f"{ENGINES[engine].title}: steps without an accepted draft beside {number(model.pass_ms(1))} ms plain"
+        "users", "k", "plain step, ms", "step, ms", "tokens a step must add", "break-even acceptance α",
+        "tokens that a step adds", "",
+    )  # fmt: skip
+    drafts = TITLES[model.kind]
+    title = f"{ENGINES[engine].title}, {drafts}: when drafts pay; measured for one user, by the cost model for more"
     return Table(f"{title} {place(lab)}", header, rows)

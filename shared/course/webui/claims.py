@@ -109,7 +109,8 @@ def leaves_memory(evidence: Evidence) -> tuple[bool, str]:
     if found != entry["values"]:
         return False, "ollama/keep-alive doesn't follow from its raw data"
     text = (
-        f"loading took {found['cold_load_ms']:,.0f} ms after it had left, {found['warm_load_ms']:,.0f} ms while loaded"
+        f"loading took {found['cold_load_ms']:,.0f} ms after the model had left, {found['warm_load_ms']:,.0f} ms while "
+        "it was loaded"
     )
     if not found["unloaded"]:
         return False, f"the model was still loaded after its time; {text}"
@@ -158,13 +159,13 @@ CLAIMS = (
     Claim("My stop button frees the engine's only seat at once", stop_frees, CHECKED, ("stop", "lines")),
     Claim("My page keeps up with 200 tokens a second in a long chat, and `innerHTML +=` does not", page_keeps_up,
           {"render/naive": "render-before", "render/webui": "render-page"}, ("pacer",)),
-    Claim("The renderer that I wrote keeps up with them, too", renderer_keeps_up,
+    Claim("The renderer that I wrote keeps up with this stream, too", renderer_keeps_up,
           {"render/naive": "render-before", "render/yours": "render-yours"}),
     Claim("Four seats shorten the wait of four users, and cost memory", seats,
           {"parallel/": "parallel", "ollama/memory/": "parallel"}, ("largest_context",)),
     Claim("A model leaves memory when its keep_alive is over, and the next request pays for that", leaves_memory,
           {"ollama/keep-alive": "keep-alive"}),
-    Claim("A JSON schema makes answers fit that did not fit without it", fits_schema,
+    Claim("With a JSON schema all answers fit, or more than without it", fits_schema,
           {"ollama/structured": "structured"}),
     Claim("I found Open WebUI's hidden requests and both of its traps", open_webui,
           {"open-webui/tools": "open-webui-tools", "open-webui/hidden": "open-webui-hidden",

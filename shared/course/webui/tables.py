@@ -26,7 +26,7 @@ def browser(lab: OpenLab) -> Table:
             rows.append((done, *cells))
     passed = {page: lab.values(browser_checks.PREFIX + page) for page in pages}
     header = (f"{page}: {passed[page]['passed']} of {passed[page]['checks']}" for page in pages)
-    return Table("What a browser found", ("done", *header), rows)
+    return Table("What a browser found", ("what was done", *header), rows)
 
 
 def render_lag(lab: OpenLab) -> Table:

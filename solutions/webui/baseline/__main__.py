@@ -17,7 +17,7 @@ OLLAMA = os.environ.get("WEBUI_OLLAMA", "http://127.0.0.1:11434")
 PORT = int(os.environ.get("WEBUI_PORT", "3001"))
 HERE = Path(__file__).parent
 HEADERS = {"content-security-policy": "default-src 'self'; frame-ancestors 'none'"}
-app = FastAPI()
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 
 @app.middleware("http")

@@ -18,7 +18,7 @@ export function figures(stats) {
 }
 
 /** How far an answer is that is being written. A piece is usually a token, but only the engine knows. */
-export function progress(stats, elapsedMs) {
-  const rate = number(stats.pieces / (elapsedMs / 1000));
-  return `first token ${milliseconds(stats.ttft_ms)} · ${milliseconds(elapsedMs)} · about ${rate} pieces/s`;
+export function progress(stats) {
+  const rate = number(stats.pieces / (stats.elapsed_ms / 1000));
+  return `first token ${milliseconds(stats.ttft_ms)} · ${milliseconds(stats.elapsed_ms)} · about ${rate} pieces/s`;
 }

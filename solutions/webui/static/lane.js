@@ -1,14 +1,15 @@
 // One conversation on the screen: its messages, and the answer that is being written. Compare shows two lanes.
 
 import { api } from "./api.js";
-import { el, iconButton, number, showProblem } from "./dom.js";
+import { addThought, copyText, el, iconButton, number, showProblem, thoughts } from "./dom.js";
 import { figures, progress } from "./figures.js";
-import { listen, unwatch } from "./live.js";
+import { listen, reconnect, unwatch } from "./live.js";
 import { markdownWriter, renderMarkdown } from "./markdown.js";
 import { pacer } from "./pacer.js";
 
 const NEAR_PX = 60; // so close to the end counts as "at the end"
 const FIGURES_MS = 250; // the live figures change this often
+const STOP_WITHIN_MS = 500;
 
 export class Lane {
   /** `hooks`: changed(chat) after anything that changes the history, ended(chat), announce(text), pick(lane, target). */
@@ -30,9 +31,7 @@ export class Lane {
       .observe(this.earlier);
   }
 
-  get target() {
-    return this.select.value;
-  }
+  get target() { return this.select.value; }
 
   /** Show a chat as the server sent it; `at`: the id of a message to scroll to. */
   show(chat, at = null) {
@@ -50,9 +49,7 @@ export class Lane {
     this.newest.hidden = !this.later;
   }
 
-  toEnd() {
-    this.scroller.scrollTop = this.scroller.scrollHeight;
-  }
+  toEnd() { this.scroller.scrollTop = this.scroller.scrollHeight; }
 
   toNewest() {
     if (this.later) this.hooks.reopen();
@@ -69,10 +66,12 @@ export class Lane {
   async showEarlier() {
     if (this.loading || this.earlier.hidden) return;
     this.loading = true;
+    const { chat } = this;
     try {
       const before = this.messages.firstElementChild.dataset.id;
-      const { lanes } = await api("GET", `/api/chats/${this.chat.id}?before=${before}`);
-      const lane = lanes.find((one) => one.id === this.chat.id);
+      const { lanes } = await api("GET", `/api/chats/${chat.id}?before=${before}`);
+      if (this.chat !== chat) return; // another chat was chosen meanwhile
+      const lane = lanes.find((one) => one.id === chat.id);
       const height = this.scroller.scrollHeight;
       this.messages.prepend(...lane.messages.map((message) => this.article(message)));
       this.scroller.scrollTop += this.scroller.scrollHeight - height;
@@ -108,7 +107,7 @@ export class Lane {
   /** The line below a finished message: its note, its figures, and what can be done with it. */
   finish(article, message) {
     const mine = message.role === "user";
-    const copy = iconButton("copy", "Copy this message", () => navigator.clipboard.writeText(message.text));
+    const copy = iconButton("copy", "Copy this message", () => copyText(message.text));
     const change = mine
       ? iconButton("pencil", "Edit this message", () => this.edit(article, message))
       : iconButton("again", "Regenerate this answer", () => this.regenerate(message));
@@ -130,12 +129,15 @@ export class Lane {
       iconButton("right", "The next version", () => go(place + 1), { disabled: place === versions.length - 1 }));
   }
 
-  /** Do something that changes the chat, then show it anew. */
+  /** Do something that changes the chat, then show it anew if it is still on the screen. */
   async act(what, reopen) {
+    const { chat } = this;
     try {
       const result = await what();
-      if (reopen) await this.hooks.reopen();
-      this.hooks.changed(this.chat.id);
+      if (this.chat?.id !== chat.id) { // another was chosen meanwhile: the server stops an answer that no page listens to
+        if (result.answer) listen(result.answer, chat.id, () => {}, this.hooks.ended);
+      } else if (reopen || this.chat !== chat) await this.hooks.reopen(); // or another tab made us show it anew meanwhile
+      this.hooks.changed(chat.id);
       return result;
     } catch (error) {
       showProblem(error);
@@ -145,14 +147,15 @@ export class Lane {
 
   /** Send a question. The chat must exist. */
   async send(text, insteadOf) {
+    const { chat, target } = this;
     const body = insteadOf ? { text, instead_of: insteadOf } : { text };
-    const path = `/api/chats/${this.chat.id}/messages`;
+    const path = `/api/chats/${chat.id}/messages`;
     if (insteadOf || this.later) return this.act(() => api("POST", path, body), true);
     const ids = await this.act(() => api("POST", path, body));
-    if (!ids) return null;
+    if (!ids || this.chat !== chat) return ids;
     this.atEnd = true;
     this.add({ id: ids.question, role: "user", text, state: "done", stats: {} });
-    this.add({ id: ids.answer, role: "assistant", text: "", state: "running", target: this.target, stats: {} });
+    this.add({ id: ids.answer, role: "assistant", text: "", state: "running", target, stats: {} });
     return ids;
   }
 
@@ -161,11 +164,13 @@ export class Lane {
   }
 
   edit(article, message) {
-    const field = el("textarea", { value: message.text, "aria-label": "Your changed message", rows: 3 });
-    const back = () => this.hooks.reopen();
+    const field = el("textarea", { value: message.text, "aria-label": "Your changed message", rows: 3 }), back = () => this.hooks.reopen();
     const send = () => field.value.trim() && this.send(field.value.trim(), message.id);
     field.onkeydown = (event) => {
-      if (event.key === "Escape") back();
+      if (event.key === "Escape") {
+        event.preventDefault(); // else it would stop the answer, too
+        back();
+      }
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
     };
     article.querySelector(".body").replaceWith(el("div", { class: "edit" }, field,
@@ -176,7 +181,12 @@ export class Lane {
 
   /** Ask the server to stop the answer. It closes its connection to the engine, and that makes the engine stop. */
   async stop() {
-    if (this.answer) await api("POST", `/api/answers/${this.answer}/stop`).catch(showProblem);
+    const { answer } = this;
+    if (!answer) return;
+    // With many running answers the browser has no connection left. Then this request gets the answer's own.
+    const late = setTimeout(() => reconnect(answer), STOP_WITHIN_MS);
+    await api("POST", `/api/answers/${answer}/stop`).catch(showProblem);
+    clearTimeout(late);
   }
 
   /** Show a running answer as it comes. */
@@ -184,11 +194,11 @@ export class Lane {
     this.answer = answer;
     const shown = el("span", { class: "figures" }, "Waiting for the first token …");
     article.append(el("footer", {}, shown));
-    const began = performance.now();
-    let writer, last = 0, stale = false; // stale: the connection broke, so what is shown will come once more
+    let writer, last = -Infinity, stale = false; // stale: the connection broke, so what is shown will come once more
     const restart = () => {
       stale = false;
       article.querySelector(".body").replaceChildren();
+      article.querySelector(".thinking")?.remove();
       writer = markdownWriter(article.querySelector(".body"), this.hooks.announce);
     };
     const pace = pacer((text) => writer.write(text));
@@ -221,27 +231,20 @@ export class Lane {
       if (event.thinking) addThought(article, event.thinking);
       if (event.stats.pieces && performance.now() - last > FIGURES_MS) {
         last = performance.now();
-        shown.textContent = progress(event.stats, last - began);
+        shown.textContent = progress(event.stats);
+        if (!this.fill.hidden) this.showFill(this.filled, event.stats.pieces);
       }
       return undefined;
     }, this.hooks.ended);
   }
 
-  showFill(stats) {
+  /** `pieces`: of the answer that is being written, which the engine has not counted yet. */
+  showFill(stats, pieces = 0) {
     if (!stats?.context_length) return;
-    const used = (stats.prompt_tokens ?? 0) + (stats.output_tokens ?? 0);
+    this.filled = stats;
+    const used = (stats.prompt_tokens ?? 0) + (stats.output_tokens ?? 0) + pieces;
     this.fill.hidden = false;
     this.fill.value = used / stats.context_length;
-    this.fill.title = `${number(used)} of ${number(stats.context_length)} tokens of context are used`;
+    this.fill.title = `${pieces ? "About " : ""}${number(used)} of ${number(stats.context_length)} tokens of context are used`;
   }
-}
-
-function thoughts(text) {
-  return text ? el("details", { class: "thinking" }, el("summary", {}, "Thinking"), el("div", {}, text)) : null;
-}
-
-function addThought(article, text) {
-  const place = article.querySelector(".thinking div");
-  if (place) place.append(text);
-  else article.querySelector(".body").before(thoughts(text));
 }

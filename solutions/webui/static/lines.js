@@ -3,8 +3,9 @@
 /**
  * Yield each JSON object of an NDJSON response as soon as its line is whole.
  *
- * The network cuts the stream anywhere: a block may hold many lines, half a line, or half a UTF-8 character. When the
- * caller stops early (`break`, or an abort), the connection is closed, so that the sender notices.
+ * The network cuts the stream anywhere: a block may hold many lines, half a line, or half a UTF-8 character. Empty
+ * lines are skipped, and the last line may have no newline. When the caller stops early (`break`, or an abort), the
+ * connection is closed, so that the sender notices.
  */
 export async function* lines(response) {
   // BEGIN SOLUTION: decode with {stream: true}, keep the unfinished line, and cancel the reader in `finally`

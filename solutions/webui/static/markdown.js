@@ -2,11 +2,11 @@
 //
 // streaming-markdown only appends: a token becomes a few DOM nodes, and no earlier node is touched again. So the cost of
 // a token does not grow with the answer. It makes elements from a fixed list and text from text, so HTML in an answer
-// stays text. Addresses are checked here, and DOMPurify looks at each finished block once more: two walls.
+// stays text. Addresses are checked here, and DOMPurify checks each finished block once more.
 
 import * as smd from "./vendor/streaming-markdown.js";
 import "./vendor/purify.js"; // sets globalThis.DOMPurify
-import { el, icon } from "./dom.js";
+import { copyText, el, icon } from "./dom.js";
 
 const LINES_OF_A_CHUNK = 50; // a long code block is laid out in chunks, so that a new line moves only the last one
 const MOST_HIGHLIGHTED = 60_000; // characters
@@ -55,6 +55,8 @@ export function markdownWriter(root, onBlock = () => {}) {
         made.target = "_blank";
       } else if (type === smd.CHECKBOX) {
         made.ariaLabel = "Done";
+      } else if (type === smd.CODE_FENCE) {
+        made.indent = parser.indent_len;
       }
     },
     end_token(data) {
@@ -110,29 +112,50 @@ function addCode(code, text) {
   }
 }
 
-/** Once for each block: check it, and make a code block one with colours and a copy button. */
+/** Once for each block: check it, and dress the code and the tables in it. A list can hold some, too. */
 function finish(block, onBlock) {
   block.normalize(); // thousands of small text nodes become one
   globalThis.DOMPurify.sanitize(block, ALLOWED);
-  const text = block.textContent;
-  if (block.tagName === "PRE") {
-    const code = block.firstElementChild;
-    block.tabIndex = 0; // a keyboard can scroll it
-    block.ariaLabel = "Code";
-    block.role = "region";
-    const button = el("button", { type: "button", class: "copy", "aria-label": "Copy this code" }, icon("copy"));
-    button.onclick = () => navigator.clipboard.writeText(text).then(() => button.classList.add("done"));
-    block.append(button);
-    highlight(code, text);
-    onBlock("A block of code.");
-  } else {
-    if (block.tagName === "TABLE") {
-      const frame = el("div", { class: "table", tabIndex: 0, role: "region", "aria-label": "Table" });
-      block.replaceWith(frame);
-      frame.append(block);
-    }
-    onBlock(text);
+  const text = block.tagName === "PRE" ? "A block of code." : block.textContent;
+  const all = (tag) => (block.matches(tag) ? [block] : block.querySelectorAll(tag));
+  all("pre").forEach(dressCode);
+  all("table").forEach(frameTable);
+  onBlock(text);
+}
+
+/** Give a block of code its colours and a copy button. */
+function dressCode(block) {
+  const code = block.firstElementChild;
+  const text = inner(code);
+  if (text !== code.textContent) {
+    code.replaceChildren();
+    addCode(code, text);
   }
+  block.tabIndex = 0; // a keyboard can scroll it
+  block.ariaLabel = "Code";
+  block.role = "region";
+  const button = el("button", { type: "button", class: "copy", "aria-label": "Copy this code" }, icon("copy"));
+  button.onclick = async () => button.classList.toggle("done", await copyText(text));
+  block.append(button);
+  highlight(code, text).catch(() => (core = undefined)); // without colours, if its files can't be had just now
+}
+
+/** The code without the marks of the quote, or the indent of the list, in which it stands. The parser leaves them in. */
+function inner(code) {
+  const text = code.textContent;
+  let depth = 0;
+  for (let at = code.closest("blockquote"); at; at = at.parentElement.closest("blockquote")) depth++;
+  if (depth) return text.replace(new RegExp(`^(?: {0,3}> ?){1,${depth}}`, "gm"), "").replace(/\n$/, "");
+  let indent = code.indent ?? 0; // of the fence; the code itself may be indented less, but not more for that
+  for (const line of text.split("\n")) if (line.trim()) indent = Math.min(indent, line.search(/\S/));
+  return indent ? text.replace(new RegExp(`^ {0,${indent}}`, "gm"), "") : text;
+}
+
+/** A wide table scrolls in a frame. */
+function frameTable(table) {
+  const frame = el("div", { class: "table", tabIndex: 0, role: "region", "aria-label": "Table" });
+  table.replaceWith(frame);
+  frame.append(table);
 }
 
 let core; // highlight.js and its languages are fetched with the first block of code

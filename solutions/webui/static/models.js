@@ -29,13 +29,19 @@ export class Models {
       el("h3", {}, "Get a model"), pull,
       el("small", {}, "By its name in Ollama's library, or host/namespace/model:tag of another registry."), this.pulls,
       this.creator());
-    this.dialog.onclose = () => clearInterval(this.timer);
+    this.dialog.onclose = () => clearTimeout(this.timer);
   }
 
   open() {
     this.dialog.showModal();
-    this.refresh();
-    this.timer = setInterval(() => this.refresh(), EVERY_MS);
+    this.watch();
+  }
+
+  /** Ask again and again, never twice at a time: Ollama may be slow, and a browser has six connections for a server. */
+  async watch() {
+    await this.refresh();
+    clearTimeout(this.timer);
+    if (this.dialog.open) this.timer = setTimeout(() => this.watch(), EVERY_MS);
   }
 
   async refresh() {

@@ -1,7 +1,7 @@
-// The rhythm of rendering: text comes when it likes, the screen changes once a frame.
+// The rhythm of rendering: text comes at any moment, the screen changes once a frame.
 
 /**
- * A function that takes text at any rate, and gives it to `render` at most once a frame, all that came in one piece.
+ * Returns {add, flush}. `add(text)` takes text at any rate. Once a frame at most, `render(text)` gets all that came.
  *
  * At 200 tokens a second and 60 frames, `render` runs 60 times instead of 200. In a hidden tab there are no frames: text
  * gathers, and is rendered when the tab is shown again. `flush` renders at once what is left (at the end of an answer).

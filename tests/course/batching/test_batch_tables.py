@@ -53,6 +53,16 @@ def test_compiled_is_judged_by_the_eager_rounds() -> None:
     ]
 
 
+def test_compiled_results_of_another_size_are_not_compared() -> None:
+    """They stay in the ledger: at the quick size nothing is compiled, so nothing sets them aside."""
+    eager = {f"load/users-{u}/vllm/round-1": entry(u * 10) for u in (1, 16)}
+    both = {**eager, "compiled/users-1": entry(16), "compiled/users-16": entry(77)}
+    for key, one in both.items():
+        one["provenance"]["size"] = "full" if key.startswith("compiled/") else "quick"
+    table, sentences = batch_tables.eager_or_compiled(both, (1, 16))
+    assert ([row[0] for row in table.rows], sentences) == (["eager"], [])
+
+
 def test_users_that_fit_follow_from_the_students_functions() -> None:
     rows = {row[0]: row[1:] for row in spark_arithmetic.users_that_fit(kv_bytes, users).rows}
     assert rows["8B BF16"] == ("128 KiB", "168", "21", "5")

@@ -3,21 +3,25 @@
 import asyncio
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from shared import LabError, metrics, results
-from shared.course.batching import batch_plots
+from shared import LabError, metrics, paths, results
+from shared.course.batching import batch_plots, mini_load
 from shared.course.batching.mini_engine import MiniEngine
 from shared.course.batching.mini_load import Job, Own, book_among_streams, closed, open_loop, provenance, step_model
 from shared.course.batching.paged_kv import PagedKV
 from shared.course.evidence import Evidence
+from shared.files import held
 from shared.load import Trace, prompts
+from shared.load.client import exchange
 from shared.metrics.roofline import Work
 from shared.models import ModelChoice
 from shared.models.llama import Llama
+from shared.processes import free_port
 from shared.report import timeline
 from shared.results.ledger import reusable
 from tests.helpers.scheduler import reference
@@ -111,13 +115,32 @@ def test_vllm_looks_the_same_in_every_figure() -> None:
     assert not {look[0] for look in (own, other)} & {look[0] for look in LOOK.values()}
 
 
-def test_the_long_prompt_waits_for_every_stream(tmp_path: Path, model: ModelChoice) -> None:
+def test_a_server_that_takes_no_connection_is_told_and_not_waited_for(model: ModelChoice) -> None:
+    server: Any = SimpleNamespace(
+        url=f"http://127.0.0.1:{free_port()}", served_name="small", spec=SimpleNamespace(exact_length={})
+    )
+    work = book_among_streams(server, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=9)
+    with pytest.raises(LabError, match="A request among the streams failed: no connection to"):
+        asyncio.run(asyncio.wait_for(work, 15))
+
+
+def test_the_long_prompt_waits_for_every_stream(
+    tmp_path: Path, model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even if one stream's first token is late, and the other has then delivered all that was asked for in total."""
     engine = TruthEngine.start(tmp_path / "log")
     try:
         engine.plan(ttft_s=0.5, gap_s=0.01, fault="late", every=2)
         work = book_among_streams(engine, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=99)
+        under_lock = []
+
+        async def watched(*arguments: Any, **more: Any) -> Any:
+            under_lock.append(held(paths.measuring()))
+            return await exchange(*arguments, **more)
+
+        monkeypatch.setattr(mini_load, "exchange", watched)
         streams, book = asyncio.run(work)
+        assert under_lock == [True] * 3
         assert all(one.arrivals_ns[0] < book.sent_ns < one.end_ns for one in streams)
         engine.plan(gap_s=0.001)
         with pytest.raises(LabError, match="ended before the long prompt"):

@@ -56,6 +56,14 @@ def found() -> list[open_loop.Point]:
     return open_loop.points(entries, lambda key: loads[key][0], Slo(ttft_ms=100, tpot_ms=20))
 
 
+def test_failed_requests_were_offered_too() -> None:
+    good = every(500, 10)
+    lost = [replace(one, output_tokens=None, error="refused") for one in good]
+    for traces in (good, [*good[:5], *lost[5:]]):
+        point = open_loop.point("open/percent-80", entry(traces, 2.0, 5.0), traces, Slo(ttft_ms=100, tpot_ms=20))
+        assert point.offered_tok_s == 2 * 8
+
+
 def test_a_point_counts_which_promise_was_missed(found: list[open_loop.Point]) -> None:
     calm, late = found
     assert (calm.percent, late.percent) == (80, 150)

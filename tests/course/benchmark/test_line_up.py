@@ -13,6 +13,7 @@ from shared.course.benchmark.line_up import runs, verdict
 from shared.engines import ENGINES
 from shared.hardware.machine import detect
 from shared.load import Run
+from shared.results.ledger import raw_file
 from shared.results.provenance import functions_sha256
 from tests.helpers.ledger import fill, provenance, trace
 
@@ -86,8 +87,30 @@ def test_the_hash_of_a_run_betrays_nothing() -> None:
     engine = SimpleNamespace(spec=ENGINES["llamacpp"])
     hashes = set()
     for way in ("fair", "precision", "cores", "client"):
-        hashes |= set(functions_sha256(runs.run_of(way, engine, models.small(), 8)).items())  # type: ignore[arg-type]
+        hashes |= set(functions_sha256(runs.run_of(way, engine, models.small(), 8, True)).items())  # type: ignore[arg-type]
     assert len(hashes) == 1
+
+
+def not_installed() -> None:
+    raise LabError("llama.cpp is not installed.", "make engines")
+
+
+def test_a_torn_verdict_is_judged_again_and_not_measured() -> None:
+    fill({"llamacpp": 10})
+    raw_file("3.3.1", verdict.VERDICT).write_bytes(b"\0" * 50)
+    assert milestones.check("3.3.1").claims[-1].evidence == (
+        "refused: line-up/verdict: its raw data is missing or damaged: run the cell `judge-verdict` again"
+    )
+
+
+def test_a_number_that_names_no_line_up_is_no_lack_of_the_machine() -> None:
+    """A reason is evidence that the line-up could not be run here. A number that is typed wrong is none."""
+    fill({"llamacpp": 10})
+    results.set_aside("3.3.1", "line-up/")
+    lab = labs.open("3.3.1")
+    with pytest.raises(LabError, match="'line-up/-3/A' can't be the key of a result"):
+        lab.attempt("line-up/runs", "the line-up", lambda: lab.measure("line-up/-3/A", lambda: {"x": 1}))
+    assert "no verdict on the line-up" in milestones.check("3.3.1").claims[-1].evidence
 
 
 def test_the_milestone_tests_the_verdict_again() -> None:
@@ -101,5 +124,8 @@ def test_the_milestone_tests_the_verdict_again() -> None:
     assert "line-up 1, run A was measured as the others were" in last()
     results.set_aside("3.3.1", verdict.VERDICT)
     assert "no verdict on the line-up" in last()
-    results.record("3.3.1", "line-up/runs", {"missing": "llama.cpp is not installed."})
+    lab = labs.open("3.3.1")
+    assert lab.attempt("line-up/runs", "the line-up", not_installed) is None
     assert "no verdict" not in last()
+    assert lab.attempt("line-up/runs", "the line-up", lambda: 7) == 7  # it is installed now
+    assert "no verdict on the line-up" in last()

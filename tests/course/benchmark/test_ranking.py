@@ -33,7 +33,19 @@ def test_each_use_is_decided_by_its_own_figure() -> None:
 
 def test_engines_that_are_level_are_chosen_together() -> None:
     fill({"ollama": 10.1, "llamacpp": 10, "vllm": 20})
-    assert rows()["One person chats"][1] == "llama.cpp or Ollama"
+    assert rows()["One person chats"][1:3] == ("llama.cpp or Ollama", "10.2 or 10.3 ms")
+
+
+def test_an_engine_is_not_chosen_because_its_rounds_scatter() -> None:
+    """Its best round beats all others, and its median is the worst."""
+    fill({"vllm": 20, "sglang": 25})
+    for number, gap_ms in ((1, 15), (2, 40), (3, 60)):
+        record_load(f"load/users-1/llamacpp/round-{number}", "llamacpp", 1, number, gap_ms)
+    _, choice, figure, next_one = rows()["One person chats"]
+    assert (choice, figure) == ("vLLM", "20.4 ms")
+    assert next_one.startswith("SGLang: 25.5 ms")
+    data = {("vllm", 1): [20.0, 21], ("sglang", 1): [25.0, 26], ("llamacpp", 1): [15.0, 60]}
+    assert verdict(data, 1, more_is_better=False) == "**vLLM**: 1.24×"
 
 
 def test_one_engine_alone_wins_nothing() -> None:

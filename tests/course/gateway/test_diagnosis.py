@@ -237,7 +237,16 @@ def test_the_claim_needs_the_answer_the_evidence_and_the_fix(
     assert "74%, 3%, 74%" in text
     case.reveal()
     assert CACHE in said(capsys)
-    assert not diagnosis.diagnosed(Evidence("3.3.5"))[0], "a revealed case is no evidence"
+    for _ in range(2):
+        ok, text = diagnosis.diagnosed(Evidence("3.3.5"))
+        assert (ok, "revealed" in text) == (False, True), "a revealed case is no evidence"
+        case.answer(**right)  # what it has read is right, and stays revealed
+    case.fix()
+    assert not diagnosis.diagnosed(Evidence("3.3.5"))[0]
+    another = opened(ONE, model)
+    another.answer(fault=ONE, metric=name(ONE, next(iter(FAULTS[ONE].shows))), fix=FAULTS[ONE].fix)
+    another.fix()
+    assert diagnosis.diagnosed(Evidence("3.3.5"))[0], "another case is"
 
 
 def test_a_forged_answer_does_not_hold(measured: list[Stack], model: ModelChoice) -> None:
@@ -360,3 +369,15 @@ def vllm(model: ModelChoice) -> Iterator[Seen]:
     yield observed("vllm", model, CACHE, READER, KV, ONE)
     running.stop_all()
     stop_all()
+
+
+def test_a_reading_that_fails_is_no_error_while_the_slow_readers_take_their_seats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine at work may not answer in time. What was not read is not known, and is read again."""
+    held, none = {"gateway_running": 3.0, "engine_running": 0.0}, {"gateway_running": 3.0}
+    readings = iter([held, none, {}, held, held, held])
+    monkeypatch.setattr(injections, "_counted", lambda *_: next(readings))
+    asked: Any = None
+    injections._wait_until({"gateway_running": 3, "engine_running": 0}, asked, asked)
+    assert next(readings, None) is None

@@ -1,6 +1,7 @@
 """The fault proxy: what each fault does to an answer, and that nothing else is changed."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -94,3 +95,23 @@ def test_a_client_that_leaves_before_the_answer_is_counted() -> None:
             return proxy.abandoned
 
     assert asyncio.run(leaves()) == 1
+
+
+def test_an_engine_that_gives_no_answer_is_not_a_client_that_has_left() -> None:
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.transport.abort()
+
+    async def asks() -> tuple[int, int]:
+        engine = await asyncio.start_server(broken, "127.0.0.1", 0)
+        with FaultProxy(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}") as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            await asyncio.sleep(0.3)  # until the proxy is done with it, too
+            writer.close()
+            engine.close()
+            return proxy.posts, proxy.abandoned
+
+    assert asyncio.run(asks()) == (1, 0)

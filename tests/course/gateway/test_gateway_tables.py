@@ -36,11 +36,12 @@ def test_waiting_is_drawn_and_listed() -> None:
 def test_overload_counts_every_request_once() -> None:
     good = {"ttft_ms": 100.0, "tpot_ms": 10.0, "e2e_ms": 200.0, "tokens": 8, "error": None}
     late, refused = {**good, "ttft_ms": 900.0}, {**good, "tokens": None, "error": "HTTP 429: busy"}
+    waited = {**refused, "error": "HTTP 503: No seat became free in time."}
     gone = {**good, "tokens": None, "error": "no first byte within 6 s"}
-    for name, rows in (("alone", [good] * 4), ("first", [good, late, refused, gone])):
+    for name, rows in (("alone", [good] * 4), ("first", [good, late, refused, waited, gone])):
         raw = {overload.PAYING: rows}
         results.record("3.3.5", f"overload/{name}", overload.counted(raw), raw=raw)
     lab = labs.open("3.3.5")
     _, first = tables.overload(lab, ["alone", "first"]).rows
-    assert first == ("first settings", "paying", "4", "2", "1", "1", "500 (100–900)", "8")
+    assert first == ("first settings", "paying", "5", "2", "2", "1", "500 (100–900)", "8")
     assert tables.kept(lab, ["alone", "first"]).rows == [("paying key alone", "100"), ("first settings", "25")]

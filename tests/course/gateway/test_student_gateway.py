@@ -100,6 +100,24 @@ def test_a_file_that_fails_while_it_is_imported_is_named(beside: Path) -> None:
     assert "gateway can't be imported. ZeroDivisionError" in checks.of("3.3.5")("take").text
 
 
+def test_a_kept_copy_an_editors_lock_and_a_foreign_file_are_no_code(beside: Path, tmp_path: Path) -> None:
+    (beside / "yours-keys-20261101-120000.py").write_text("import nothing_there\n")  # `make labs` keeps such a file
+    (beside / ".#keys.py").symlink_to("anna@laptop.1234")  # of Emacs, while the file has unsaved changes
+    (beside / "._keys.py").write_bytes(b"\x00\x05\x16\x07\xff")  # of an archive that was made on a Mac
+    solve(beside, "take")
+    assert checks.of("3.3.5")("take").outcome == "correct"
+    merged = starter.merge(LAB, {"take"}, tmp_path / "merged")
+    assert {file.name for file in merged.glob("*.py")} == {file.name for file in beside.glob("[!.y]*.py")}
+
+
+def test_a_form_feed_and_a_line_separator_end_no_line(beside: Path) -> None:
+    file = beside / "keys.py"
+    file.write_text('SIGNS = "\u2028\x85"  # pasted\n\x0c\n' + file.read_text())
+    solve(beside, "take")
+    assert checks.of("3.3.5")("take").outcome == "correct"
+    assert starter.function_source('x = "\u2028"\n\ndef f():\n    return 1\n', "f") == "def f():\n    return 1\n"
+
+
 def test_the_reference_can_be_shown(beside: Path) -> None:
     assert "compare_digest" in checks.of("3.3.5").reveal("find_key").text
     assert attempts.read_attempts("3.3.5")["find_key"]["revealed"]

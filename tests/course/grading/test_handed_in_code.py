@@ -44,6 +44,15 @@ def of_the_course(tree: str) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+@pytest.mark.parametrize("name", ["homework 1.ipynb", "homework 10.11.2026.ipynb"])
+def test_what_is_no_notebook_is_reported_once(tmp_path: Path, name: str) -> None:
+    """A date in its name is no lab's number."""
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / name).write_text("{")
+    assert compared(tmp_path) == [f"{name} is not a notebook"]
+    assert handed_in_code.problems(registry.find_lab("3.3.2"), tmp_path / "copy") == []
+
+
 NAMES = [LAB.notebook, "Anna Meyer, homework 1.ipynb", "copy/Untitled.IPYNB"]
 
 

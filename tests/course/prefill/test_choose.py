@@ -1,10 +1,13 @@
 """The choice of an engine for a mix: what is read off the curves, the floors, and the tables."""
 
+import re
 from typing import Any
 
 import pytest
 
+from shared.course import checks, registry
 from shared.course.prefill import choose, curve, mix
+from shared.errors import LabError
 from shared.models import catalogue, choice
 
 OWN = {"eager": {16: [16.0] * 3, 512: [512.0] * 3}, "openvino": {16: [4.0] * 3, 512: [1024.0] * 3}}
@@ -31,6 +34,20 @@ def test_servers_with_another_model_are_not_compared() -> None:
     stored = {"curve": ("", OWN), "servers/llamacpp": ("small", SERVED), "servers/vllm": ("8b", other)}
     results = {key: {"values": {"model": of, "ms": curve.values(times)}} for key, (of, times) in stored.items()}
     assert choose.times_of(results, "small") == OWN | SERVED
+    del results["curve"]
+    with pytest.raises(LabError, match=r"isn't measured yet\.\nFix: run the cell measure-curve"):
+        choose.times_of(results, "small")
+
+
+def test_a_guess_is_compared_with_a_result_that_is_recorded_by_then() -> None:
+    above, compared = "", []
+    for cell in checks.notebook(registry.find_lab("3.3.3"))["cells"]:
+        if cell["cell_type"] == "code":
+            above += cell["source"] + "\n"
+            for key in re.findall(r'guess_beside_result\("([^"]+)"', cell["source"]):
+                assert re.search(rf'lab\.(measure|record)\(\s*"{key}', above), key
+                compared.append(key)
+    assert compared == ["curve", "batches", "choice"]
 
 
 def test_floors_grow_with_the_prompt_and_published_speeds_name_their_source() -> None:
@@ -46,7 +63,6 @@ def test_floors_grow_with_the_prompt_and_published_speeds_name_their_source() ->
 def test_buckets_of_every_mix_are_shown_with_their_padding() -> None:
     rows = choose.bucket_table(lambda lengths, most: [max(lengths)], (1,)).rows
     assert [row[:3] for row in rows] == [(name, "1", str(max(lengths))) for name, lengths in mix.MIXES.items()]
-    assert mix.key("rag", ("a", "b")) == "mix/rag/a.b"
     timed: dict[str, dict[str, Any]] = {
         "ms": {"eager": [4.0] * 5, "yours": [2.0] * 5},
         "padding": {"eager": 0.0, "yours": 0.25},

@@ -1,13 +1,16 @@
 """The curve's rounds, ratios and fit, the quality of a precision, and the mix of prompts: on made-up runners."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shared.course.prefill import curve, mix, prefill_report, quality
+from shared.course.prefill import curve, experiments, mix, prefill_report, quality
+from shared.course.prefill.ahead_of_time.build import Recipe
 from shared.errors import LabError
 from shared.metrics.spread import number
 
@@ -94,9 +97,69 @@ def test_a_prompt_goes_to_the_shortest_engine_that_holds_it() -> None:
     assert mix.padded_share((32, 64), {mix.ANY: Made()}) == 0
 
 
+def test_each_try_of_a_mix_has_its_own_key_and_a_try_that_can_not_be_timed_is_refused_before_a_build() -> None:
+    short, other, long = (Recipe("openvino", form, n) for form, n in (("float32", 64), ("int8", 64), ("float32", 512)))
+    any_length = Recipe("openvino", "int8")
+    assert mix.key("rag", [short, long]) == "mix/rag/openvino-float32-64.openvino-float32-512"
+    assert mix.key("rag", [short, any_length]) == "mix/rag/openvino-float32-64.openvino-int8-any"
+    with pytest.raises(LabError, match=r"There is no mix 'chats'\.\nFix: choose one of 'chat', 'summaries', 'rag'"):
+        mix.key("chats", [long])
+    with pytest.raises(LabError, match="is no list of recipes"):
+        mix.key("chat", long)  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="is no list of recipes"):
+        mix.key("chat", [128])  # type: ignore[list-item]
+    with pytest.raises(LabError, match="for the same length: openvino-float32-64, openvino-int8-64"):
+        mix.key("rag", [short, other, long])
+    with pytest.raises(LabError, match="No engine takes a prompt of 128 tokens: the lengths are 64"):
+        mix.key("chat", [short])
+    with pytest.raises(LabError, match="No engine takes a prompt of 128 tokens: there is none"):
+        mix.key("chat", [])
+
+
 def test_a_mix_is_timed_way_by_way() -> None:
     ways = {"eager": {mix.ANY: Made(2.0)}, "static": {64: Made(1.0)}}
     assert mix.rounds_ms((10, 20), ways, 3, 50) == {"eager": [60.0] * 3, "static": [30.0] * 3}
+
+
+class MadeKit:
+    """A kit whose engines are made-up runners. It notes which of them are loaded."""
+
+    dtype, machine = "float32", SimpleNamespace(size="quick")
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+        tokenizer = SimpleNamespace(encode=lambda *_, **__: [1] * 100)
+        self.model = SimpleNamespace(embedding=np.zeros((50, 1)), context=4096, tokenizer=tokenizer)
+
+    def llama(self) -> Any:
+        return self.model
+
+    def torch(self, precision: str, compiled: bool = False) -> Made:
+        return Made(2.0)
+
+    def chats(self, count: int) -> list[list[int]]:
+        return [[1, 2]] * count
+
+    @contextlib.contextmanager
+    def loaded(self, engines: Mapping[str, Any]) -> Iterator[dict[str, Made]]:
+        self.open = list(engines)
+        yield {name: Made(1.0) for name in engines}
+        self.open = []
+
+
+def test_engines_are_loaded_for_their_measurement_alone() -> None:
+    kit: Any = MadeKit()
+    engine: Any = object()
+    found = experiments.prefill_curve(kit, {"aoti": engine})["ms"]
+    assert list(found) == ["eager", "torch.compile", "aoti"]
+    assert found["aoti"]["512"] == [512.0] * curve.ROUNDS["quick"]
+    timed = experiments.mix_times(kit, "chat", {"any length": {mix.ANY: engine}, "yours": {64: engine, 128: engine}})
+    tokens = sum(mix.MIXES["chat"])
+    assert timed["ms"] == {way: [ms * tokens] * 3 for way, ms in (("eager", 2.0), ("any length", 1.0), ("yours", 1.0))}
+    assert [round(share, 2) for share in timed["padding"].values()] == [0, 0, 0.27]
+    cost = experiments.precision_cost(kit, {"float": engine, "int8": engine})
+    assert {name: len(course["128"]) for name, course in cost["ms"].items()} == {"float": 4, "int8": 4}
+    assert kit.open == []
 
 
 @pytest.mark.parametrize("name", mix.MIXES)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shared import paths
+from shared.course.prefill import prefill_report
 from shared.course.prefill.ahead_of_time import build, loaded, making, parts
 from shared.course.prefill.ahead_of_time.build import Engine, Recipe
 from shared.course.prefill.ahead_of_time.loaded import InTorch
@@ -63,6 +64,15 @@ def test_the_module_computes_what_the_reference_computes(name: str) -> None:
         for ids in PROMPTS:
             wanted = llama.forward(torch.tensor([ids]), llama.new_cache(1, len(ids)))[0].numpy()
             assert np.abs(run(ids) - wanted).max() < 1e-4
+
+
+def test_all_layers_share_what_torch_compiles_for_one(llama: Llama) -> None:
+    torch._dynamo.reset()
+    compiled, eager = (InTorch(PrefillModel(llama), 1, compiled=yes) for yes in (True, False))
+    for ids in PROMPTS:
+        assert np.abs(compiled(ids) - eager(ids)).max() < 1e-4
+    assert llama.layers > 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -293,6 +303,19 @@ def test_the_loaders_own_error_is_explained(copy: Engine) -> None:
         loaded.load(copy, 1, anyway=True)
 
 
+def test_a_loader_is_asked_for_its_own_words(copy: Engine) -> None:
+    assert prefill_report.loaders_words(copy) == ""
+    blob = copy.folder / "engine.blob"
+    beginning = blob.read_bytes()[:256]
+    other = beginning.replace(b"ov=2026", b"ov=2020")
+    assert other != beginning
+    blob.write_bytes(other + blob.read_bytes()[256:])
+    words = prefill_report.loaders_words(copy)
+    assert "it was built for a different runtime configuration (OpenVINO version/isa mismatch)" in words
+    assert "Exception from" not in words
+    assert "failed at" not in words
+
+
 def test_an_engine_whose_process_ended_is_reported(llama: Llama) -> None:
     with loaded.load(made(RECIPES[0], llama), 1) as run:
         run._process.kill()
@@ -308,11 +331,26 @@ def test_a_prompt_that_does_not_fit_is_refused(ids: list[int], found: str) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [("tensorrt",), ("openvino", "fp4"), ("aoti", "int8"), ("aoti", "float32", 1), ("aoti", "float32", 9999)]
+    "wrong",
+    [
+        ("tensorrt",),
+        ("openvino", "fp4"),
+        ("aoti", "int8"),
+        ("aoti", "float32", 1),
+        ("aoti", "float32", 9999),
+        ("aoti", "float32", 64.0),
+        ("aoti", "float32", "64"),
+    ],
 )
 def test_a_recipe_that_can_not_be_built_is_refused(wrong: tuple[str, ...]) -> None:
     with pytest.raises(LabError):
         Recipe(*wrong)  # type: ignore[arg-type]
+
+
+def test_a_length_that_numpy_computed_is_a_whole_number_like_any_other() -> None:
+    numpys = Recipe("openvino", "float32", np.int64(64))  # type: ignore[arg-type]
+    assert numpys == RECIPES[2]
+    assert build.place(numpys, build.ingredients(numpys, "0" * 64)).name.startswith("openvino-float32-64-")
 
 
 def test_the_process_of_an_engine_for_a_gpu_starts_with_the_compilers_own_cpp_library() -> None:

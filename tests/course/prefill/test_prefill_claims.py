@@ -66,6 +66,8 @@ def test_right_results_support_every_claim(monkeypatch: pytest.MonkeyPatch) -> N
         (0, {"build/aoti": {**BUILT, "model_code": ["transformers"]}}),
         (0, {"build/openvino": {**BUILT, "right_token": 99, "worst_gap_nats": 3.0}}),
         (1, {"build/aoti": {**BUILT, "kernels": 1500}}),
+        (1, {"build/aoti": None}),
+        (1, {"build/openvino": None, "build/aoti": None, "build/other": BUILT}),
         (2, {"curve": None}),
         (2, {"curve": {"ms": {**CURVE, "openvino": {"128": FAST, "512": SLOW}}}}),
         (2, {"curve": {"ms": {**CURVE, "openvino": {"128": BARELY, "512": FAST}}}}),

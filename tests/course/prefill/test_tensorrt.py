@@ -1,6 +1,7 @@
 """Flows of TensorRT-LLM and TensorRT Edge-LLM: every command as published; each wrong one with its exact reason."""
 
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -10,11 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from shared import paths
+from shared.course import checks, registry
 from shared.course.prefill.tensorrt import (
     bench_report,
     command_check,
     config_check,
     detached_build,
+    edge_llm,
     engine_folder,
     flows,
     on_this_machine,
@@ -27,6 +31,7 @@ from shared.course.prefill.tensorrt.flows import Sizes
 from shared.engines.published_flags import published, unknown
 from shared.errors import LabError
 from shared.hardware import Machine
+from shared.launch import containers
 from shared.models import ModelChoice, catalogue
 from shared.models import choice as models
 from tests.helpers.standin_docker import Docker
@@ -46,13 +51,14 @@ SIZES = [Sizes(), Sizes(1, 512, 1), Sizes(64, 8192, 256)]
         flows.engine_flow,
         partial(flows.engine_flow, precision="FP8"),
         partial(flows.engine_flow, precision="NVFP4"),
-        flows.edge_flow,
+        edge_llm.flow,
     ],
 )
 def test_every_flow_is_published_and_explained(flow: object, sizes: Sizes, spark_model: ModelChoice) -> None:
     for step in flow(spark_model, sizes):  # type: ignore[operator]
         assert explain(step.command, "1.3.0rc13") == []
-        explained = {word for word in step.command if word.startswith("--")} - {"--model", "--output"}
+        of_the_program = {"--model", "--model_path", "--output"}
+        explained = {word for word in step.command if word.startswith("--")} - of_the_program
         assert explained == {name for name in step.why if name.startswith("--")}
         assert all(len(why) > 4 for why in step.why.values())
         for text in step.files.values():
@@ -65,6 +71,54 @@ def test_the_engine_holds_what_the_sizes_ask_for(spark_model: ModelChoice) -> No
     config = flows.serving_config(spark_model, Sizes(4, 3000, 100))
     assert config["kv_cache_config"]["max_tokens"] == 4 * 3100
     assert config["cuda_graph_config"] == {"enable_padding": True, "max_batch_size": 4}
+
+
+def test_the_engine_flow_measures_the_engine_that_it_built(spark_model: ModelChoice) -> None:
+    steps = {one.title: one for one in flows.engine_flow(spark_model, Sizes(4, 3000, 100))}
+    assert list(steps)[:3] == ["convert the checkpoint", "build the engine", "prompts for the benchmark"]
+    for title, report in (("throughput", "throughput.json"), ("latency of one user", "latency.json")):
+        line = str(steps[title])
+        assert f"--engine_dir {flows.WORK}/engine --backend tensorrt --kv_cache_free_gpu_mem_fraction 0.3" in line
+        assert "--max_seq_len" not in line  # trtllm-bench refuses it for an engine
+        assert steps[title].leaves == (report,)
+    assert f"{flows.WORK}/engine" in str(steps["build the engine"])
+
+
+def test_what_is_for_engines_is_right_up_to_the_last_version_with_them() -> None:
+    line = "trtllm-bench --model m throughput --engine_dir e --backend tensorrt"
+    assert explain(line) == explain(line, "1.2.1") == []
+    reason = "it is for TensorRT engines, and 1.3.0rc20 is the last version with them"
+    assert explain(line, "1.3.0rc26") == [
+        f"trtllm-bench throughput has no --engine_dir any more: {reason}",
+        f"--backend takes no 'tensorrt', but one of pytorch, _autodeploy: {reason}",
+    ]
+    assert explain("trtllm-bench --model m latency --backend trt") == [
+        "--backend takes no 'trt', but one of pytorch, _autodeploy"
+    ]
+
+
+def test_the_servers_file_is_shown_once_beside_the_command_that_reads_it(spark_model: ModelChoice) -> None:
+    text = flows.shown(flows.serving_flow(spark_model, Sizes()))
+    assert text.count('"free_gpu_memory_fraction": 0.3') == text.count('"cuda_graph_config"') == 1
+    assert text.index("trtllm-serve ") < text.index('"cuda_graph_config"') < text.index("trtllm-bench ")
+    assert text.count("\n# ") == 4  # three more commands, and the file
+    assert "config.yml" not in flows.shown(flows.engine_flow(spark_model, Sizes()))
+
+
+def test_the_notebook_and_the_outline_say_how_the_engine_flow_is_attested() -> None:
+    cells = checks.notebook(registry.find_lab("3.3.3"))["cells"]
+    text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    found = re.search(r"https://[^\s)]+", flows.REPORT)
+    assert found
+    assert "no document of NVIDIA that shows the engine flow at work on a Spark's GPU" in text
+    assert "`sm_121`" in text
+    [quoted] = [sentence for sentence in text.split(". ") if "46 ms" in sentence]
+    assert "31 ms" in quoted
+    assert found[0] in quoted
+    outline = (paths.REPO / "environment" / "OUTLINE.md").read_text()
+    assert found[0] in outline
+    assert "the fallback for building an engine" in outline
+    assert "fallback for the engine flow" in preflight.listed("triton-trtllm")["note"].replace("\n", " ")
 
 
 def test_a_precision_that_the_flow_can_not_convert_is_refused(spark_model: ModelChoice) -> None:
@@ -275,8 +329,10 @@ def test_an_interrupted_build_goes_on_after_its_last_finished_step(tmp_path: Pat
         time.sleep(0.02)
     assert job.progress().state == "running"
     assert (job.progress().running, job.progress().share) == ("build", 0.2)
+    pid = job.state()["pid"]
+    assert detached_build.start(tasks, tmp_path).state()["pid"] == pid  # the cell was interrupted and is run again
     with pytest.raises(LabError, match="runs already"):
-        detached_build.start(tasks, tmp_path)
+        detached_build.start([*tasks, task("more", "true")], tmp_path)
     job.end()
     assert job.progress().state == "interrupted"  # at once
     assert job.progress().done == 1
@@ -310,10 +366,11 @@ def test_a_step_in_a_container_can_be_ended(spark_model: ModelChoice, tmp_path: 
     assert unknown("docker", made.command[: made.command.index("image:tag") + 1]) == []
     assert made.command[made.command.index("image:tag") + 1 :] == one.command
     assert made.end == ("docker", "kill", made.command[made.command.index("--name") + 1])
+    assert "PYTHONUNBUFFERED=1" in made.command  # the log doesn't lag behind
 
 
 def test_following_a_build_prints_its_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = detached_build.start([task("build", "echo ': convert 1.0 s'; sleep 0.3; echo done")], tmp_path)
+    job = detached_build.start([task("build", "echo ': convert 1.0 s'; sleep 2; echo done")], tmp_path)
     assert job.follow(0.02).state == "finished"
     printed = capsys.readouterr().out
     assert "now: build (50% by its log)" in printed
@@ -329,6 +386,10 @@ def test_without_a_gpu_nothing_is_started_and_the_reasons_are_printed(
     assert "not started (not verified on hardware)" in printed
     assert "GPU: none" in printed
     assert on_this_machine.benchmark(none, spark_model, Sizes()) is None
+    assert on_this_machine.serve(none, spark_model, Sizes()) is None
+    printed = capsys.readouterr().out
+    assert "trtllm-bench: not started" in printed
+    assert "trtllm-serve: not started" in printed
     assert not on_this_machine.folder().joinpath(spark_model.name).exists()
     old = preflight.container(none, "triton-trtllm")
     assert not old.ok
@@ -356,6 +417,79 @@ def test_on_a_spark_the_flows_start_in_their_container(
     assert on_this_machine.reports(bench)["latency"]["requests"] == 64
 
 
+def test_on_a_spark_the_server_is_launched_with_the_sizes_of_the_flow(
+    on_a_spark: Docker, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500 * 2**30))
+    sizes = Sizes(4, 1000, 50)
+    server = on_this_machine.serve(spark, spark_model, sizes)
+    assert server
+    assert (server.spec.name, server.precision) == ("trtllm", "NVFP4")
+    assert not any(line[0] == "run" for line in on_a_spark.asked())  # it starts when it is first used
+    flow = flows.serving_flow(spark_model, sizes)[0].command
+    for name in ("--max_batch_size", "--max_num_tokens", "--max_seq_len"):
+        assert server.command[server.command.index(name) + 1] == flow[flow.index(name) + 1]
+    mount = next(word for word in server.command if word.endswith(":/labs:ro"))
+    keys = json.loads((Path(mount.removesuffix(":/labs:ro")) / "config.yml").read_text())
+    assert keys["cuda_graph_config"] == {"enable_padding": True, "max_batch_size": 4}
+    assert explain_yaml(keys) == []
+    server.end()
+
+
+# Made up by the form in TensorRT-LLM's source: no sample was seen on a Spark.
+MADE_UP_CONFIG = {
+    "version": "1.2.0",
+    "pretrained_config": {
+        "architecture": "LlamaForCausalLM",
+        "dtype": "bfloat16",
+        "quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"},
+        "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
+    },
+    "build_config": {
+        "max_batch_size": 8,
+        "max_input_len": 2048,
+        "max_seq_len": 2176,
+        "max_num_tokens": 2048,
+        "kv_cache_type": "PAGED",
+        "plugin_config": {
+            "gemm_plugin": "auto", "moe_plugin": None, "use_fused_mlp": True, "user_buffer": False,
+            "norm_quant_fusion": "disable", "tokens_per_block": 32,
+        },
+    },
+}  # fmt: skip
+
+
+def recorded(folder: Path, config: object) -> dict[str, str]:
+    (folder / "config.json").write_text(json.dumps(config))
+    return {key: value for key, value, _ in engine_folder.recorded(folder).rows}
+
+
+def test_what_an_engines_config_records_is_shown(tmp_path: Path) -> None:
+    found = recorded(tmp_path, MADE_UP_CONFIG)
+    assert found["version"] == "1.2.0"
+    assert found["pretrained_config.dtype"] == "bfloat16"
+    assert found["pretrained_config.quantization.quant_algo"] == "null"
+    assert found["pretrained_config.quantization.kv_cache_quant_algo"] == "FP8"
+    assert found["pretrained_config.mapping.tp_size"] == "1"
+    assert found["build_config.max_num_tokens"] == "2048"
+    assert found["build_config.plugin_config"] == "gemm_plugin: auto, use_fused_mlp, tokens_per_block: 32"
+    assert "missing" not in found.values()
+    assert "no sample was seen on a Spark" in engine_folder.recorded(tmp_path).title
+
+
+def test_a_key_that_an_engines_config_lacks_is_shown_as_missing(tmp_path: Path) -> None:
+    found = recorded(tmp_path, {"pretrained_config": None, "build_config": {"max_batch_size": 8}})
+    assert found.pop("build_config.max_batch_size") == "8"
+    assert set(found.values()) == {"missing"}
+
+
+def test_an_engine_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="can't be read"):
+        engine_folder.recorded(tmp_path)
+    with pytest.raises(LabError, match="holds no keys"):
+        recorded(tmp_path, ["no", "keys"])
+
+
 def test_the_folder_of_an_engine_is_explained(tmp_path: Path) -> None:
     for name, size in (("engine.blob", 3_000_000), ("manifest.json", 900), ("odd", 1)):
         (tmp_path / name).write_bytes(b"x" * size)
@@ -375,14 +509,43 @@ def test_the_documented_form_of_a_report_is_readable(tmp_path: Path) -> None:
 
 def test_preflight_on_a_spark(on_a_spark: Docker, spark: Machine, spark_model: ModelChoice) -> None:
     found = {check.name: check for check in preflight.checks(spark, spark_model, "BF16", "build")}
-    assert set(found) == {"GPU", "image", "disk", "memory", "access"}
+    assert set(found) == {"GPU", "image", "version", "disk", "memory", "access"}
     assert found["GPU"].ok
     assert "3 × the weights" in found["disk"].found
     assert "about 50 needed" in found["memory"].found
 
 
+@pytest.mark.parametrize(
+    ("tag", "ok", "found"),
+    [
+        ("1.2.1", True, "TensorRT-LLM 1.2.1 builds TensorRT engines"),
+        ("1.3.0rc20", True, "builds TensorRT engines"),
+        ("1.3.0rc26", False, "can't build TensorRT engines: 1.3.0rc20 is the last version with trtllm-build"),
+        ("25.11-trtllm-python-py3", True, "Triton of 2025-11, before TensorRT engines were removed in 2026-07"),
+        ("26.08-trtllm-python-py3", False, "Triton of 2026-08, and not before"),
+        ("latest", False, "the tag latest names no version"),
+    ],
+)
+def test_an_image_without_the_builder_is_refused(
+    on_a_spark: Docker, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch,
+    tag: str, ok: bool, found: str,
+) -> None:  # fmt: skip
+    image = replace(containers.images()["trtllm"], tag=tag)
+    monkeypatch.setattr(containers, "images", lambda: {"trtllm": image})
+    build = {check.name: check for check in preflight.checks(spark, spark_model, "BF16", "build")}
+    assert build["version"].ok is ok
+    assert found in build["version"].found
+    assert bool(build["version"].fix) is not ok
+    assert "version" not in {check.name for check in preflight.checks(spark, spark_model, "BF16", "serve")}
+
+
+def test_both_images_of_the_engine_flow_have_the_builder() -> None:
+    assert preflight.version("trtllm").ok
+    assert preflight.version("triton-trtllm").ok
+
+
 def test_preflight_names_every_fault(
-    machine: Machine, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 2**30))
     assert not preflight.disk(spark_model, "BF16", "build").ok
@@ -391,11 +554,13 @@ def test_preflight_names_every_fault(
     assert not preflight.memory(replace(spark, available_gib=30.0), spark_model, "BF16", "build").ok
     gated = catalogue.entry("llama-3.1-8b-instruct").sources["hf BF16"]
     with_account = replace(spark_model, sources={**spark_model.sources, "hf BF16": gated})
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     refused = preflight.access(with_account, "BF16")
     assert not refused.ok
     assert refused.fix.startswith("use unsloth/")
     assert refused.fix.endswith("export HF_TOKEN")
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    (tmp_path / "token").write_text("hf_x")  # as `hf auth login` leaves it
     assert preflight.access(with_account, "BF16").ok
     assert preflight.access(spark_model, "NVFP4").ok
     assert not preflight.access(spark_model, "FP3").ok

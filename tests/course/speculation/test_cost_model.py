@@ -3,7 +3,7 @@
 import pytest
 
 from shared.course import labs
-from shared.course.speculation import cost_model
+from shared.course.speculation import choose, cost_model
 from shared.course.speculation.speedups import HELD_OUT, Setting, from_lab
 from shared.errors import LabError
 from tests.helpers.speculation import ACCEPTED_AT, MadeUp
@@ -60,6 +60,32 @@ def test_without_synthetic_acceptance_it_is_fitted_on_the_longest_draft_of_one_u
     assert tested == {4, 16}
 
 
+def test_without_a_head_it_is_fitted_to_the_small_model_in_its_place() -> None:
+    made_up = MadeUp(main="model")
+    made_up.everything()
+    model = cost_model.fit(LAB, "llamacpp")
+    assert model.kind == "model"
+    assert model.draft_ms == pytest.approx(made_up.draft_ms["model"], abs=0.2)
+    assert len(model.accepted_at) == 8
+    found = from_lab(LAB)
+    rows = cost_model.tests(model, found)
+    assert {Setting("llamacpp", "model", k) for k in (1, 2, 3)} <= {row.setting for row in rows}
+    assert {row.setting.kind for row in rows} == {"model"}
+    assert max(abs(row.error) for row in rows) < 0.02
+    assert {(row.users, row.k) for row in cost_model.break_even(LAB, "llamacpp")} == {
+        (users, k) for users in (1, choose.many()) for k in (1, 4)
+    }
+
+
+def test_look_up_alone_has_no_cost_to_fit() -> None:
+    made_up = MadeUp()
+    for users in (1, 4):
+        made_up.speed(users=users)
+    made_up.speed(("ngram", 8))
+    with pytest.raises(LabError, match="look-up only, which costs no pass"):
+        cost_model.fit(LAB, "llamacpp")
+
+
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(LabError, match="needs plain decoding at 1 and more users"):
         cost_model.fit(LAB, "llamacpp")
@@ -70,14 +96,19 @@ def test_what_is_missing_is_named() -> None:
         cost_model.fit(LAB, "llamacpp").tokens(9)
 
 
-def test_break_even_is_measured_and_not_modelled() -> None:
+def test_break_even_of_one_user_is_measured_and_of_many_predicted() -> None:
     made_up = MadeUp()
     made_up.everything()
-    rows = {row.k: row for row in cost_model.break_even(LAB, "llamacpp")}
+    found = cost_model.break_even(LAB, "llamacpp")
+    rows = {row.k: row for row in found if row.users == 1}
     assert rows.keys() == {1, 4}
     assert rows[4].step_ms == pytest.approx(made_up.step_ms(("eagle3", 4), 1), rel=0.01)
     assert rows[4].needed_tokens == pytest.approx(rows[4].step_ms / 8.0, rel=0.01)
-    assert rows[4].head_tokens == pytest.approx(1 + 0.6 + 0.3 + 0.1 + 0.04, abs=1e-3)
+    assert rows[4].made_tokens == pytest.approx(1 + 0.6 + 0.3 + 0.1 + 0.04, abs=1e-3)
+    many = {(row.users, row.k): row for row in found if row.users > 1}
+    assert many.keys() == {(choose.many(), 1), (choose.many(), 4)}
+    model = cost_model.fit(LAB, "llamacpp")
+    assert many[choose.many(), 4].needed_tokens == model.needed_tokens(choose.many(), 4) > rows[4].needed_tokens
 
 
 def test_the_result_is_recorded_with_its_error() -> None:

@@ -235,3 +235,31 @@ def test_acceptance_that_is_the_same_everywhere_follows_the_formula() -> None:
     one = against_formula(lambda a, k: sum(a**i for i in range(k + 1)), {"eagle3": {"a": steps}}, 4)["eagle3"]
     assert one["alpha"] == pytest.approx(0.6, abs=0.01)
     assert one["measured"] == pytest.approx(one["formula"], rel=0.01)
+
+
+class OneToken:
+    """A stand-in for the reference model: each pass takes no time."""
+
+    class Cache:
+        def __init__(self) -> None:
+            self.lengths = torch.zeros(1, dtype=torch.long)
+
+    embedding = type("Embedding", (), {"dtype": "torch.float32"})
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def new_cache(self, sequences: int, tokens: int) -> Any:
+        return self.Cache()
+
+    def forward(self, ids: Any, cache: Any, every: bool = False) -> None:
+        self.seen.append(ids.shape[1])
+
+
+def test_passes_are_timed_in_turn() -> None:
+    llama = OneToken()
+    values, times = drafts.pass_times(llama, repeats=2)
+    assert llama.seen == [64, *drafts.POSITIONS * 3]  # the prompt, one round that doesn't count, two that do
+    assert {1, 4} <= set(drafts.POSITIONS)
+    assert {len(found) for found in times.values()} == {2}
+    assert values["ms"].keys() == times.keys()

@@ -6,23 +6,23 @@ from itertools import islice
 from typing import Any
 
 import pytest
-import torch
 
 from shared import models, paths
 from shared.course import labs
-from shared.course.speculation import experiments, speedups
+from shared.course.speculation import choose, experiments, speedups
 from shared.course.speculation.eagle3 import training_text
+from shared.course.speculation.on_engines import drafts_here, first_tokens
+from shared.course.speculation.on_engines.questions import HELD_OUT, Questions
 from shared.course.speculation.speedups import Setting
 from shared.errors import LabError
 from shared.hardware import Machine
 from shared.launch import launch
 from shared.launch.running import Engine
 from shared.load import prompts
-from shared.metrics.correctness import Reference
 from shared.models import ModelChoice
 
 LAB = labs.OpenLab("3.3.4")
-SIZES = replace(experiments.SIZES["quick"], tokens=16, samples=12)
+SIZES = replace(drafts_here.SIZES["quick"], tokens=16, samples=12)
 
 
 @pytest.mark.parametrize("group", experiments.GROUPS)
@@ -30,7 +30,7 @@ def test_questions_are_held_out_long_enough_and_asked_as_they_were_trained(group
     questions = experiments.questions_of(group, 64)
     assert len(questions) == len(set(questions)) >= 32  # for 16 users in two rounds
     assert all(len(one) > 0 and "<|im_" not in one for one in questions)
-    asked = list(islice(experiments.Questions(group, model, questions, first=2), 2))
+    asked = list(islice(Questions(group, model, questions, first=2), 2))
     assert [one[-1]["content"] for one in asked] == list(questions[2:4])
     assert {one[0]["content"] for one in asked} == {model.system}  # no nonce
 
@@ -39,7 +39,7 @@ def test_the_prompt_of_a_question_has_the_tokens_that_the_head_was_trained_on(mo
     text = training_text.load(paths.REPO / "environment" / "eagle3_head" / "text.npz")
     tokenizer = prompts.tokenizer(model.folder / "hf")
     stored = {tuple(text.row(row)[: text.prompt_tokens[row]].tolist()) for row in text.rows(True)}
-    question = experiments.questions_of(experiments.HELD_OUT, 64)[0]
+    question = experiments.questions_of(HELD_OUT, 64)[0]
     made = tokenizer.apply_chat_template(prompts.chat(model, question), add_generation_prompt=True, tokenize=False)
     assert tuple(tokenizer.encode(made, add_special_tokens=False)) in stored
 
@@ -50,24 +50,86 @@ def test_longer_answers_than_the_text_has_are_refused() -> None:
 
 
 def test_rounds_ask_other_questions_and_end_with_the_text(model: ModelChoice) -> None:
-    few = experiments.Questions("code", model, ("a", "b", "c"), first=2)
+    few = Questions("code", model, ("a", "b", "c"), first=2)
     assert [one[-1]["content"] for one in islice(few, 3)] == ["c", "a", "b"]
 
 
-@pytest.mark.parametrize("size", experiments.SIZES.values(), ids=experiments.SIZES)
-def test_sizes_fit_the_engines(size: experiments.Sizes) -> None:
+def test_a_spark_measures_the_drafts_that_it_can_load(
+    spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts_here, "detect", lambda: spark)
+    drafted = {
+        engine: [drafts_here.name_of(one) for one in experiments.drafts_of(engine, spark_model, SIZES)]
+        for engine in ("llamacpp", "vllm", "sglang")
+    }
+    assert drafted == {
+        "llamacpp": ["plain", "model-2", "model-3", "model-8", "ngram-8"],  # it knows no head there
+        "vllm": ["plain", "eagle3-3"],
+        "sglang": ["eagle3-3"],  # its plain decoding is measured at the full size only
+    }
+
+
+def test_a_small_model_takes_the_heads_place_on_a_spark(
+    spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts_here, "detect", lambda: spark)
+    assert drafts_here.main_kind(spark_model) == "model"
+    every = experiments.drafts_of("llamacpp", spark_model, SIZES)
+    few = experiments.few_drafts(every, spark_model)
+    assert [drafts_here.name_of(one) for one in few] == ["plain", "model-2", "ngram-8"]
+    rejected = experiments.rejected_drafts(LAB, spark_model, SIZES)
+    assert [(one.kind, one.tokens, one.synthetic_length, one.path) for one in rejected] == [
+        ("model", k, 1, None) for k in SIZES.synthetic
+    ]
+
+
+def test_what_no_draft_of_a_machine_can_show_is_said_and_recorded(
+    spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drafts_here, "detect", lambda: spark)
+    without = replace(spark_model, drafts={})
+    assert drafts_here.main_kind(without) == "ngram"
+    assert experiments.rejected_drafts(LAB, without, SIZES) == []
+    assert "Without synthetic acceptance and the cost model: the catalogue names no head" in capsys.readouterr().out
+    assert "no draft costs a pass" in LAB.values("synthetic/llamacpp")["missing"]
+
+
+def test_without_a_gpu_the_head_is_the_main_draft(model: ModelChoice) -> None:
+    every = experiments.drafts_of("llamacpp", model, SIZES)
+    few = experiments.few_drafts(every, model)
+    assert [drafts_here.name_of(one) for one in few] == ["plain", "eagle3-2", "ngram-8"]
+    assert {one.kind for one in experiments.rejected_drafts(LAB, model, SIZES)} == {"eagle3"}
+
+
+@pytest.mark.parametrize("size", drafts_here.SIZES.values(), ids=drafts_here.SIZES)
+def test_sizes_fit_the_engines(size: drafts_here.Sizes) -> None:
     assert size.tokens >= 64
     assert size.rounds % size.few_rounds == 0
-    assert max((*size.users, *size.plain_users)) <= experiments.SLOTS
+    assert max((*size.users, *size.plain_users)) <= drafts_here.SLOTS
     assert set(size.users) <= set(size.plain_users)  # each speed-up is over plain decoding of as many users
+    assert len(size.plain_users) >= 3  # so that the cost model's passes aren't a straight line by construction
+    assert size.questions <= len(prompts.CHECK_QUESTIONS)
+
+
+@pytest.mark.parametrize("size", drafts_here.SIZES.values(), ids=drafts_here.SIZES)
+def test_every_size_checks_the_text_of_each_draft_that_a_later_cell_needs(
+    size: drafts_here.Sizes, model: ModelChoice
+) -> None:
+    checked = [drafts_here.name_of(one) for one in experiments.drafts_of("llamacpp", model, size)]
+    assert {drafts_here.name_of(one) for one in choose.options(model)} <= set(checked)
+    of_others = {one for engine in ("vllm", "sglang") for one in experiments.drafts_of(engine, model, size) if one}
+    heads = {drafts_here.name_of(one) for one in of_others if one.kind == "eagle3"}
+    assert heads == {"eagle3-3"}
+    assert heads <= set(checked)  # the picture compares the same head with as many drafts on three engines
+    assert "model-3" in checked
 
 
 def test_each_engine_gets_the_draft_in_the_form_that_it_loads(model: ModelChoice) -> None:
-    full = experiments.SIZES["full"]
+    full = drafts_here.SIZES["full"]
     drafts = {name: experiments.drafts_of(name, model, full) for name in ("llamacpp", "vllm", "sglang")}
     assert all(found[0] is None for found in drafts.values())
-    assert [experiments.name_of(one) for one in drafts["llamacpp"]][-2:] == ["ngram-8", "model-3"]
-    assert [experiments.name_of(one) for one in drafts["sglang"]] == ["plain", "eagle3-3"]
+    assert [drafts_here.name_of(one) for one in drafts["llamacpp"]][-2:] == ["ngram-8", "model-3"]
+    assert [drafts_here.name_of(one) for one in drafts["sglang"]] == ["plain", "eagle3-3"]
     head = {name: found[1].path for name, found in drafts.items() if found[1]}
     assert head["llamacpp"] is not None
     assert head["llamacpp"].suffix == ".gguf"
@@ -77,8 +139,8 @@ def test_each_engine_gets_the_draft_in_the_form_that_it_loads(model: ModelChoice
 
 
 def test_the_quick_size_starts_sglang_once(model: ModelChoice) -> None:
-    found = experiments.drafts_of("sglang", model, experiments.SIZES["quick"])
-    assert [experiments.name_of(one) for one in found] == ["eagle3-3"]
+    found = experiments.drafts_of("sglang", model, drafts_here.SIZES["quick"])
+    assert [drafts_here.name_of(one) for one in found] == ["eagle3-3"]
 
 
 def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,44 +148,11 @@ def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch
     monkeypatch.setattr(
         experiments, "speed", lambda lab, engine, number, sizes, *, users, group: asked.append((number, users))
     )
+    monkeypatch.setattr(experiments, "positions", lambda *_: None)
     engine: Any = None
     for start in (1, 2):
         experiments.speed_rounds(LAB, engine, start, 2, replace(SIZES, rounds=4), (1, 16))
     assert asked == [(1, 1), (1, 16), (2, 1), (3, 1), (3, 16), (4, 1)]
-
-
-def test_a_wrong_text_is_a_fault_with_and_without_a_reference() -> None:
-    assert experiments.text_fault({}, [{"gaps": [0.0] * 50}]) is None
-    assert "3.00 nats" in str(experiments.text_fault({}, [{"gaps": [0.0, 3.0]}]))
-    assert experiments.text_fault({"right": 3, "texts": 4}, []) == "1 of 4 known answers are wrong"
-
-
-class OneToken:
-    """A stand-in for the reference model: each pass takes no time."""
-
-    class Cache:
-        def __init__(self) -> None:
-            self.lengths = torch.zeros(1, dtype=torch.long)
-
-    embedding = type("Embedding", (), {"dtype": "torch.float32"})
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def new_cache(self, sequences: int, tokens: int) -> Any:
-        return self.Cache()
-
-    def forward(self, ids: Any, cache: Any, every: bool = False) -> None:
-        self.seen.append(ids.shape[1])
-
-
-def test_passes_are_timed_in_turn() -> None:
-    llama = OneToken()
-    values, times = experiments.pass_times(llama, repeats=2)
-    assert llama.seen == [64, *experiments.POSITIONS * 3]  # the prompt, one round that doesn't count, two that do
-    assert {1, 4} <= set(experiments.POSITIONS)
-    assert {len(found) for found in times.values()} == {2}
-    assert values["ms"].keys() == times.keys()
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +170,15 @@ def started(machine: Machine) -> Iterator[Any]:
 
 @pytest.mark.engine
 def test_llamacpp_with_and_without_drafts(started: Any, model: ModelChoice) -> None:
-    reference = Reference.load(model, 2)
+    reference = experiments.load_reference(model, 2)
     for draft in ((), ("eagle3", 2), ("ngram", 4)):
         engine = started(*draft)
-        assert experiments.check_text(LAB, engine, reference)["texts"] == 2
+        checked = experiments.check_text(LAB, engine, reference)
+        assert checked["texts"] == 3  # with the one that is copied
+        assert checked.get("drafted", 0) > 0 or not draft
         experiments.speed(LAB, engine, 1, SIZES)
         experiments.speed(LAB, engine, 1, SIZES, users=2, temperature=1)
-        experiments.first_tokens(LAB, engine, SIZES)
+        first_tokens.measure(LAB, engine, SIZES)
     found = speedups.from_lab(LAB)
     plain, drafted = found[Setting("llamacpp")], found[Setting("llamacpp", "eagle3", 2)]
     assert plain.tokens == drafted.tokens == SIZES.tokens - 1
@@ -164,18 +195,19 @@ def test_llamacpp_with_and_without_drafts(started: Any, model: ModelChoice) -> N
 
 
 @pytest.mark.engine
-def test_synthetic_acceptance_is_what_was_asked_for(started: Any) -> None:
+@pytest.mark.parametrize("kind", ["eagle3", "model"])
+def test_synthetic_acceptance_is_what_was_asked_for(started: Any, kind: str) -> None:
     for length in (1, 4):
-        experiments.synthetic(LAB, started("eagle3", 3, length), 1, SIZES)
+        experiments.synthetic(LAB, started(kind, 3, length), 1, SIZES)
     found = speedups.from_lab(LAB, "synthetic/")
-    none, every = (found[Setting("llamacpp", "eagle3", 3, synthetic=length)] for length in (1, 4))
+    none, every = (found[Setting("llamacpp", kind, 3, synthetic=length)] for length in (1, 4))
     assert none.counts is not None
     assert every.counts is not None
     assert none.counts.accepted == 0
     assert none.tokens_per_step == 1
     assert every.counts.accepted == pytest.approx(every.counts.drafted, abs=3)  # an end token is never accepted
     with pytest.raises(LabError, match="no synthetic acceptance"):
-        experiments.synthetic(LAB, started("eagle3", 3), 1, SIZES)
+        experiments.synthetic(LAB, started(kind, 3), 1, SIZES)
 
 
 class Greedy:
@@ -189,6 +221,6 @@ class Greedy:
 def test_an_engine_that_verifies_greedily_is_not_measured_at_a_temperature() -> None:
     engine: Any = Greedy()
     for measure in (lambda: experiments.speed(LAB, engine, 1, SIZES, temperature=0.7),
-                    lambda: experiments.first_tokens(LAB, engine, SIZES)):  # fmt: skip
+                    lambda: first_tokens.measure(LAB, engine, SIZES)):  # fmt: skip
         with pytest.raises(LabError, match="greedy only"):
             measure()

@@ -9,6 +9,7 @@ from shared.course import evidence, labs
 from shared.course.evidence import FAILS, HOLDS, NOT_RUN, ClaimResult, Evidence
 from shared.course.speculation import choose
 from shared.course.speculation.claims import CLAIMS
+from shared.course.speculation.speedups import from_lab
 from tests.helpers.speculation import MadeUp
 
 LAB = labs.OpenLab("3.3.4")
@@ -22,25 +23,32 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(made_up: MadeUp | None = None, **changed: Any) -> None:
     """Results that bear out every claim; `changed` names what is to be otherwise."""
-    (made_up or MadeUp()).everything()
+    made_up = made_up or MadeUp()
+    made_up.everything()
+    checked = dict.fromkeys(("plain", "eagle3-2", *choose.names(made_up.main)))
+    checked |= dict.fromkeys(f"{kind}-{k}" for kind, k in made_up.drafts())
+    checked.pop(changed.get("unchecked", ""), None)
     proof = {"paths": 100, "samples": 200_000, "largest_difference": 1e-16, "p_value": 0.5}
     results.record("3.3.4", "proof/own", proof | changed.get("proof", {}), raw={})
     own = {"texts": 4, "eagle3": {"texts_as_plain": 4}, "ngram": {"texts_as_plain": changed.get("own_texts", 4)}}
     results.record("3.3.4", "own/speculation", own, raw={})
-    for engine, drafts in (("llamacpp", ("plain", "eagle3-2")), ("vllm", ("eagle3-3",)), ("sglang", ("eagle3-3",))):
+    for engine, drafts in (("llamacpp", tuple(checked)), ("vllm", ("eagle3-3",)), ("sglang", ("eagle3-3",))):
         for draft in drafts:
             gaps = [0.0] * 40 + [changed.get(f"{engine}/{draft}", 0.1)]
             values = {"worst_gap_nats": max(gaps), "mean_gap_nats": sum(gaps) / len(gaps), "texts": 1}
+            values |= {} if draft == "plain" else {"drafted": changed.get("drafted", 40)}
             results.record("3.3.4", f"text/{engine}/{draft}", values, raw=[{"gaps": gaps, "tokens": []}])
     pairs = [[1, 2]] * 60 + [[3, 4]] * 40
-    results.record("3.3.4", "first-tokens/llamacpp/plain", {"answers": 100}, raw=pairs)
     other = changed.get("first_tokens", pairs)
+    plain = changed.get("plain_first_tokens", pairs)
+    results.record("3.3.4", "first-tokens/llamacpp/plain", {"answers": 100}, raw=plain)
     results.record("3.3.4", "first-tokens/llamacpp/eagle3-2", {"answers": 100}, raw=other)
     mine = changed.get("choice", choose.best(LAB))
     results.record("3.3.4", "choice/mine", {"choice": mine}, raw=[])
-    for traffic, draft in mine.items():
-        if draft != changed.get("not_run"):
-            results.record("3.3.4", f"choice/{traffic.replace(' ', '-')}/{draft}/round-1", {"run": 1}, raw=[])
+    for row in choose.judged(from_lab(LAB), mine):
+        if row.chosen != changed.get("not_run"):
+            key = f"choice/{row.traffic.name.replace(' ', '-')}/{row.chosen}/round-1"
+            results.record("3.3.4", key, {"run": 1}, raw=[])
 
 
 def outcome(number: int) -> ClaimResult:
@@ -70,11 +78,16 @@ def test_without_results_each_claim_names_its_cells() -> None:
         (LLAMACPP, {"llamacpp/eagle3-2": 3.0}, "eagle3-2: a greedy token lies 3.00 nats below"),
         (VLLM, {"vllm/eagle3-3": 3.0}, "3.00 nats"),
         (SGLANG, {"sglang/eagle3-3": 3.0}, "3.00 nats"),
+        (LLAMACPP, {"drafted": 0}, "it proposed no draft token"),
+        (LLAMACPP, {"unchecked": "eagle3-8"}, "the text with eagle3-8 was not checked: run the cell `check-text`"),
+        (SGLANG, {"drafted": None}, "its counters of drafts can't be read"),
         (FIRST, {"first_tokens": [[1, 2]] * 20 + [[3, 4]] * 80}, "p = 0.000"),
+        (FIRST, {"plain_first_tokens": [[1, 2]] * 97 + [[3, 4]] * 3, "first_tokens": [[1, 2]] * 95 + [[3, 4]] * 5},
+         "the test wouldn't notice greedy answers"),
         (CHOICE, {"choice": dict.fromkeys((t.name for t in choose.traffics()), choose.NAIVE)}, "regret"),
         (CHOICE, {"not_run": "plain"}, "was not run: run the cell `run-choice`"),
     ],
-)
+)  # fmt: skip
 def test_a_claim_falls_with_what_it_rests_on(number: int, changed: dict[str, Any], said: str) -> None:
     fill(**changed)
     found = outcome(number)
@@ -91,6 +104,27 @@ def test_a_head_whose_drafts_are_never_accepted_fails() -> None:
         MadeUp().speed(("eagle3", 3), engine="vllm", number=number, accepted_at=(0, 0, 0))
     found = outcome(VLLM)
     assert (found.outcome, "eagle3-3 0 %" in found.evidence) == (FAILS, True)
+
+
+def test_without_a_head_every_claim_is_about_the_small_model_in_its_place() -> None:
+    fill(MadeUp(main="model"))
+    found = {claim.text: evidence.test_claim(claim, Evidence("3.3.4")) for claim in CLAIMS}
+    assert {text: one.evidence for text, one in found.items() if one.outcome != HOLDS} == {}
+    assert "model-8 for everyone" in outcome(CHOICE).evidence
+    LAB.set_aside("speed/llamacpp/")
+    for number in (1, 2):
+        MadeUp().speed(number=number)
+        MadeUp().speed(("model", 3), number=number, accepted_at=(0, 0, 0))
+    assert outcome(LLAMACPP).outcome == FAILS
+
+
+def test_without_a_draft_that_costs_a_pass_the_cost_model_is_not_run_here() -> None:
+    fill(MadeUp(main="ngram"))
+    LAB.set_aside("synthetic/")
+    assert outcome(COST).outcome == FAILS
+    results.record("3.3.4", "synthetic/llamacpp", {"missing": "no draft costs a pass."})
+    assert (outcome(COST).outcome, outcome(COST).evidence[:40]) == (NOT_RUN, "not run here: no draft costs a pass [202")
+    assert outcome(LLAMACPP).outcome == HOLDS
 
 
 def test_an_engine_that_could_not_start_is_not_run_here() -> None:

@@ -48,7 +48,7 @@ def test_each_title_states_the_processor(make: Callable[[], Table]) -> None:
 @pytest.mark.usefixtures("everything")
 def test_losses_are_shown() -> None:
     rows = {row[1]: row for row in tables.drafts(LAB, "llamacpp").rows}
-    assert rows["own Q4_0 as draft, 3 drafts"][-1] == "slower"
+    assert rows["small model as draft, 3 drafts"][-1] == "slower"
     assert next(iter(rows)) == "plain"  # what the others are held against
 
 
@@ -67,9 +67,15 @@ def test_classes_and_temperatures_show_what_was_measured_there() -> None:
 
 
 @pytest.mark.usefixtures("everything")
+def test_acceptance_is_shown_for_each_number_of_users() -> None:
+    rows = {(row[0], row[1]): row[3] for row in tables.by_users(LAB).rows}
+    assert rows["vLLM, EAGLE-3, 3 drafts", "1"] == rows["vLLM, EAGLE-3, 3 drafts", "16"] == "33 %"
+
+
+@pytest.mark.usefixtures("everything")
 def test_the_picture_of_lengths_has_the_models_line_and_the_line_at_one() -> None:
     figure = tables.by_length(LAB, "llamacpp").figure
-    assert [line.name for line in figure.data] == ["EAGLE-3", "n-gram look-up", "own Q4_0 as draft", "cost model"]
+    assert [line.name for line in figure.data] == ["EAGLE-3", "n-gram look-up", "small model as draft", "cost model"]
     assert list(figure.data[0].x) == [1, 2, 3, 8]
     assert [(shape.y0, shape.name, shape.showlegend) for shape in figure.layout.shapes] == [
         (1, "as fast as plain", True)
@@ -100,17 +106,27 @@ def test_break_even_asks_the_students_function_with_the_machines_costs() -> None
     def break_even(k: int, users: int, pass_ms: Callable[[float], float], draft_ms: float) -> float | None:
         return solved((pass_ms(users * (k + 1)) + k * draft_ms) / pass_ms(users), k)
 
-    rows = {row[0]: row for row in tables.break_even(LAB, "llamacpp", break_even).rows}
+    rows = {row[:2]: row for row in tables.break_even(LAB, "llamacpp", break_even).rows}
     # 8 ms plain; one draft: 14 + 1.5 ms
-    assert float(rows["1"][3]) == pytest.approx((14 + 1.5) / 8 - 1, abs=0.02)
+    assert float(rows["1", "1"][5]) == pytest.approx((14 + 1.5) / 8 - 1, abs=0.02)
+    many, ms = choose.many(), MadeUp.pass_ms
+    needed = (ms(2 * many) + 1.5 * ms(many) / ms(1)) / ms(many)
+    assert float(rows[str(many), "1"][5]) == pytest.approx(needed - 1, abs=0.02)
     assert {row[-1] for row in rows.values()} <= {"pays", "loses"}
 
 
-def test_first_tokens_and_texts_name_what_differs() -> None:
+def test_without_a_head_the_tables_are_about_the_small_model() -> None:
+    MadeUp(main="model").everything()
+    assert "llama.cpp, small model as draft: a plain pass 8" in tables.cost_model(LAB, "llamacpp").title
+    table = tables.break_even(LAB, "llamacpp", lambda k, users, pass_ms, draft_ms: 0.5)
+    assert "llama.cpp, small model as draft: when drafts pay" in table.title
+    assert table.rows
+    names = [line.name for line in tables.by_length(LAB, "llamacpp").figure.data]
+    assert names == ["n-gram look-up", "small model as draft", "cost model"]
+
+
+def test_texts_name_what_differs() -> None:
     record = results.record
-    record("3.3.4", "first-tokens/llamacpp/plain", {"answers": 100}, raw=[[1, 2]] * 50 + [[3, 4]] * 50)
-    record("3.3.4", "first-tokens/llamacpp/ngram-8", {"answers": 100}, raw=[[1, 2]] * 5 + [[3, 4]] * 95)
-    assert all("another distribution" in row[-1] for row in tables.first_tokens(LAB, "llamacpp").rows)
     values = {"worst_gap_nats": 0.1, "mean_gap_nats": 0.001, "equal_texts": 1, "equal_prompts": 2, "texts": 2}
     record("3.3.4", "text/llamacpp/plain", values, raw=[{"tokens": [1, 2]}, {"tokens": [3]}])
     record("3.3.4", "text/llamacpp/eagle3-2", values, raw=[{"tokens": [1, 2]}, {"tokens": [4]}])

@@ -240,7 +240,7 @@ def test_a_head_of_another_model_is_refused(tmp_path: Path, change: dict[str, in
 def test_a_head_without_its_layers_or_of_another_class_is_refused(tmp_path: Path) -> None:
     head_files.save(new_head(), TARGET, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert "three layers" in draft_checks.head_fault({**config, "eagle_aux_hidden_state_layer_ids": None}, TARGET)
+    assert "names none" in draft_checks.head_fault({**config, "eagle_aux_hidden_state_layer_ids": None}, TARGET)
     assert "LlamaForCausalLM, not" in draft_checks.head_fault({**config, "architectures": ["LlamaForCausalLM"]}, TARGET)
     (tmp_path / "config.json").write_text(json.dumps({**config, "draft_vocab_size": 39}))
     with pytest.raises(LabError):

@@ -111,6 +111,7 @@ async ([script, messages]) => {
 @pytest.mark.browser
 def test_its_script_shows_text_as_text_and_sends_what_is_typed() -> None:
     attack = "<img src=x onerror=hit()><script>hit()</script>"
+    expect.set_options(timeout=20_000)  # the tests' machine may be busy
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=host.browser(), args=["--no-sandbox"])
         page = browser.new_page()

@@ -137,7 +137,7 @@ def test_all_claims_hold_on_good_results() -> None:
     found = milestones.check(LAB)
     assert [claim.evidence for claim in found.claims if not claim.ok] == []
     assert "11 of 11 checks passed; the plain page fails 2 of 5: stop, reload" in found.claims[0].evidence
-    assert "the engine was left 7 ms after the click" in found.claims[1].evidence
+    assert "the connection to the engine was closed 7 ms after the click" in found.claims[1].evidence
     table = tables.browser(labs.open(LAB))
     assert table.header[1:] == ("plain: 3 of 5", "webui: 11 of 11")
     assert [len(row) for row in table.rows] == [3] * 11

@@ -19,7 +19,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor |
 
 def check(kernel: str, **extras: object) -> None:
     """Raise NotImplementedError if the kernel is asked for more than plain causal self-attention."""
-    if asked := [name for name, value in extras.items() if value is not None and value is not False and value != 0]:
+    if asked := [name for name, value in extras.items() if isinstance(value, Tensor) or value]:
         raise NotImplementedError(
             f"sgl_kernel stand-in: {kernel} is plain causal self-attention, but was asked for {', '.join(asked)}"
         )

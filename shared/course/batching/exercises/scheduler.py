@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from shared.course.exercise import Exercise, Function, Wrong, expect, short
+from shared.course.exercise import Exercise, Function, Wrong, expect, short, whole_numbers
 
 
 def up(tokens: int, size: int) -> int:
@@ -33,14 +33,8 @@ def needed(f: Function) -> None:
                 "That is the number of tokens in the last block.": tokens % size,
             },
         )
-        expect(
-            f,
-            (whole * size, size),
-            whole,
-            {
-                "A length that fills its blocks exactly needs no further block.": whole + 1,
-            },
-        )
+        exact = {"A length that fills its blocks exactly needs no further block.": whole + 1}
+        expect(f, (whole * size, size), whole, exact)
     expect(f, (0, 16), 0, {"0 tokens need 0 blocks.": 1})
 
 
@@ -264,7 +258,7 @@ EXERCISES = (
         "blocks_needed", "ex-blocks-needed", 1, 3, 3,
         "With blocks, each request wastes less than one block of memory, whatever its length.",
         ("How many blocks are full, and is there a remainder?", "-(-tokens // block_size) rounds up."),
-        needed,
+        lambda f: needed(whole_numbers(f)),
     ),
     Exercise(
         "give_back", "ex-give-back", 1, 3, 5,
@@ -278,7 +272,7 @@ EXERCISES = (
         ("Go through the queue in order. What does each request take from those behind it?",
          "There are three reasons to stop: no seat, too few blocks, an empty queue.",
          "for length in lengths[:seats]: need = blocks, rounded up; if need > free_blocks: break; subtract, count."),
-        admission,
+        lambda f: admission(whole_numbers(f)),
     ),
     Exercise(
         "plan_step", "ex-plan-step", 3, 3, 15,

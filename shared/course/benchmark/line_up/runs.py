@@ -1,6 +1,6 @@
 """The four runs of a line-up: the same load on llama.cpp, one of them with another precision, cache, cores or client.
 
-    line_up.measure(lab, model, my_number, flags, tokens=32)        # results line-up/<number>/A to D
+    line_up.measure(lab, model, my_number, flags, tokens=32, warmup=True)       # results line-up/<number>/A to D
 
 The number decides which run is unfair, and how. Every run is really measured. The ledger holds what it always holds of
 a load, and nothing else: the unfair run is found from that.
@@ -49,13 +49,14 @@ def line_up(number: int, machine: Machine) -> LineUp:
     return LineUp(number, source.choice(NAMES), source.choice(ways))
 
 
-def measure(lab: OpenLab, model: ModelChoice, number: int, flags: Flags, tokens: int) -> None:
+def measure(lab: OpenLab, model: ModelChoice, number: int, flags: Flags, tokens: int, warmup: bool) -> None:
     """Measure the four runs of this number in the order of their names, or use the recorded ones."""
     drawn = line_up(number, detect())
     for name in NAMES:
         way = drawn.way if name == drawn.unfair else FAIR
         engine = started(way, model, flags)
-        lab.measure(drawn.key(name), run_of(way, engine, model, tokens), engine=engine, tokens=tokens)
+        run = run_of(way, engine, model, tokens, warmup)
+        lab.measure(drawn.key(name), run, engine=engine, tokens=tokens)
 
 
 def started(way: str, model: ModelChoice, flags: Flags) -> Engine:
@@ -63,12 +64,12 @@ def started(way: str, model: ModelChoice, flags: Flags) -> Engine:
     return launch("llamacpp", model, flags, precision=precision, cores=1 if way == CORES else None, quiet=True)
 
 
-def run_of(way: str, engine: Engine, model: ModelChoice, tokens: int) -> Callable[[], Run]:
+def run_of(way: str, engine: Engine, model: ModelChoice, tokens: int, warmup: bool) -> Callable[[], Run]:
     """The load of a run, as a function to be measured."""
     shared = prompts.shared_prefix(model, SHARED_TOKENS)
     if way == CACHE:  # llama.cpp's requests in the labs carry `cache_prompt: false`; these don't
         engine = replace(engine, spec=replace(engine.spec, exact_length={"ignore_eos": True}))
-    load = Load(engine, shared, Closed(USERS, requests=REQUESTS), max_tokens=tokens)
+    load = Load(engine, shared, Closed(USERS, requests=REQUESTS), max_tokens=tokens, warmup=warmup)
     client = busy_client if way == CLIENT else nullcontext
 
     def measured() -> Run:  # the same function for every run, so that its hash in the ledger betrays nothing

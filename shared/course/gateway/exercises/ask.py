@@ -31,8 +31,12 @@ class FakeAnswer:
         return b"data: first\n\n"
 
     async def read(self, n: int = -1) -> bytes:
-        self.whole = True
-        return await self.readany()
+        """As aiohttp's: what has come, at most n bytes; without a number, all until the end."""
+        self.whole = self.whole or n < 0
+        return await self.readany() if n else b""
+
+    async def readchunk(self) -> tuple[bytes, bool]:
+        return await self.readany(), True
 
     async def text(self) -> str:
         return (await self.read()).decode()
@@ -132,6 +136,8 @@ def ask(f: Function) -> None:
             )
         if 2.0 not in (limits.sock_connect, limits.connect):
             raise Wrong("connect_s limits nothing yet: aiohttp.ClientTimeout(..., sock_connect=connect_s).")
+        if how_asked.get("allow_redirects") is not False:
+            raise Wrong("A redirect is an answer, but aiohttp follows it, to any address: allow_redirects=False.")
 
     async def too_late() -> None:
         for headers_s, block_s in ((900, 0), (4, 4), (1, 900)):
@@ -165,7 +171,7 @@ def ask(f: Function) -> None:
         task.cancel()
         await asyncio.wait((task,), timeout=10)
         if not task.cancelled():
-            raise Wrong("It goes on although it was cancelled. A CancelledError must be raised again.")
+            raise Wrong("ask goes on although it was cancelled. A CancelledError must be raised again.")
         if not session.answer.closed:
             raise Wrong(
                 "When the client leaves, ask is cancelled. The answer is then still open, so the engine goes on. "

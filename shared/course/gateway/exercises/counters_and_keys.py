@@ -165,7 +165,7 @@ def take(f: Function) -> None:
         full = bucket(2.0, 3)
         got = [full.take() for _ in range(3)]
         if None in got:
-            raise Wrong("take returned nothing: 0.0 if a token was taken, else the seconds until there is one.")
+            raise Wrong("take returned nothing. Return 0.0 if a token was taken, else the seconds until there is one.")
         if got != [0, 0, 0]:
             raise Wrong(f"A new bucket with burst=3 gives three tokens at once: [0, 0, 0]; yours returned {got}.")
         wait_s = full.take()
@@ -213,7 +213,7 @@ def find_key(f: Function) -> None:
         wanted: Any = keys[number] if number < 3 else None
         if got is not None and wanted is None:
             if token == keys[0].hash:
-                raise Wrong("The stored hash itself opened the door. Hash the token: hash_of(token, secret).")
+                raise Wrong("The stored hash itself was accepted as a key. Hash the token: hash_of(token, secret).")
             raise Wrong(f"No key has the text {token!r}: return None. Yours returned {short(got)}.")
         if got is not wanted:
             if isinstance(got, bool):
@@ -274,7 +274,7 @@ EXTRAS = (
         "take", "exercise-take", 2, 2, 10,
         "A key can't crowd out the others, and its client learns how long to wait.",
         (
-            "No thread fills the bucket. What has come since it was looked at last?",
+            "No thread fills the bucket. How many tokens have come since the last call?",
             "level = min(burst, level + (now - at_s) * rate_per_s), then at_s = now.",
             "Without a whole token: return (1 - level) / rate_per_s, and take nothing.",
         ),

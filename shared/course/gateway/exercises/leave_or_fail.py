@@ -43,13 +43,35 @@ def unless_client_leaves(f: Function) -> None:
         state: dict[str, Any] = {}
         got = await f(work(state, 5), connection("http.request"))
         if state.get("ended") == "cancelled":
-            raise Wrong("A message of another type than http.disconnect is no leaving client: go on listening.")
+            raise Wrong(
+                "Only http.disconnect means that the client has left. After any other message, go on listening."
+            )
         if now_s() > 1100:
             raise Wrong("The work has ended, but the function still waits for the client. Stop listening then.")
         if got is not True:
             raise Wrong(f"The work ended while the client was there: return True. Yours returned {got!r}.")
         if left_over():
             raise Wrong("A task still listens to the connection after the return. Cancel it, and await its end.")
+
+    async def completes() -> None:
+        complete = asyncio.Event()
+
+        async def answering() -> None:
+            await asyncio.sleep(5)
+            complete.set()  # as uvicorn does when it has got the last bytes
+
+        async def receive() -> dict[str, Any]:
+            await complete.wait()
+            return {"type": "http.disconnect"}
+
+        got = await f(answering(), receive)
+        if got is not True:
+            raise Wrong(
+                "The message http.disconnect also comes once the answer is complete, in the moment in which the work "
+                f"ends. If the work is done, return True, whatever came. Yours returned {got!r}."
+            )
+        if left_over():
+            raise Wrong("A task goes on after the return.")
 
     async def leaves() -> None:
         state: dict[str, Any] = {}
@@ -88,7 +110,7 @@ def unless_client_leaves(f: Function) -> None:
         if not task.cancelled():
             raise Wrong("When the function itself is cancelled, it must end with CancelledError.")
 
-    for scene in (stays, leaves, fails, ends_itself):
+    for scene in (stays, completes, leaves, fails, ends_itself):
         play(f, scene)
 
 
@@ -109,7 +131,7 @@ def try_engines(f: Function) -> None:
     first, second = Named("first"), Named("second")
 
     def failure(engine: Any) -> Any:
-        return failed_type(engine, "reset", 502, "broke the connection", "engine_failed")
+        return failed_type(engine, "reset", "broke the connection")
 
     nobody = api_error(503, "No engine is available.", "no_engine", 1)
 
@@ -132,7 +154,7 @@ def try_engines(f: Function) -> None:
             raise
         except Again:
             raise Wrong(
-                "It asks for ever. A failed engine must be in `tried`, and an end without engines ends it."
+                "It asks for ever. Put a failed engine into `tried`, and stop when `attempt` finds no engine."
             ) from None
         except Exception as e:
             return e, asked
@@ -145,7 +167,10 @@ def try_engines(f: Function) -> None:
         one = failure(first)
         raised, asked = await played([one, None])
         if raised is one:
-            raise Wrong("The engine failed before the client had a byte: another engine must be tried.")
+            raise Wrong(
+                "The engine failed before the client had a byte: another engine must be tried, as long as "
+                "time.monotonic() is before deadline_s."
+            )
         if raised or len(asked) != 2:
             raise Wrong(f"One engine failed and the next answered: two attempts, nothing raised. Yours: {raised!r}.")
         if set(asked[0]) or set(asked[1]) != {first}:

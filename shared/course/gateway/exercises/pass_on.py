@@ -92,6 +92,8 @@ def judge_times(came_s: list[float], firsts: list[float], gaps: list[float], arr
     right, role = came_s[1] - arrived_s, came_s[0] - arrived_s
     if not firsts:
         raise Wrong("first_token.observe was not called.")
+    if firsts[0] > 1e8:
+        raise Wrong("time.time() is the clock of the day, but arrived_s is a time.perf_counter(). Use that clock.")
     if near(firsts[0], role):
         raise Wrong("The first block had only a role. The first token has come once events.text_seen is true.")
     if len(firsts) > 1:
@@ -112,7 +114,7 @@ def judge_times(came_s: list[float], firsts: list[float], gaps: list[float], arr
             f"The times between blocks should be {listed(wanted)} s, from one block's coming to the next one's; yours "
             f"are {listed(gaps)} s. Take the time once per block, when it has come, and not after sending."
         )
-    raise Wrong("Each block after the first text has a time since the block before, also one of which nothing is sent.")
+    raise Wrong("Observe the time since the block before for each block after the first text, also if nothing is sent.")
 
 
 def near(a: float, b: float) -> bool:

@@ -68,7 +68,7 @@ CONFUSED: Mapping[tuple[str, str], str] = {
     (ONE, OVERLOAD): "Under overload requests wait, too, but then the engine runs as many as it has seats, and the "
     "clients send more than in the healthy run. Look at how many run in the engine here, and where the others wait.",
     (ONE, READER): "The gateway counts more running requests than the engine in both cases. With slow readers the "
-    "difference is in neither place. Here it waits in the engine.",
+    "rest neither runs nor waits in the engine. Here it waits in the engine.",
     (KV, ONE): "Preempted requests wait in the engine, too. But more than one ran at a time here, until something sent "
     "them back: which counter counts that?",
     (KV, CACHE): "A cache that is too full also loses blocks that others could have used. Look at how full it is, and "

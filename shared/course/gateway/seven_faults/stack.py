@@ -144,7 +144,7 @@ FAULTS: Mapping[str, Fault] = {
         lambda stack, _: replace(stack, prompts=replace(stack.prompts, clock_first=True)),
     ),
     CLIENT: Fault(
-        "the client blocks its own event loop, so it sends late and stamps late",
+        "the client blocks its own event loop, so it sends requests late and notes the times of answers late",
         "unblock the client",
         "take the synchronous call off the client's event loop",
         {"client_lag_ms": +1},

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import numbers
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,8 +53,11 @@ class Recipe:
             raise LabError(f"There is no precision {self.precision!r}.", f"choose one of {', '.join(PRECISIONS)}")
         if self.precision == "int8" and self.compiler != "openvino":
             raise LabError("INT8 is built by NNCF for OpenVINO only.", 'Recipe("openvino", "int8")')
-        if self.length is not None and not 2 <= self.length <= 4096:
-            raise LabError(f"An engine for {self.length} tokens can't be built.", "choose 2 to 4096 tokens, or None")
+        if self.length is not None:
+            if not isinstance(self.length, numbers.Integral) or not 2 <= self.length <= 4096:
+                fix = "choose a whole number from 2 to 4096, or None"
+                raise LabError(f"An engine for {self.length!r} tokens can't be built.", fix)
+            object.__setattr__(self, "length", int(self.length))  # NumPy's whole numbers can't be stored as JSON
 
     def __str__(self) -> str:
         return f"{self.compiler}-{self.precision}-{self.length or 'any'}"

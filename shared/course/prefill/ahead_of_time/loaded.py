@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -108,8 +108,12 @@ class InTorch:
     """The prefill in this process: eager, or compiled by torch.compile."""
 
     def __init__(self, prefill: PrefillModel, threads: int, compiled: bool = False) -> None:
-        self._device = prefill.embedding.device
-        self._run: Callable[..., torch.Tensor] = torch.compile(prefill, dynamic=True) if compiled else prefill
+        self._run, self._device = prefill, prefill.embedding.device
+        if compiled:
+            # Layer by layer, because all layers have the same code: torch compiles it once. The whole graph took 92 s
+            # to compile instead of 23, and its prefills were as fast (two cores, Intel Xeon, measured 2026-11-27).
+            for layer in prefill.layers:
+                layer.compile(dynamic=True)
         self._threads = threads
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:

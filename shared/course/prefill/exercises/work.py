@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from shared.course.exercise import Exercise, Function, expect_each
+from shared.course.exercise import Exercise, Function, expect, expect_each
 
 source = random.Random()
 
@@ -97,10 +97,13 @@ def intensities(f: Function) -> None:
 
 
 def overtakes(f: Function) -> None:
-    inputs = []
-    for _ in range(3):
-        hidden, heads, _, head_dim, mlp = layer()
-        inputs.append((hidden, heads, head_dim, mlp))
+    inputs: list[tuple[int, int, int, int]] = []
+    while len(inputs) < 3:
+        hidden, heads, _, head_dim, _ = layer()
+        mlp = source.randrange(2000, 12000)
+        whole = 3 * hidden * mlp % (heads * head_dim) == 0  # then rounding makes no difference
+        if not whole and 2 * hidden != 3 * heads * head_dim:  # else two of the mistakes give the same number
+            inputs.append((hidden, heads, head_dim, mlp))
 
     def right(hidden: int, heads: int, head_dim: int, mlp: int) -> int:
         return -(-3 * hidden * mlp // (heads * head_dim)) - 1
@@ -120,10 +123,16 @@ def overtakes(f: Function) -> None:
                 -(-6 * h * m // (n * d)) - 1
             ),
             "Attention is as wide as heads × head_dim, which need not be `hidden`.": lambda h, n, d, m: 3 * m - 1,
-            "One token more: a prompt of this length has not reached it yet.": lambda *given: right(*given) - 1,
+            "One token more: in a prompt of this length the MLP still computes more.": lambda *given: right(*given) - 1,
             "That is one token too many: T·(T+1)/2 pairs are (T+1)/2 for each token.": lambda *given: right(*given) + 1,
+            "That is no whole number of tokens. Which is the first with enough?": lambda h, n, d, m: (
+                3 * h * m / (n * d) - 1
+            ),
         },
     )
+    exact = (576, 9, 64, 1536)  # the labs' small model
+    late = "That is one token too many where the quotient is a whole number: rounding up leaves it as it is."
+    expect(f, exact, right(*exact), {late: right(*exact) + 1})
 
 
 def fitted(lengths: list[int], times: list[float], powers: tuple[int, ...]) -> list[float]:
@@ -194,7 +203,7 @@ EXERCISES = (
     ),
     Exercise(
         "attention_overtakes", "ex-overtakes", 2, 2, 10,
-        "Below this length an optimizer gains most in the matrix products, beyond it in attention.",
+        "Below this length the MLP computes more than attention. From it on attention computes at least as much.",
         ("Write both for one layer and the whole prompt, as in exercise 1.1.",
          "Divide both by T and solve for T. The answer is the shortest whole length that reaches it.",
          "After the division attention grows with T + 1, and the MLP is constant. Round up, and mind the 1."),

@@ -51,12 +51,12 @@ def try_form() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "form.json"
         file.write_text(json.dumps(form()))
-        print(f"The documented form, every figure 0, nothing measured:\n{read(file)}\n")
+        print(f"A made-up report of the documented form, with 0 for every figure, is read as:\n{read(file)}\n")
         file.write_text(json.dumps(form() | {"performance": {}}))
         try:
             read(file)
         except LabError as e:
-            print(f"Without its figures:\n{e}")
+            print(f"The same report without its section `performance` is refused:\n{e}")
 
 
 def read(file: Path) -> dict[str, Any]:

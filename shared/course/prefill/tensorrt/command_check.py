@@ -48,7 +48,8 @@ def explain(line: str | Sequence[str], version: str = LAST_WITH_BUILDER) -> list
     """
     words = split_words(line)
     engine, command = find(words)
-    found = [f"{plain(one)}{reason(engine, command, one)}" for one in unknown(engine, words)]
+    wrong = [one for one in unknown(engine, words) if not (of_engines(engine, command, one) and has_builder(version))]
+    found = [f"{plain(one)}{reason(engine, command, one)}" for one in wrong]
     found += [f"{command} needs {name}" for name in missing(engine, command, words)]
     if command in REMOVED and not has_builder(version):
         found.append(
@@ -107,8 +108,18 @@ def plain(fault: str) -> str:
     return re.sub(r", but (\w+)$", lambda match: f", but {KINDS.get(match[1], match[1])}", fault)
 
 
+def of_engines(engine: str, command: str, fault: str) -> bool:
+    """Whether the fault is a flag or a value for TensorRT engines, which versions with the builder have."""
+    match = re.search(r" has no (\S+) any more$", fault) or re.match(r"(\S+) takes no '(.+)', but ", fault)
+    if not match or (values := flags_of(engine, command).get(match[1], {}).get("with_builder")) is None:
+        return False
+    return match.re.groups == 1 or bool(match[2] in values)
+
+
 def reason(engine: str, command: str, fault: str) -> str:
     """Why a flag or word is unknown to a command; "" if nothing is known about it."""
+    if of_engines(engine, command, fault):
+        return f": it is for TensorRT engines, and {LAST_WITH_BUILDER} is the last version with them"
     if match := re.search(r" takes no '(\S+)'$", fault):
         return f": its subcommands are {', '.join(below)}" if (below := subcommands(engine, command)) else ""
     if not (match := re.search(r" has no (--?[\w.-]+)$", fault)):

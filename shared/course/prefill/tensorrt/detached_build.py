@@ -85,6 +85,12 @@ class Job:
         state = self.state()
         return "pid" in state and processes.start_time(state["pid"]) == state["pid_started"]
 
+    def broken(self) -> tuple[Task, int] | None:
+        """The step that failed, with its exit code: 128 + n if signal n ended it. None if none failed."""
+        noted = self.state()["finished"]
+        codes = [(task, noted[task.title]["exit_code"]) for task in self.tasks() if task.title in noted]
+        return next(((task, code) for task, code in codes if code), None)
+
     def finished(self, task: Task) -> bool:
         """Whether this very command has ended with 0, and its files are there."""
         noted = self.state()["finished"].get(task.title)
@@ -96,10 +102,9 @@ class Job:
         tasks = self.tasks()
         state = self.state()
         done = sum(self.finished(task) for task in tasks)
-        lines = self.log().splitlines()
+        lines = self.newest_lines()
         open_tasks = [task.title for task in tasks if not self.finished(task)]
-        since = lines[max((n for n, line in enumerate(lines) if line.startswith("=== ")), default=0) :]
-        shares = [share for pattern, share in MARKS if any(re.search(pattern, line) for line in since)]
+        shares = [share for pattern, share in MARKS if any(re.search(pattern, line) for line in lines)]
         failed = any(noted["exit_code"] for noted in state["finished"].values())
         if self.alive():
             name = "running"
@@ -136,6 +141,11 @@ class Job:
         except OSError:
             return ""
 
+    def newest_lines(self) -> list[str]:
+        """The lines of the log from the newest step on."""
+        lines = self.log().splitlines()
+        return lines[max((n for n, line in enumerate(lines) if line.startswith("=== ")), default=0) :]
+
     def end(self) -> None:
         """End the build with everything that it started. Finished steps stay. Returns when it has ended."""
         if self.alive():
@@ -160,10 +170,12 @@ class Job:
 def start(tasks: Sequence[Task], folder: Path) -> Job:
     """Start the tasks one after another, detached; those that an earlier job finished are skipped.
 
-    Raises LabError if the folder's job still runs.
+    If these very tasks run already, the running job is returned. Raises LabError if the folder's job runs others.
     """
     job = Job(folder)
     if job.alive():
+        if job.tasks() == list(tasks):
+            return job
         raise LabError(f"A build runs already in {folder}.", "follow it: Job(folder).progress(), or end it: .end()")
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
@@ -198,8 +210,10 @@ def run(folder: Path) -> int:
         print(f"=== {task.title}: {' '.join(words)}", flush=True)
         try:
             # PYTHONPATH: a step that is a module of this package runs in another folder than the repository.
-            env = {**os.environ, "PYTHONPATH": str(paths.REPO)}
+            # PYTHONUNBUFFERED: else its lines stay in a buffer, and the log shows no progress.
+            env = {**os.environ, "PYTHONPATH": str(paths.REPO), "PYTHONUNBUFFERED": "1"}
             code = subprocess.run(task.command, cwd=folder, stdin=subprocess.DEVNULL, env=env).returncode
+            code = code if code >= 0 else 128 - code  # as docker and shells write the end by a signal
         except OSError as e:
             print(f"{task.command[0]}: {e.strerror}", flush=True)
             code = 127

@@ -1,9 +1,13 @@
 """What is in an engine's folder: this lab's engines by their files, TensorRT-LLM's by its source."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shared.course.prefill.ahead_of_time import aoti_compiler, build, openvino_compiler
+from shared.course.prefill.tensorrt.flows import ENGINE_FILES
+from shared.errors import LabError
 from shared.report.table import Table
 
 WHAT = {
@@ -21,6 +25,52 @@ TRTLLM = (
     ("config.json", "build_config", "max_batch_size, max_input_len, max_seq_len, plugin_config, …", "recipe"),
     ("rank0.engine", "", "kernels for one kind of GPU, and the weights", "hardware, instructions"),
 )
+# What TensorRT-LLM's config.json records: (its key, what it is). Read there, and in get_settings_from_engine.
+RECORDED = (
+    ("version", "the TensorRT-LLM that built it"),
+    ("pretrained_config.architecture", "the model's family"),
+    ("pretrained_config.dtype", "the format of what isn't quantized"),
+    ("pretrained_config.quantization.quant_algo", "the format of the weights; null: not quantized"),
+    ("pretrained_config.quantization.kv_cache_quant_algo", "the format of the KV cache; null: not quantized"),
+    ("pretrained_config.mapping.tp_size", "GPUs that share each layer"),
+    ("pretrained_config.mapping.pp_size", "GPUs that share the layers among them"),
+    ("build_config.max_batch_size", "requests that one step may hold"),
+    ("build_config.max_input_len", "the longest prompt"),
+    ("build_config.max_seq_len", "prompt and answer together"),
+    ("build_config.max_num_tokens", "tokens that one step may hold"),
+    ("build_config.kv_cache_type", "how the KV cache is laid out"),
+    ("build_config.plugin_config", "the plugins that are switched on"),
+)
+OFF = (None, False, "disable")  # of a plugin
+
+
+def recorded(folder: Path) -> Table:
+    """What an engine's config.json records, by its documented form. A key that it lacks is shown as missing.
+
+    Raises LabError if the folder has no such file, or it holds something else.
+    """
+    file = folder / ENGINE_FILES[0]
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise LabError(f"{file.name} of the engine can't be read: {e}.", "build the engine again") from None
+    if not isinstance(config, dict):
+        raise LabError(f"{file.name} of the engine holds no keys.", "build the engine again")
+    title = f"What {file.name} records (form read in TensorRT-LLM's source; no sample was seen on a Spark)"
+    rows = [(key, value_at(config, key), what) for key, what in RECORDED]
+    return Table(title, ("key", "recorded", "what it is"), rows)
+
+
+def value_at(config: Mapping[str, Any], key: str) -> str:
+    """The value under a key such as "build_config.max_seq_len", as text; of several plugins those that are on."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return "missing"
+        value = value[part]
+    if isinstance(value, Mapping):
+        return ", ".join(name if on is True else f"{name}: {on}" for name, on in value.items() if on not in OFF)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def contents(folder: Path) -> Table:

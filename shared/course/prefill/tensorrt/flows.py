@@ -1,4 +1,4 @@
-"""The flows of TensorRT-LLM and TensorRT Edge-LLM as commands, all made from one model and one set of sizes.
+"""The flows of TensorRT-LLM as commands, all made from one model and one set of sizes.
 
 Not verified on hardware: no DGX Spark and no image was at hand. Every flag is checked against the published ones.
 One owner's report has the engine flow working on a Spark's GPU (sm_121): see `REPORT`. NVIDIA's own documents were not
@@ -26,7 +26,8 @@ WORK = "/labs/run"  # a folder of the host, mounted into the container
 CONFIG = f"{WORK}/config.yml"
 # Of an 8B model, by one owner; not repeated by anyone that we found.
 REPORT = (
-    "quoted: one owner of a DGX Spark, 2026-04-23 (manavsehgal/ai-field-notes, trtllm-and-triton-on-spark): "
+    "quoted: one owner of a DGX Spark, 2026-04-23 "
+    "(https://manavsehgal.github.io/ai-field-notes/articles/trtllm-and-triton-on-spark/): "
     "TensorRT-LLM 1.1.0 in tritonserver:25.12-trtllm-python-py3 built engines of Llama-3.1-8B in FP8 (converted in "
     "22 s, built in 42 s, 8.6 GB) and NVFP4 (13 s, 27 s, 5.7 GB). TensorRT-LLM 0.17 in 25.01 failed: its FP8 attention "
     "did not know sm_121."
@@ -39,6 +40,7 @@ PRECISION = {  # → (the source of weights, flags of the conversion, the GEMM p
 # The compute capability from which a GPU multiplies a number format: (format, capability), the smallest format first.
 MULTIPLIES = (("NVFP4", 10.0), ("FP8", 8.9), ("BF16", 0.0))
 ENGINE_FILES = ("config.json", "rank0.engine")  # of a finished engine folder, for one GPU
+KV_SHARE = 0.3  # of the free GPU memory, for the KV cache. A Spark's processor lives in it, too; the default is 0.9
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,19 @@ class Step:
         return " ".join(self.command)
 
 
+def shown(steps: Sequence[Step]) -> str:
+    """A flow as text: each command under its title, and each file that a command reads beside the first that does."""
+    parts: list[str] = []
+    files: dict[str, str] = {}
+    for one in steps:
+        parts.append(f"# {one.title}\n{one}")
+        for name, text in one.files.items():
+            if files.get(name) != text:
+                parts.append(f"# {WORK}/{name}, which it reads (JSON is YAML, too)\n{text}")
+        files |= one.files
+    return "\n\n".join(parts)
+
+
 def in_container(one: Step, image: str, folder: Path, hub: Path, gpu: Sequence[str]) -> Task:
     """The step as a task for `detached_build.start`: `docker run` with the work folder and the hub's cache mounted.
 
@@ -86,7 +101,9 @@ def in_container(one: Step, image: str, folder: Path, hub: Path, gpu: Sequence[s
     command = (
         "docker", "run", "--rm", "--pull", "never", "--name", name, "--label", f"{LABEL}={name}", *gpu, "--ipc=host",
         "--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--volume", f"{folder}:{WORK}",
-        "--volume", f"{hub}:{HUB_INSIDE}", "--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}", image, *one.command,
+        "--volume", f"{hub}:{HUB_INSIDE}", "--env", "HF_TOKEN", "--env", f"HF_HOME={HUB_INSIDE}",
+        "--env", "PYTHONUNBUFFERED=1",  # else the log lags behind: Python keeps its lines until they fill a buffer
+        image, *one.command,
     )  # fmt: skip
     return Task(one.title, command, one.leaves, ("docker", "kill", name))
 
@@ -107,12 +124,23 @@ def serving_precision(machine: Machine, model: ModelChoice) -> str:
     )
 
 
-def serving_config(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4", share: float = 0.3) -> dict[str, Any]:
+def server_flags(sizes: Sizes) -> dict[str, Any]:
+    """The settings of the server, as `launch` takes them. Those without dashes become keys of its YAML file."""
+    return {
+        "--max_batch_size": sizes.users,
+        "--max_num_tokens": sizes.step_tokens,
+        "--max_seq_len": sizes.sequence_tokens,
+        "cuda_graph_config": {"enable_padding": True, "max_batch_size": sizes.users},
+    }
+
+
+def serving_config(
+    model: ModelChoice, sizes: Sizes, precision: str = "NVFP4", share: float = KV_SHARE
+) -> dict[str, Any]:
     """The YAML file of the server, from the labs' engine spec, with CUDA graphs."""
     plan = LaunchPlan(
         home=model.folder, model=model, precision=precision, port=8000, cores=1, share=share,
-        kv_bytes=sizes.users * sizes.sequence_tokens * model.kv_bytes_per_token(),
-        flags={"cuda_graph_config": {"enable_padding": True, "max_batch_size": sizes.users}},
+        kv_bytes=sizes.users * sizes.sequence_tokens * model.kv_bytes_per_token(), flags=server_flags(sizes),
     )  # fmt: skip
     found: dict[str, Any] = json.loads(ENGINES["trtllm"].container.files(plan)["config.yml"])
     return found
@@ -120,41 +148,52 @@ def serving_config(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4", s
 
 def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> tuple[Step, ...]:
     """The current way: a server on a Hugging Face checkpoint, and its own benchmark."""
-    weights, config = (
-        model.source("hf", precision).repository,
-        json.dumps(serving_config(model, sizes, precision), indent=2),
-    )
+    weights = model.source("hf", precision).repository
+    files = {"config.yml": json.dumps(serving_config(model, sizes, precision), indent=2)}
+    flags = server_flags(sizes)
     limits = {
-        "--max_batch_size": (sizes.users, "requests that one step may hold"),
-        "--max_num_tokens": (sizes.step_tokens, "tokens that one step may hold: the chunk of a prefill"),
-        "--max_seq_len": (sizes.sequence_tokens, "prompt and answer together; it bounds the KV cache"),
+        "--max_batch_size": (flags["--max_batch_size"], "requests that one step may hold"),
+        "--max_num_tokens": (flags["--max_num_tokens"], "tokens that one step may hold: the chunk of a prefill"),
+        "--max_seq_len": (flags["--max_seq_len"], "prompt and answer together; it bounds the KV cache"),
         "--config": (CONFIG, "KV cache and CUDA graphs"),
     }
-    bench = ["trtllm-bench", "--model", weights]
+    serve = step(
+        "serve",
+        ["trtllm-serve", weights],
+        {
+            "--host": ("0.0.0.0", "reachable from outside the container, which docker binds to 127.0.0.1"),
+            "--port": (8000, "the port inside the container"),
+            **limits,
+        },
+        files=files,
+    )
+    of_one = {name: limits[name] for name in ("--max_seq_len", "--config")}
+    return (serve, *benchmark(["trtllm-bench", "--model", weights], sizes, limits, of_one, files))
+
+
+def benchmark(
+    bench: list[str],
+    sizes: Sizes,
+    limits: Mapping[str, tuple[Any, str]],
+    of_one: Mapping[str, tuple[Any, str]],
+    files: Mapping[str, str],
+) -> tuple[Step, ...]:
+    """The prompts, a run of all users at once with these `limits`, and one of a single user with the limits `of_one`.
+
+    `bench`: how trtllm-bench begins. Both runs leave the report that the lab reads (bench_report.py).
+    """
     dataset = f"{WORK}/prompts.json"
-    prompts = {
-        "--num-requests": (64, "requests"),
-        "--input-mean": (sizes.prompt_tokens, "tokens of a prompt"),
-        "--input-stdev": (0, "all prompts are equally long"),
-        "--output-mean": (sizes.output_tokens, "tokens of an answer"),
-        "--output-stdev": (0, "all answers are equally long"),
-    }
-    files = {"config.yml": config}
     return (
-        step(
-            "serve",
-            ["trtllm-serve", weights],
-            {
-                "--host": ("0.0.0.0", "reachable from outside the container, which docker binds to 127.0.0.1"),
-                "--port": (8000, "the port inside the container"),
-                **limits,
-            },
-            files=files,
-        ),
         step(
             "prompts for the benchmark",
             [*bench, "prepare-dataset", "--output", dataset, "token-norm-dist"],
-            prompts,
+            {
+                "--num-requests": (64, "number of requests"),
+                "--input-mean": (sizes.prompt_tokens, "tokens of a prompt"),
+                "--input-stdev": (0, "all prompts are equally long"),
+                "--output-mean": (sizes.output_tokens, "tokens of an answer"),
+                "--output-stdev": (0, "all answers are equally long"),
+            },
             leaves=("prompts.json",),
         ),
         step(
@@ -177,8 +216,7 @@ def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> 
                 "--dataset": (dataset, "the prompts"),
                 "--concurrency": (1, "one user"),
                 "--report_json": (f"{WORK}/latency.json", "the report that the lab reads"),
-                "--max_seq_len": limits["--max_seq_len"],
-                "--config": limits["--config"],
+                **of_one,
             },
             leaves=("latency.json",),
             files=files,
@@ -189,7 +227,7 @@ def serving_flow(model: ModelChoice, sizes: Sizes, precision: str = "NVFP4") -> 
 def engine_flow(
     model: ModelChoice, sizes: Sizes, precision: str = "BF16", folder: str = f"{WORK}/hf"
 ) -> tuple[Step, ...]:
-    """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine.
+    """The outline's way, up to 1.3.0rc20: convert the checkpoint, build a TensorRT engine, measure it.
 
     `folder`: of the Hugging Face checkpoint, inside the container. Raises LabError for a precision that this flow can't
     convert, or that the model's converter can't.
@@ -202,13 +240,20 @@ def engine_flow(
         raise LabError(f"Qwen's converter has no {', '.join(convert)}.", "build it in BF16")
     weights = model.source("hf", form).repository
     checkpoint, engine = f"{WORK}/checkpoint", f"{WORK}/engine"
+    # The other sizes are the engine's: trtllm-bench reads them from its config.json, and refuses --max_seq_len.
+    runtime = {
+        "--engine_dir": (engine, "the engine folder"),
+        "--backend": ("tensorrt", "run the engine, not PyTorch; possible up to 1.3.0rc20"),
+        "--kv_cache_free_gpu_mem_fraction": (KV_SHARE, "the share of the free GPU memory for the KV cache"),
+    }
+    bench = ["trtllm-bench", "--model", weights, "--model_path", folder]
     return (
         step(
             "convert the checkpoint",
             ["python3", CONVERT.format(family=family)],
             {
                 "--model_dir": (folder, f"the folder of {weights}"),
-                "--output_dir": (checkpoint, "weights in TensorRT-LLM's names, one file for each GPU"),
+                "--output_dir": (checkpoint, "weights under TensorRT-LLM's names, one file for each GPU"),
                 "--dtype": (
                     "bfloat16",
                     "the format of what isn't quantized: decided here, not in the build",
@@ -240,49 +285,5 @@ def engine_flow(
             },
             leaves=tuple(f"engine/{name}" for name in ENGINE_FILES),
         ),
-    )
-
-
-def edge_flow(model: ModelChoice, sizes: Sizes, quantization: str = "nvfp4") -> tuple[Step, ...]:
-    """TensorRT Edge-LLM 0.11: quantize, export to ONNX, build a TensorRT engine on the Spark itself."""
-    weights = model.source("hf", "BF16").repository
-    small, onnx, engine = f"{WORK}/edge-{quantization}", f"{WORK}/edge-onnx", f"{WORK}/edge-engine"
-    return (
-        step(
-            "quantize",
-            ["tensorrt-edgellm-quantize", "llm"],
-            {
-                "--model_dir": (weights, "the Hugging Face checkpoint"),
-                "--quantization": (quantization, "the number format of the weights"),
-                "--output_dir": (small, "a checkpoint with small weights and scales"),
-            },
-            leaves=(f"edge-{quantization}/config.json",),
-        ),
-        Step(
-            "export to ONNX",
-            ("tensorrt-edgellm-export", small, onnx),
-            {"CHECKPOINT": "the quantized checkpoint", "OUTPUT": "a folder for each component; the model is in llm/"},
-            leaves=("edge-onnx/llm/model.onnx",),
-        ),
-        step(
-            "build the engine",
-            ["llm_build"],
-            {
-                "--onnxDir": (f"{onnx}/llm", "the exported graph"),
-                "--engineDir": (engine, "the engine folder"),
-                "--maxBatchSize": (sizes.users, "prompts that one run may hold"),
-                "--maxInputLen": (sizes.prompt_tokens, "the longest prompt"),
-                "--maxKVCacheCapacity": (sizes.sequence_tokens, "prompt and answer together"),
-            },
-        ),
-        step(
-            "run it",
-            ["llm_inference"],
-            {
-                "--engineDir": (engine, "the engine folder"),
-                "--inputFile": (f"{WORK}/input.json", "chats and sampling settings"),
-                "--outputFile": (f"{WORK}/output.json", "the answers"),
-            },
-            leaves=("output.json",),
-        ),
+        *benchmark(bench, sizes, runtime, runtime, {}),
     )

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from shared import files, paths
-from shared.course.prefill.tensorrt import bench_report, detached_build, flows, preflight
-from shared.course.prefill.tensorrt.detached_build import Job
+from shared.course.prefill.tensorrt import bench_report, detached_build, flows, job_failure, preflight
+from shared.course.prefill.tensorrt.detached_build import Job, Progress
 from shared.hardware.gpu import docker_gpu_arguments
 from shared.hardware.machine import Machine
-from shared.launch import containers
+from shared.launch import containers, launch
+from shared.launch.running import Engine
 from shared.models import hub
 from shared.models.choice import ModelChoice
 
@@ -32,9 +33,9 @@ def build(
 ) -> Job | None:
     """Start the engine flow in its container, or go on with it; None, with the reasons printed, if that can't work.
 
-    Weights and image are fetched first. Raises LabError if that fails.
+    It converts, builds, and measures the engine. Weights and image are fetched first. Raises LabError if that fails.
     """
-    if blocked(machine, model, precision, "build", image):
+    if blocked("trtllm-build", machine, model, precision, "build", image):
         return None
     weights = hub.fetch(model.source("hf", flows.PRECISION[precision][0]))
     steps = flows.engine_flow(model, sizes, precision, hub.inside(weights, containers.HUB_INSIDE))
@@ -44,17 +45,28 @@ def build(
 def benchmark(machine: Machine, model: ModelChoice, sizes: flows.Sizes) -> Job | None:
     """Start `trtllm-bench`, throughput and latency, detached; None, with the reasons printed, if that can't work."""
     precision = flows.serving_precision(machine, model)
-    if blocked(machine, model, precision, "serve", "trtllm"):
+    if blocked("trtllm-bench", machine, model, precision, "serve", "trtllm"):
         return None
     _, *steps = flows.serving_flow(model, sizes, precision)
     return start(machine, steps, "trtllm", f"{model.name}-{precision}-bench")
 
 
-def blocked(machine: Machine, model: ModelChoice, precision: str, flow: str, image: str) -> bool:
+def serve(machine: Machine, model: ModelChoice, sizes: flows.Sizes) -> Engine | None:
+    """`trtllm-serve`, started by `launch` when it is first used; None, with the reasons printed, if that can't work.
+
+    Raises LabError as `launch` does.
+    """
+    precision = flows.serving_precision(machine, model)
+    if blocked("trtllm-serve", machine, model, precision, "serve", "trtllm"):
+        return None
+    return launch("trtllm", model, flows.server_flags(sizes), precision=precision, when_needed=True)
+
+
+def blocked(program: str, machine: Machine, model: ModelChoice, precision: str, flow: str, image: str) -> bool:
     """Whether a check of the flow fails. If so, it prints the failed ones."""
     faults = [one for one in preflight.checks(machine, model, precision, flow, image) if not one.ok]
     if faults:
-        print(f"{flow}: not started ({flows.NOT_VERIFIED}).")
+        print(f"{program}: not started ({flows.NOT_VERIFIED}).")
         print("\n".join(map(str, faults)))
     return bool(faults)
 
@@ -70,6 +82,14 @@ def start(machine: Machine, steps: Sequence[flows.Step], image: str, name: str) 
     gpu = docker_gpu_arguments()
     tasks = [flows.in_container(step, wanted.reference, here, hub.home(), gpu) for step in steps]
     return detached_build.start(tasks, here)
+
+
+def follow(job: Job) -> Progress:
+    """Follow a job until it ends. If it failed, print why, and what to change."""
+    found = job.follow()
+    if error := job_failure.of(job):
+        print(error)
+    return found
 
 
 def reports(job: Job) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Whether this machine can run a flow, checked before hours are spent: image, disk, memory, access, version.
+"""Whether this machine can run a flow, checked before hours are spent: image, version, disk, memory, access.
 
     for check in preflight.checks(machine, model, "BF16", "build"): print(check)
 
 Not verified on hardware.
 """
 
-import os
+import re
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import files
+from shared.course.prefill.tensorrt.command_check import LAST_WITH_BUILDER, has_builder
 from shared.errors import LabError
 from shared.hardware.machine import Machine
 from shared.launch import containers
 from shared.launch.memory import SPARK_RESERVE_GIB
 from shared.models import hub
-from shared.models.choice import ModelChoice
+from shared.models.choice import ModelChoice, has_token
 from shared.report.table import Table
 
 DISK_TIMES_WEIGHTS = 3  # the checkpoint, the converted checkpoint, the engine
 BUILD_MEMORY_TIMES_WEIGHTS = 2  # the builder holds the weights beside the engine that it writes; an estimate
 GIB = 2**30
+REMOVED = "2026-07"  # the month in which TensorRT engines left TensorRT-LLM, and Triton's backend for them
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def checks(machine: Machine, model: ModelChoice, precision: str, flow: str, imag
     return [
         gpu(machine),
         container(machine, image),
+        *([version(image)] if flow == "build" else []),
         disk(model, precision, flow),
         memory(machine, model, precision, flow),
         access(model, precision),
@@ -73,7 +76,7 @@ def listed(name: str) -> dict[str, Any]:
 def gpu(machine: Machine) -> Check:
     if machine.gpu:
         return Check("GPU", True, machine.gpu)
-    return Check("GPU", False, "none; TensorRT needs one from NVIDIA", "build this lab's engines for the processor")
+    return Check("GPU", False, "none found; TensorRT needs an NVIDIA GPU", "build this lab's engines for the processor")
 
 
 def container(machine: Machine, name: str) -> Check:
@@ -93,6 +96,25 @@ def container(machine: Machine, name: str) -> Check:
     return _asked("image", ask)
 
 
+def version(name: str) -> Check:
+    """Whether the image's TensorRT-LLM still builds engines, by the image's tag: a version, or the month of Triton."""
+    tag = containers.images()[name].tag
+    fix = f"set a tag up to {LAST_WITH_BUILDER} in environment/containers/images.toml, or take the serving flow"
+    if month := re.match(r"(\d\d)\.(\d\d)-trtllm", tag):
+        made = f"20{month[1]}-{month[2]}"
+        ok = made < REMOVED
+        when = "before" if ok else "and not before"
+        found = f"{tag} is Triton of {made}, {when} TensorRT engines were removed in {REMOVED}"
+        return Check("version", ok, found, "" if ok else fix)
+    try:
+        ok = has_builder(tag)
+    except LabError:
+        return Check("version", False, f"the tag {tag} names no version of TensorRT-LLM", fix)
+    has = "builds" if ok else "can't build"
+    found = f"TensorRT-LLM {tag} {has} TensorRT engines: {LAST_WITH_BUILDER} is the last version with trtllm-build"
+    return Check("version", ok, found, "" if ok else fix)
+
+
 def disk(model: ModelChoice, precision: str, flow: str) -> Check:
     """A build writes the weights three times; serving stores them once."""
     times = DISK_TIMES_WEIGHTS if flow == "build" else 1
@@ -109,7 +131,7 @@ def memory(machine: Machine, model: ModelChoice, precision: str, flow: str) -> C
     times = BUILD_MEMORY_TIMES_WEIGHTS if flow == "build" else 1
     need = times * model.file_bytes(precision) / GIB + (SPARK_RESERVE_GIB if machine.unified_memory else 0)
     if not machine.gpu:
-        return Check("memory", False, f"no GPU, so none of about {need:.0f} GiB of GPU memory", "")
+        return Check("memory", False, f"about {need:.0f} GiB of GPU memory needed, and there is no GPU", "")
     free = machine.available_gib if machine.unified_memory else machine.gpu_memory_gib or 0.0
     if free is None:
         return Check("memory", False, f"free memory can't be read, about {need:.0f} GiB needed", "make doctor")
@@ -124,11 +146,11 @@ def access(model: ModelChoice, precision: str) -> Check:
         source = model.source("hf", precision)
         if not source.gated:
             return f"{source.repository} needs no account"
-        if os.environ.get("HF_TOKEN"):
-            return f"{source.repository} is gated; HF_TOKEN is set"
+        if has_token():
+            return f"{source.repository} is gated; a token of huggingface.co was found"
         instead = f"use {source.ungated}, or " if source.ungated else ""
         raise LabError(
-            f"{source.repository} is gated, and HF_TOKEN is not set",
+            f"{source.repository} is gated, and no token of huggingface.co was found",
             f"{instead}accept the licence at https://huggingface.co/{source.repository} and export HF_TOKEN",
         )
 

@@ -1,9 +1,9 @@
-"""An EAGLE-3 head: one small layer that guesses what the big model will write next, from the big model's own thoughts.
+"""An EAGLE-3 head: one small layer that guesses what the big model will write next, from the big model's hidden states.
 
 A draft model of its own would have to understand the text again. The head doesn't: when the model has read token t, its
 hidden states already hold what it understood. The head takes the inputs of a low, a middle and a high layer at that
-position, and fuses them into one vector g (`fc`). Together with the embedding of the token that the model chose next,
-t + 1, this vector passes one decoder layer and gives the distribution of token t + 2:
+position (the features), and fuses them into one vector g (`fc`). Together with the embedding of the token that the
+model chose next, t + 1, this vector passes one decoder layer and gives the distribution of token t + 2:
 
     features of t ── fc ──> g ──┐
                                 ├─> one decoder layer ──> h ──> norm ──> lm_head ──> guess for t + 2

@@ -18,8 +18,8 @@ Position i never sees the true features behind it, and never another position's 
 matrix but one extra column a step (`attend`), so that k steps cost little more than k times one step.
 
 The goal of each guess is the model's whole distribution at that place, not only the token it wrote: the loss is the
-cross-entropy against the model's probabilities of the draft vocabulary (soft targets). That teaches much more a token,
-and it is what acceptance at temperatures above 0 depends on. Tokens of the text take the place of the head's own
+cross-entropy against the model's probabilities of the draft vocabulary (soft targets). So each token teaches the head
+much more, and acceptance at temperatures above 0 depends on it. Tokens of the text take the place of the head's own
 guesses, as in all teacher forcing: a guess behind a wrong one would be thrown away anyhow.
 """
 

@@ -35,7 +35,7 @@ def expecting(f: Function) -> None:
             "That counts only verifications in which all drafts are accepted. Those that accept some add tokens too.": (
                 lambda a, k: 1 + k * a**k
             ),
-            "That is how many drafts are accepted if the first rejection didn't end the walk.": lambda a, k: a * k,
+            "That is how many drafts would be accepted if a rejection didn't end the walk.": lambda a, k: a * k,
         },
     )  # fmt: skip
     expect(f, (0.0, 4), 1, {"If no draft is ever accepted, a verification still adds a token of the target.": 0})
@@ -166,7 +166,7 @@ EXERCISES = (
     ),
     Exercise(
         "break_even", "ex-break-even", 3, 3, 15,
-        "With more users, the further tokens of a verification are no longer almost free, so it needs more acceptance.",
+        "With more users, a verification's further tokens are no longer almost free: drafting needs more acceptance.",
         ("How long does a step take with drafts, and how long without? How many tokens must the longer one add?",
          "needed = (pass_ms(users * (k + 1)) + k * draft_ms) / pass_ms(users). Expected tokens grow with α from 1 to "
          "k + 1.",

@@ -36,7 +36,7 @@ def refusal(f: Function) -> None:
     if not refused(host=ours, origin="https://evil.example", sec_fetch_site="cross-site", sec_fetch_mode="cors"):
         raise Wrong("A page of evil.example sent this, through its visitor's browser: look at Origin.")
     if not refused(host=ours, origin="null"):
-        raise Wrong("A page in a sandbox has the Origin `null`. It is not ours.")
+        raise Wrong("The Origin `null` passed. A page in a sandbox sends it, and that page is not ours.")
     for origin in (f"http://{ours}.evil.example", f"http://evil.example/?{ours}", f"http://127.0.0.1:{port + 1}"):
         if not refused(host=ours, origin=origin):
             raise Wrong(f"The Origin {origin} passed. Compare the whole text: a part of it is easily forged.")
@@ -106,7 +106,7 @@ def searched(history: Any) -> None:
     if found("") or found("  ") or found("*"):
         raise Wrong("Without a word there is nothing to find.")
     if hits("zeppelin zurich") != {1}:
-        both = "A message must have all of the words." if hits("zeppelin zurich") else "ü is found by u: ask the table."
+        both = "A message must have all of the words." if hits("zeppelin zurich") else "MATCH finds ü by u."
         raise Wrong(f"For zeppelin zurich only the second message is right. {both}")
     if 1 not in hits("ZEPPE"):
         raise Wrong("The last word may be unfinished: ZEPPE finds zeppelin. In FTS5 a * after the word does that.")
@@ -127,7 +127,7 @@ REFUSAL = Exercise(
     "refusal", "exercise-refusal", 2, 3, 12,
     "A web page elsewhere can't use your models or read your chats, although your browser can.",
     (
-        "Which header names the page that sends a request? Which one names the server that it thinks it talks to?",
+        "Which header names the page that sends a request? Which one names the server that it asks?",
         "Host must be one of `hosts`; Origin must be missing, or http:// and that host.",
         "What is left is a GET without Origin: sec-fetch-site is cross-site, and sec-fetch-mode is not navigate.",
     ),

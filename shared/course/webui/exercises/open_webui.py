@@ -30,7 +30,7 @@ def in_force(f: Function) -> None:
     inputs = [tuple(texts.get(one, one) if isinstance(one, str) else one for one in row) for row in TABLE]
 
     expect_each(f, inputs, right_in_force, {
-        "The variable that is set now wins only where the database is not asked: for what is not copied, or not kept.":
+        "The variable that is set now wins only where the database is not asked: if copied or persistent is false.":
             lambda d, f, p, n, c, k: given(n, d),
         "Is every setting copied? One that is not copied is read from the environment at each start.":
             lambda d, f, p, n, c, k: given(p, f, d) if k else given(n, d),
@@ -49,11 +49,11 @@ def in_force(f: Function) -> None:
 
 IN_FORCE = Exercise(
     "in_force", "ex-in-force", 2, 2, 6,
-    "You can tell which of your settings a service follows that keeps a copy of them.",
+    "You can tell which settings are in force in a service that keeps a copy of them.",
     (
-        "Who is asked for a setting after the first start: the environment, or the database?",
-        "The database holds, for each copied setting, what the page changed last, else the first start's value, which "
-        "may be the default. It is asked only for copied settings, and only while persistent is true.",
+        "Where does a setting come from after the first start: from the environment, or from the database?",
+        "For each copied setting, the database holds the last change in the page. Without one, it holds the value of "
+        "the first start, which may be the default. It counts only for copied settings, if persistent is true.",
         "Two orders: page, first, default for what is copied and persistent; now, default for everything else. Take "
         "the first that is not None.",
     ),

@@ -136,25 +136,23 @@ def pacer(f: Function) -> None:
     if calls["frame"] in (["a"], ["c"]):
         raise Wrong(f"Three pieces came before the frame, and only {calls['frame'][0]!r} was rendered: gather them.")
     if len(calls["frame"]) > 1:
-        raise Wrong("Three pieces came before one frame, and render ran three times. Once a frame, with all of them.")
+        raise Wrong("Three pieces came before one frame, and render ran three times. Call it once, with all of them.")
     if calls["frame"] != ["abc"]:
         raise Wrong(f"After the frame 'abc' should have been rendered; yours rendered {calls['frame']}.")
     if asked["added"] > 1:
         raise Wrong("Each piece asked for a frame of its own. Ask for one only if none is on its way.")
     if calls["second"] in (["abcd"],):
-        raise Wrong("Text was rendered twice: what has been rendered no longer waits.")
+        raise Wrong("Text was rendered twice: what has been rendered must be removed from what waits.")
     if not calls["second"]:
-        raise Wrong(
-            "After the first frame nothing was rendered any more: a frame that has come is no longer on its way."
-        )
+        raise Wrong("After the first frame nothing was rendered any more: when a frame has come, forget it.")
     if calls["flush"] != ["e"]:
         raise Wrong(f"flush renders at once what waits: 'e'. Yours rendered {calls['flush'] or 'nothing'}.")
     if calls["after flush"] or calls["empty flush"]:
         raise Wrong("flush had rendered all, and the text was rendered once more: after flush nothing waits.")
     if calls["third"] != ["f"]:
-        raise Wrong("After a flush nothing was rendered any more: the frame that flush took back is not on its way.")
+        raise Wrong("After a flush nothing was rendered any more: flush cancels the frame, so forget that frame, too.")
     if "".join(calls["within"]) != "gh":
-        raise Wrong("Text came while render ran, and was lost: empty what waits before you call render.")
+        raise Wrong("Text came while render ran, and was lost: empty the variable before you call render.")
 
 
 LINES = Exercise(

@@ -49,7 +49,7 @@ def whole_lines(f: Function) -> None:
         whole, rest = f(rest + STREAM[at : at + size])
         found += whole
     if [one.rstrip(b"\r") for one in found] != WHOLE or rest != REST:
-        raise Wrong(f"In blocks of {size} bytes, each with what was left before it, other lines come out.")
+        raise Wrong(f"In blocks of {size} bytes, each joined to what was left before it, other lines come out.")
 
 
 class Stage:
@@ -116,7 +116,7 @@ async def stop_scene(package: Any) -> None:
     running.answer.note = ""
     running.start()
     if not await running.begun():
-        raise Wrong("An answer that has not begun was stopped, and does not begin any more.")
+        raise Wrong("stop was called before the answer began, and now the answer doesn't begin.")
     running.answer.stop("somebody pressed stop")
     await asyncio.sleep(0.01)
     if not (running.answer.task.cancelling() or running.answer.task.done()):
@@ -156,7 +156,7 @@ STOP = Exercise(
     "stop", "exercise-stop", 2, 3, 10,
     "The engine has its seat free for the next request, because its client has gone.",
     (
-        "What makes Ollama stop? There is no request for that. Who holds the connection to it?",
+        "What makes Ollama stop? There is no request for that. Which part of the server holds the connection to it?",
         "The task that runs `run` holds it, and `run` closes it in whatever way it ends.",
         "Only while the state is \"running\": keep the note, then self.task.cancel().",
     ),

@@ -26,7 +26,7 @@ Raw = dict[str, Any]
 STORY = "Tell me a very long story about a river, with many chapters."
 STOP_AFTER = 40  # characters of the story on the screen
 LOOK_LIMIT_S = 60  # how long an answer is watched
-NEXT_LIMIT_S = 20  # how long the request after the stop may wait
+NEXT_LIMIT_S = 10  # how long the request after the stop may wait
 THE_END = "The end of the list."
 # Clicks on the links that lead to no other server: they might run a script.
 CLICK = """selector => [...document.querySelectorAll(selector)].filter((one) => !/^https?:/.test(one.href))
@@ -175,7 +175,7 @@ def stopped(raw: Raw) -> str:
     )
     what = "it has no stop button" if not raw["pressed"] else "the engine went on"
     if raw["left"]:
-        what = f"the engine was left {raw['left_ms']:,.0f} ms after the click"
+        what = f"the connection to the engine was closed {raw['left_ms']:,.0f} ms after the click"
     return f"{what}; the second request took {waited}, and {idle} on a free engine"
 
 

@@ -113,7 +113,7 @@ OWN: Mapping[str, Check] = {
         lambda raw: ", ".join(f"{count} × {one}" for one, count in raw["found"].items()), simulated=True,
     ),
     "regenerate": Check(
-        "an answer regenerated, and back", regenerate, lambda raw: raw["answers"] == ["First.", "Second."],
+        "an answer regenerated, then the first again", regenerate, lambda raw: raw["answers"] == ["First.", "Second."],
         lambda raw: f"the versions {' and '.join(raw['answers'])}", simulated=True,
     ),
     "compare": Check(
@@ -126,14 +126,14 @@ OWN: Mapping[str, Check] = {
         lambda raw: f"{raw['marked']} is marked", simulated=True,
     ),
     "fetches-nothing": Check(
-        f"{len(ALL)} injections, for what they make the page fetch", scripts,
+        f"{len(ALL)} injections, and what the page fetches for them", scripts,
         lambda raw: raw["shown"] and not raw["foreign"],
         to_others, simulated=True,
     ),
     "another-page": Check(
-        "a web page elsewhere, and a name that was rebound", another_page,
+        "an attack by another web page, and one by DNS rebinding", another_page,
         lambda raw: not raw["stopped"] and raw["rebound"] == 403,
-        lambda raw: f"the page elsewhere {'stopped' if raw['stopped'] else 'could not stop'} an answer; a request by "
-        f"the rebound name got {raw['rebound']}", simulated=True,
+        lambda raw: f"the other page {'stopped' if raw['stopped'] else 'could not stop'} an answer; a request with a "
+        f"rebound host name got {raw['rebound']}", simulated=True,
     ),
 }  # fmt: skip
