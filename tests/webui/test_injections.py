@@ -41,7 +41,7 @@ def page(chromium: Browser, ui: WebUI) -> Iterator[Page]:
     page.on("request", lambda request: None if request.url.startswith(ui.url) else wanted.append(request.url))
     page.on("dialog", lambda dialog: wanted.append(dialog.message))
     page.goto("/")
-    expect(page.locator("select option").first).to_be_attached()
+    expect(page.locator("#lanes select option").first).to_be_attached()
     yield page
     assert page.evaluate("hits") == []  # the policy never had to stop anything: the renderer made nothing of the kind
     assert page.evaluate(DANGER) == []

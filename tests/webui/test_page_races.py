@@ -77,6 +77,20 @@ def test_an_older_state_of_a_chat_does_not_replace_a_newer_one(
     page.close()
 
 
+def test_a_question_that_is_sent_before_the_list_of_models_has_come_waits_for_it(
+    chromium: Browser, scripted: Scripted, ui: WebUI
+) -> None:
+    page = chromium.new_page(base_url=ui.url)
+    slow(page, "**/api/models", "GET")
+    page.goto("/")
+    page.fill("#prompt", "Hello?")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(2000)
+    expect(page.locator(".message.assistant .body")).to_have_text("Hello.")
+    expect(page.locator("#problems")).to_be_empty()
+    page.close()
+
+
 def test_a_new_chat_is_not_named_after_a_question_of_another(chromium: Browser, scripted: Scripted, ui: WebUI) -> None:
     page = opened(chromium, ui)
     page.goto(f"/#/chats/{ui.new_chat()}")

@@ -107,6 +107,7 @@ async function send() {
   let asked = shown;
   try {
     await saved; // else the question might overtake a change of the settings
+    if (lanes.some((lane) => !lane.target)) await models.refresh(); // the list of models was not here yet
     if (shown !== asked) return; // the text stays in its field
     const chosen = lanes.map((lane) => lane.target);
     if (chosen.some((one) => !one)) throw { what: "There is no model yet.", fix: "Open Models, and pull one." };
@@ -192,13 +193,10 @@ function showKeys() {
 
 function wire() {
   drawIcons(document);
-  byId("composer").onsubmit = (event) => (event.preventDefault(), send());
+  const submit = (event) => (event.preventDefault(), send());
+  byId("composer").onsubmit = submit;
   prompt.oninput = () => grow(prompt);
-  prompt.onkeydown = (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    send();
-  };
+  prompt.onkeydown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
   const clicks = {
     "new-chat": () => newChat(1), compare: () => newChat(2), stop, "open-models": () => models.open(),
     "open-menu": () => showMenu(byId("menu").hidden), shortcuts: showKeys,

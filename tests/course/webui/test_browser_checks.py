@@ -1,5 +1,6 @@
 """The checks in Chromium: on the plain page, on ours, and on a page that does everything wrong. No engine is needed."""
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -41,6 +42,14 @@ class WithPage(OllamaRelay):
         return await super()._pass_on(request, asked)
 
 
+class SlowToHear(OllamaRelay):
+    """A relay on a busy machine: it notes a request late."""
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return await super()._handle(request)
+
+
 @pytest.fixture(scope="module")
 def relay() -> Iterator[OllamaRelay]:
     with WithPage() as relay:
@@ -61,6 +70,17 @@ def test_our_page_passes_every_check(relay: OllamaRelay) -> None:
     assert [(name, browser_checks.came(name, raw)) for name, raw in found.items()
             if not browser_checks.passed(name, raw)] == []  # fmt: skip
     assert browser_checks.values(found)["passed"] == len(browser_checks.CHECKS)
+
+
+@pytest.mark.browser
+def test_compare_counts_requests_that_reach_the_engine_after_the_answers_are_on_the_screen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(browser_checks, "CHECKS", {"compare": browser_checks.CHECKS["compare"]})
+    with SlowToHear() as relay, student_webui.running(labs.open(NUMBER), relay.url) as server:
+        raw = tried(server.chat_page, relay)["compare"]
+    assert browser_checks.came("compare", raw) == "2 requests, 2 answers"
+    assert browser_checks.passed("compare", raw)
 
 
 @pytest.mark.browser

@@ -35,7 +35,7 @@ class ChatPage:
     send: str = "#send"  # "": the Enter key sends
     answer: str = ".message.assistant .body"  # each answer; the last one is the newest
     stop: str = "#stop"  # "": the page has no stop button
-    ready: str = "select option"  # attached as soon as the page can be used; "": at once
+    ready: str = "#lanes select option, select#model option"  # there as soon as the page can be used; "": at once
     storage: Mapping[str, str] = field(default_factory=dict)  # put into localStorage before the page's scripts run
     ours: bool = False  # the lab's own page, of which the checks know more
     made_of: Mapping[str, Any] = field(default_factory=dict)  # its code, for provenance

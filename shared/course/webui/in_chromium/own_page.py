@@ -69,7 +69,8 @@ async def compare(on: Target) -> Raw:
         await tab.page.get_by_role("button", name="Compare").click()
         await tab.page.locator(".lane").nth(1).wait_for()
         await tab.ask("The same for both?")
-        await tab.page.locator(".message.assistant .figures").nth(1).wait_for()
+        # An answer that is still being written has figures, too, but it can be regenerated only after its end.
+        await tab.page.get_by_label("Regenerate this answer").nth(1).wait_for()
         questions = [one.body["messages"][-1]["content"] for one in on.relay.asked[since:]]
         return {"questions": questions, "answers": await tab.page.locator(".message.assistant").count()}
 
@@ -119,7 +120,8 @@ OWN: Mapping[str, Check] = {
     "compare": Check(
         "one question to two models", compare, lambda raw: len(raw["questions"]) == raw["answers"] == 2
         and len(set(raw["questions"])) == 1,
-        lambda raw: f"{len(raw['questions'])} requests, {raw['answers']} answers", simulated=True,
+        lambda raw: f"{len(raw['questions'])} request{'s' * (len(raw['questions']) != 1)}, {raw['answers']} answers",
+        simulated=True,
     ),
     "search": Check(
         f"the history searched for {WORD[:5].upper()}", search, lambda raw: raw["marked"] == WORD,
