@@ -309,6 +309,7 @@ def test_engines_on_torch_compute_in_what_the_processor_multiplies_fast(line: st
     assert hardware.torch_dtype(RecordedHost(recorded)) == dtype
 
 
+@pytest.mark.alone  # it measures a time
 def test_importing_is_quick_and_brings_neither_torch_nor_plotly() -> None:
     code = "import shared.hardware.machine, sys; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     times = []

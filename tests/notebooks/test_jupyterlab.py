@@ -71,6 +71,7 @@ def page() -> Iterator[Page]:
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=host.browser(), args=["--no-sandbox"])
         page = browser.new_page(viewport=SCREEN)  # type: ignore[arg-type]
+        page.set_default_timeout(DRAWN_MS)  # opening JupyterLab takes long on a busy machine
         yield page
         browser.close()
 

@@ -131,7 +131,7 @@ def test_the_long_prompt_waits_for_every_stream(
     engine = TruthEngine.start(tmp_path / "log")
     try:
         engine.plan(ttft_s=0.5, gap_s=0.01, fault="late", every=2)
-        work = book_among_streams(engine, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=99)
+        work = book_among_streams(engine, prompts.short(model), prompts.long(model, 100), streams=2, max_tokens=300)
         under_lock = []
 
         async def watched(*arguments: Any, **more: Any) -> Any:

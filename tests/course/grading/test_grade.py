@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from shared.course.benchmark.comparison import build_report
 from shared.course.grading import grade, one_student, submissions
 from shared.results import reading
 from tests.helpers.ledger import change, fill
-from tests.helpers.processes import INTERRUPTED
+from tests.helpers.processes import INTERRUPTED, START_S, eventually
 
 LAB = registry.find_lab("3.3.1")
 KEY = "load/users-4/vllm/round-1"
@@ -420,12 +419,10 @@ def test_ctrl_c_leaves_no_copy_behind(judged: Any, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)})
-    end = time.monotonic() + 20
     # Not any file: Python's search for a folder for temporary files writes one, and if it is interrupted it leaves it.
-    while not list(scratch.glob("grade-*")) and time.monotonic() < end:
-        time.sleep(0.01)
+    assert eventually(lambda: bool(list(scratch.glob("grade-*"))), START_S)
     process.send_signal(2)
-    assert "Stopped: nothing was written." in process.communicate(timeout=20)[1]
+    assert "Stopped: nothing was written." in process.communicate(timeout=START_S)[1]
     assert process.returncode in INTERRUPTED
     assert not list(scratch.iterdir())
     assert not (tmp_path / "grades.csv").exists()

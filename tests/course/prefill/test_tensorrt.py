@@ -369,10 +369,24 @@ def test_a_step_in_a_container_can_be_ended(spark_model: ModelChoice, tmp_path: 
     assert "PYTHONUNBUFFERED=1" in made.command  # the log doesn't lag behind
 
 
-def test_following_a_build_prints_its_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = detached_build.start([task("build", "echo ': convert 1.0 s'; sleep 2; echo done")], tmp_path)
+def test_following_a_build_prints_its_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = "timeout 60 sh -c 'until test -e seen; do sleep 0.1; done'"
+    script = f"echo ': convert 1.0 s'; {seen}; echo done"
+    job = detached_build.start([task("build", script)], tmp_path)
+    printed, sleep = "", time.sleep
+
+    def between_two_looks(seconds: float) -> None:
+        nonlocal printed
+        printed += capsys.readouterr().out
+        if "50% by its log" in printed:
+            (tmp_path / "seen").touch()
+        sleep(seconds)
+
+    monkeypatch.setattr("time.sleep", between_two_looks)
     assert job.follow(0.02).state == "finished"
-    printed = capsys.readouterr().out
+    printed += capsys.readouterr().out
     assert "now: build (50% by its log)" in printed
     assert "finished: 1 of 1 steps" in printed.splitlines()[-1]
 

@@ -140,7 +140,8 @@ def load(source: random.Random, users: int) -> list[Trace]:
     traces = []
     begin = source.randrange(10**12, 10**13)
     for user in range(users):
-        now = begin + user * source.randrange(1, 5) * MS
+        # With a nanosecond for each user no request is sent just when another one's ends: no time is then 0.
+        now = begin + user * (source.randrange(1, 5) * MS + 1)
         for token_ms in source.sample(range(8, 40), 3):  # no two alike: else means and sums of speeds can agree
             tokens = source.randrange(20, 90)
             end = now + tokens * token_ms * MS
