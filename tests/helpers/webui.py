@@ -82,7 +82,7 @@ def running(folder: Path, ollama: str, tree: Path = TREE, **settings: object) ->
     with log.open("ab") as out:
         process = Guarded([sys.executable, "-m", "webui"], out, cwd=folder, env=env)
     try:
-        until_ready(process, "The page's server", port, "/", log, 30)
+        until_ready(process, "The page's server", port, "/", log, 60)
         yield WebUI(port, log, process)
     finally:
         process.end()

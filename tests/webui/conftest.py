@@ -28,7 +28,7 @@ def scripted(scripted_engine: Scripted) -> Scripted:
 @pytest.fixture(scope="session")
 def ui(scripted_engine: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """The page's server in front of the scripted engine."""
-    with running(tmp_path_factory.mktemp("ui"), scripted_engine.url, leave_s=2, save_s=0.1) as webui:
+    with running(tmp_path_factory.mktemp("ui"), scripted_engine.url, leave_s=5, save_s=0.1) as webui:
         yield webui
 
 

@@ -58,7 +58,7 @@ def test_stop_closes_the_connection_to_the_engine(ui: WebUI, scripted: Scripted)
 
 def test_of_two_questions_at_the_same_time_one_is_answered(scripted: Scripted, tmp_path: Path) -> None:
     scripted.hang, scripted.blocks = True, []
-    with running(tmp_path, scripted.url) as ui:  # `ui` stops an answer that no page listens to after two seconds
+    with running(tmp_path, scripted.url) as ui:  # `ui` soon stops an answer that no page listens to
         chat = ui.new_chat()
 
         def ask(number: int) -> int:
@@ -121,10 +121,8 @@ def test_a_server_that_is_ended_sends_its_pages_the_end_of_their_answers(scripte
     with running(tmp_path, scripted.url) as webui:
         events = webui.listen(webui.ask(webui.new_chat(), "Talk."))
         assert next(events)["text"] == "Running."
-        began = time.monotonic()
         os.kill(descendants(webui.process.pid)[0], signal.SIGTERM)
-        message = list(events)[-1]["message"]
-        assert time.monotonic() - began < 2
+        message = list(events)[-1]["message"]  # a stream that is cut after two seconds ends without it
         assert (message["state"], message["text"]) == ("stopped", "Running.")
         assert "The server was shut down" in message["note"]
         assert wait_for(lambda: not descendants(webui.process.pid))
@@ -169,7 +167,7 @@ def test_an_answer_that_no_page_listens_to_any_more_is_stopped(ui: WebUI, script
     answer = ui.ask(ui.new_chat(), "Talk.")
     with contextlib.closing(ui.listen(answer)) as events:
         assert next(events)["text"] == "Kept."
-    wait_for(lambda: scripted.open == 0)  # leave_s is 2 here
+    wait_for(lambda: scripted.open == 0)  # leave_s is 5 here
     message = ui.whole(answer)
     assert (message["state"], message["text"]) == ("stopped", "Kept.")
     assert "No page was open" in message["note"]

@@ -80,8 +80,8 @@ def answer(page: Page) -> str:
 
 
 def streaming(page: Page) -> str:
-    """Wait until the answer has some text; what it is so far."""
-    expect(page.locator(".message.assistant .body").last).to_have_text(re.compile(".{20}", re.S), timeout=90_000)
+    """Wait until the answer has some text; what it is so far. Its first 20 characters will not change their look."""
+    expect(page.locator(".message.assistant .body").last).to_have_text(re.compile(".{40}", re.S), timeout=90_000)
     return answer(page)
 
 
@@ -230,11 +230,10 @@ def test_a_wrong_model_name_is_explained_in_the_dialog(page: Page) -> None:
 @pytest.fixture
 def second(ollama: Engine) -> Iterator[str]:
     """The same model under a second name."""
-    httpx.post(
-        f"{ollama.url}/api/copy", json={"source": ollama.served_name, "destination": "second:test"}, trust_env=False
-    )
+    client = httpx.Client(base_url=ollama.url, timeout=60, trust_env=False)
+    client.post("/api/copy", json={"source": ollama.served_name, "destination": "second:test"})
     yield "second:test"
-    httpx.request("DELETE", f"{ollama.url}/api/delete", json={"model": "second:test"}, trust_env=False)
+    client.request("DELETE", "/api/delete", json={"model": "second:test"})
 
 
 def test_two_lanes_are_asked_the_same_and_show_their_own_figures(page: Page, ollama: Engine, second: str) -> None:

@@ -63,12 +63,10 @@ def hanging(scripted: Scripted, *events: bytes) -> None:
 def test_a_question_stays_in_its_chat_when_another_is_chosen_while_it_is_sent(
     chromium: Browser, scripted: Scripted, ui: WebUI
 ) -> None:
-    page = opened(chromium, ui)
     other = ui.new_chat()
     ui.whole(ui.ask(other, "Another chat"))
     mine = ui.new_chat()
-    page.goto(f"/#/chats/{mine}")
-    expect(page.locator("#lanes select")).not_to_have_value("")
+    page = opened(chromium, ui, mine)
     page.route("**/messages", lambda route: (page.wait_for_timeout(600), route.continue_()))
     page.fill("#prompt", "Whose is this?")
     page.keyboard.press("Enter")
@@ -91,16 +89,15 @@ def test_a_question_stays_in_its_chat_when_another_is_chosen_while_it_is_sent(
 def test_an_answer_goes_on_that_is_left_while_its_question_is_sent(
     chromium: Browser, scripted: Scripted, ui: WebUI
 ) -> None:
-    """The server stops an answer that no page listens to (after two seconds here)."""
+    """The server stops an answer that no page listens to (after five seconds here)."""
     hanging(scripted, said("Begun."))
-    page = opened(chromium, ui)
-    page.goto(f"/#/chats/{ui.new_chat()}")
+    page = opened(chromium, ui, ui.new_chat())
     page.route("**/messages", lambda route: (page.wait_for_timeout(300), route.continue_()))
     page.fill("#prompt", "Go on without me.")
     page.keyboard.press("Enter")
     page.keyboard.press("Alt+n")
     expect(page.locator("h2", has_text="What would you like to know?")).to_be_visible()
-    page.wait_for_timeout(4000)
+    page.wait_for_timeout(8000)
     assert scripted.open == 1
     expect(page.locator("#problems")).to_be_empty()
     scripted.cut()
@@ -119,7 +116,7 @@ def test_a_regenerated_answer_goes_on_that_is_left_while_it_is_asked_for(
     page.get_by_label("Regenerate this answer").click()
     page.keyboard.press("Alt+n")
     expect(page.locator("h2", has_text="What would you like to know?")).to_be_visible()
-    page.wait_for_timeout(4000)
+    page.wait_for_timeout(8000)
     assert scripted.open == 1
     scripted.cut()
     page.close()
@@ -129,7 +126,7 @@ def test_escape_in_the_search_or_in_an_edit_stops_no_answer(chromium: Browser, s
     page = opened(chromium, ui)
     page.fill("#prompt", "First.")
     page.keyboard.press("Enter")
-    expect(page.locator(".message.assistant .figures")).to_contain_text("first token")
+    expect(page.get_by_label("Regenerate this answer")).to_be_visible()  # before its end no second one is asked for
     hanging(scripted, said("Still running, and on"))
     page.fill("#prompt", "Second.")
     page.keyboard.press("Enter")
@@ -157,7 +154,7 @@ def test_stop_works_while_other_answers_use_all_of_the_browsers_connections(
     page.fill("#prompt", "Talk, too.")
     page.keyboard.press("Enter")
     expect(page.locator(".message.assistant .body")).to_contain_text("Long, and longe")
-    assert scripted.open == 6
+    wait_for(lambda: scripted.open == 6)
     page.keyboard.press("Escape")
     expect(page.locator(".message.assistant footer")).to_contain_text("Stopped.")
     wait_for(lambda: scripted.open < 6)  # the engine notices it a little later than the page
@@ -216,7 +213,7 @@ def test_a_reload_shows_each_thought_once_and_the_rate_since_the_answer_began(
         page.reload()
         expect(page.locator(".message.assistant .body")).to_have_text("word " * 20)
         expect(page.locator(".thinking div")).to_have_text("One thought. ")
-        rate = re.compile(r"about [5-9]\S* pieces/s|about 10 p")
+        rate = re.compile(r"about (\d|10) pieces/s")  # since the reload it would be hundreds
         expect(page.locator(".message.assistant .figures")).to_have_text(rate)
         page.keyboard.press("Escape")
         wait_for(lambda: scripted.open == 0)
@@ -249,9 +246,8 @@ def test_shortcuts_go_by_the_key_where_alt_changes_its_character(chromium: Brows
 def test_ordinary_values_are_taken_and_a_mistake_in_one_field_does_not_hold_up_the_others(
     chromium: Browser, ui: WebUI
 ) -> None:
-    page = opened(chromium, ui)
     chat = ui.new_chat()
-    page.goto(f"/#/chats/{chat}")
+    page = opened(chromium, ui, chat)
     page.locator("#open-parameters").click()
     for name, value in {"temperature": "0.75", "top_p": "0.92", "num_ctx": "1000", "seed": "-5"}.items():
         page.fill(f"#p-{name}", value)
@@ -273,9 +269,8 @@ def test_ordinary_values_are_taken_and_a_mistake_in_one_field_does_not_hold_up_t
 
 
 def test_settings_that_are_being_typed_survive_a_change_in_another_tab(chromium: Browser, ui: WebUI) -> None:
-    page = opened(chromium, ui)
     chat = ui.new_chat()
-    page.goto(f"/#/chats/{chat}")
+    page = opened(chromium, ui, chat)
     page.locator("#open-parameters").click()
     page.locator("#p-system").press_sequentially("Half a sen")
     page.evaluate(f"new BroadcastChannel('webui').postMessage({chat})")

@@ -92,15 +92,15 @@ def test_a_question_that_is_sent_before_the_list_of_models_has_come_waits_for_it
 
 
 def test_a_new_chat_is_not_named_after_a_question_of_another(chromium: Browser, scripted: Scripted, ui: WebUI) -> None:
-    page = opened(chromium, ui)
-    page.goto(f"/#/chats/{ui.new_chat()}")
-    expect(page.locator("#lanes select")).not_to_have_value("")
+    page = opened(chromium, ui, ui.new_chat())
     slow(page, "**/messages", "POST", 300)
     page.fill("#prompt", "A question of an older chat")
     page.keyboard.press("Enter")
     page.keyboard.press("Alt+n")
-    page.wait_for_timeout(1500)
+    expect(page.locator("#chats")).to_contain_text("A question of an older chat")  # it was sent
+    page.wait_for_timeout(300)
     expect(page.locator("h1#title")).to_have_text("New chat")
+    wait_for(lambda: scripted.asked and not scripted.open)  # else the next test might count this request
     page.close()
 
 
@@ -113,7 +113,7 @@ def test_a_question_waits_for_the_choice_of_its_model(chromium: Browser, scripte
     page.get_by_label("Model", exact=True).select_option("ollama:other")
     page.fill("#prompt", "Who are you?")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(2000)
+    expect(page.locator(".message.assistant .body")).to_have_text("Hello.")
     assert [request["model"] for request in scripted.requests] == ["other"]
     page.close()
 
@@ -195,7 +195,8 @@ def test_a_slow_ollama_is_asked_for_its_models_one_request_at_a_time(chromium: B
     page.keyboard.press("Alt+m")
     page.wait_for_timeout(3500)
     assert len(asked) == 1
-    asked.pop().continue_()
+    with page.expect_request("**/api/models"):  # the next one, a second after the end of this
+        asked.pop().continue_()
     page.wait_for_timeout(2500)
     assert len(asked) == 1
     page.close()

@@ -21,7 +21,8 @@ def registry(ollama: Engine, real: WebUI) -> Registry:
 
 def forget(ollama: Engine) -> None:
     """Delete the model, and so its files: what is pulled next is downloaded."""
-    httpx.request("DELETE", f"{ollama.url}/api/delete", json={"model": ollama.served_name}, trust_env=False)
+    body = {"model": ollama.served_name}
+    httpx.request("DELETE", f"{ollama.url}/api/delete", json=body, timeout=60, trust_env=False)
 
 
 def test_a_pull_shows_its_progress_is_cancelled_and_goes_on(
@@ -60,7 +61,8 @@ def test_a_pull_shows_its_progress_is_cancelled_and_goes_on(
     page.close()
     chat = real.new_chat(f"ollama:{name}", parameters={"num_predict": 3})
     assert real.whole(real.ask(chat, "Hello"))["state"] == "done"
-    httpx.post(f"{ollama.url}/api/copy", json={"source": name, "destination": ollama.served_name}, trust_env=False)
+    body = {"source": name, "destination": ollama.served_name}
+    httpx.post(f"{ollama.url}/api/copy", json=body, timeout=60, trust_env=False)
 
 
 def test_a_model_that_the_registry_lacks_is_an_error_with_a_fix(real: WebUI, registry: Registry) -> None:

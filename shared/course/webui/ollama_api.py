@@ -123,7 +123,7 @@ def keep_alive(engine: Engine) -> tuple[Values, list[Values]]:
     note("keep_alive -1", ask(-1))
     for_ever = max(one["expires_at"] for one in loaded(engine))  # a date in the far future
     load_ns, ended_s = ask(f"{EXPIRES_S}s"), time.monotonic()
-    while any(one["expires_at"] >= for_ever for one in loaded(engine)) and time.monotonic() - ended_s < 1:
+    while any(one["expires_at"] >= for_ever for one in loaded(engine)) and time.monotonic() - ended_s < EXPIRES_S / 2:
         time.sleep(0.01)  # Ollama lists the new time a moment later
     note(f"keep_alive {EXPIRES_S} s", load_ns)
     gone_s = until_unloaded(engine, ended_s)

@@ -38,7 +38,7 @@ Values = dict[str, Any]
 PREFIX = "open-webui/"
 QUESTIONS = ("Name three fruits.", "Name three animals.")
 FEW_TOKENS = 24  # of an answer whose length does not matter
-QUIET_S = 3  # after so long without a request, no further one belongs to the message
+QUIET_S = 6  # after so long without a request, no further one belongs to the message
 KINDS = {"title": '"title":', "tags": '"tags":', "follow-ups": '"follow_ups":'}  # what the prompt of each asks for
 
 
@@ -54,7 +54,9 @@ async def typed(browser: "Browser", webui: OpenWebUI, relay: OllamaRelay, texts:
             answers = tab.page.locator(webui.chat_page.answer)
             await until(lambda at=since: quiet(relay.asked[at:]), 240)  # type: ignore[misc]
             await answers.nth(number - 1).wait_for()
-            found.append({"shown": await tab.answer(), "asked": [noted(one) for one in relay.asked[since:]]})
+            await tab.rest(60)  # else it would not take the next message
+            shown = await tab.answer_of(1, limit_s=30)  # an error comes on the screen later than its empty answer
+            found.append({"shown": shown, "asked": [noted(one) for one in relay.asked[since:]]})
     return found
 
 

@@ -48,7 +48,7 @@ def test_stop_closes_the_connection_and_keeps_what_came(relay: OllamaRelay) -> N
     asking.start()
     wait_for(lambda: talk.shown.messages and talk.shown.messages[-1]["content"])
     talk.clicked(None, {"stop": True}, None)
-    asking.join(10)
+    asking.join(30)
     assert not asking.is_alive()
     wait_for(lambda: relay.open == 0)
     assert relay.asked[0].left

@@ -110,13 +110,14 @@ def test_a_prompt_that_was_sent_before_is_counted_and_not_computed(
 
 
 @pytest.mark.engine
-def test_a_model_leaves_memory_by_time_and_at_once(ollama: Engine) -> None:
+def test_a_model_leaves_memory_by_time_and_at_once(ollama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_api, "EXPIRES_S", 8)  # on a busy machine two seconds may be over before the look
     values, raw = ollama_api.keep_alive(ollama)
     assert values["unloaded"]
     assert [bool(one["loaded"]) for one in raw] == [True, True, False, True, False]
     assert len(ollama_tables.keep_alive(raw).rows) == len(raw)
-    for_ever, two_seconds = (one["loaded"][0]["expires_at"] for one in raw[:2])
-    assert two_seconds < for_ever  # listed only a moment after the answer
+    for_ever, soon = (one["loaded"][0]["expires_at"] for one in raw[:2])
+    assert soon < for_ever  # listed only a moment after the answer
     assert ollama_api.loaded(ollama)  # the next cell finds it loaded
 
 

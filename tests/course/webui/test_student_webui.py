@@ -96,9 +96,10 @@ def test_the_started_page_is_the_students(beside: Path, relay: OllamaRelay, caps
     (beside / "static" / "style.css").write_text("/* mine */")
     solve(beside, "refusal")
     with student_webui.running(lab, relay.url) as server:
-        assert httpx.get(f"{server.url}/static/style.css", trust_env=False).text == "/* mine */"
-        assert httpx.get(f"{server.url}/", headers={"host": "evil.example"}, trust_env=False).status_code == 403
-        assert httpx.get(f"{server.url}/api/models", trust_env=False).json()["targets"] == ["ollama:simulated"]
+        client = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
+        assert client.get("/static/style.css").text == "/* mine */"
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/api/models").json()["targets"] == ["ollama:simulated"]
         assert "static/style.css" in server.made_of
         again = student_webui.start(lab, relay.url)
         assert server.process.exit_code() is not None
@@ -120,7 +121,7 @@ def test_the_plain_page_is_the_authors(beside: Path, relay: OllamaRelay) -> None
     (beside / "baseline" / "chat.js").write_text("")
     with student_webui.plain(relay.url) as server:
         right = (SOLUTION / "baseline" / "chat.js").read_text()
-        assert httpx.get(f"{server.url}/chat.js", trust_env=False).text == right
+        assert httpx.get(f"{server.url}/chat.js", timeout=60, trust_env=False).text == right
         assert server.chat_page.stop == ""
 
 

@@ -89,6 +89,12 @@ class Tab:
         clicked_ms: float = await self.page.evaluate("window.clicked")
         return clicked_ms / 1e3 - time.time() + time.monotonic()
 
+    async def rest(self, limit_s: float) -> None:
+        """Wait until the page offers no stop any more: it has taken note of the answer's end, and takes a question."""
+        if self.chat.stop:
+            with contextlib.suppress(Exception):  # a page may show its button always
+                await self.page.locator(self.chat.stop).last.wait_for(state="hidden", timeout=1e3 * limit_s)
+
     async def picture(self) -> bytes:
         """A small JPEG of the page."""
         return await self.page.screenshot(type="jpeg", quality=50)

@@ -40,7 +40,7 @@ async def markdown(on: Target) -> Raw:
         await until(lambda: asked.ended_s)
         answer, found = tab.page.locator(on.chat.answer).last, {}
         for selector, wanted in PARTS.items():
-            for _ in range(100):  # code is coloured when the page has time for it
+            for _ in range(600):  # code is coloured when the page has time for it
                 found[selector] = await answer.locator(selector).count()
                 if found[selector] >= wanted:
                     break
@@ -80,7 +80,7 @@ async def search(on: Target) -> Raw:
     async with opened(on.browser, on.chat) as tab:
         asked = await on.asked(tab, "Which animal?")
         await until(lambda: asked.ended_s)
-        await tab.answer_of(len(WORD))
+        await tab.page.get_by_label("Regenerate this answer").wait_for()  # only then is all of it in the history
         await tab.page.get_by_role("button", name="New chat").click()
         await asyncio.sleep(0.3)
         await tab.page.get_by_label("Search all messages").fill(WORD[:5].upper())
