@@ -349,7 +349,9 @@ async function tick() {
     const limit = { signal: AbortSignal.timeout(5000), cache: "no-store" };
     const [metrics, ready] = await Promise.all([fetch("/metrics", limit), fetch("/ready", limit)]);
     if (!metrics.ok) throw new Error(`/metrics answered ${metrics.status}`);
-    take(await metrics.text());
+    const text = await metrics.text();
+    if (paused) return;  // since this reading began
+    take(text);
     state(ready.ok ? "ready" : "no engine is available", ready.ok ? "good" : "bad");
     problem("");
   } catch (error) {

@@ -26,7 +26,7 @@ from shared import paths
 from shared.launch.process import Guarded
 from shared.processes import free_port, port_taken
 from tests.helpers.gateway import HELLO, Gateway, bearer, running, write_keys
-from tests.helpers.processes import eventually
+from tests.helpers.processes import START_S, eventually
 from tests.helpers.truth import TruthEngine
 
 pytestmark = pytest.mark.engine  # `make check` fetches no packages
@@ -80,7 +80,7 @@ def test_its_command_starts_the_gateway_and_sigterm_ends_it(tmp_path: Path) -> N
     env = {name: at_home(value, tmp_path) for name, value in Unit(UNIT).environment.items()}
     process = subprocess.Popen(command, env={"PATH": "/usr/bin:/bin", **env}, cwd="/", stderr=subprocess.DEVNULL)
     try:
-        assert eventually(lambda: port_taken(port), 20)
+        assert eventually(lambda: port_taken(port), START_S)
         url = f"http://127.0.0.1:{port}/v1/models"
         assert [httpx.get(url, headers=headers).status_code for headers in ({}, bearer("anna"))] == [401, 200]
         process.send_signal(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_a_client_that_leaves_nginx_frees_the_seat(proxied: tuple[httpx.Client, 
         blocks = answer.iter_raw()  # kept: httpx closes the connection when this is collected
         next(blocks)
         assert gateway.count("num_requests_running") == 1
-    assert eventually(lambda: gateway.count("num_requests_running") == 0, 10)
+    assert eventually(lambda: gateway.count("num_requests_running") == 0)
 
 
 def test_nginx_passes_on_the_api_and_nothing_else(proxied: tuple[httpx.Client, Gateway]) -> None:

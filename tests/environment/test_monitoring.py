@@ -149,7 +149,7 @@ async def load(gateway: Gateway, model: str, truth: TruthEngine) -> None:
         return answer.status_code
 
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=60) as client:
-        statuses = [*await asyncio.gather(*(ask(client, i) for i in range(9)))]
+        statuses = [*await asyncio.gather(*(ask(client, i) for i in range(16)))]
         statuses += [await ask(client, 99, truth={"fault": "500", "port": truth.port})]
         assert {200, 429} == set(statuses), statuses
         with contextlib.suppress(TimeoutError):

@@ -37,7 +37,7 @@ def test_hold_stops_running_builds_and_lets_them_go_on(tmp_path: Path, labs_cach
         assert eventually(lambda: count.stat().st_size > before)
     finally:
         (tmp_path / "go").touch()
-        build.join(10)
+        build.join(30)
     assert not build.is_alive()
 
 
@@ -52,7 +52,7 @@ def test_hold_catches_a_command_that_is_just_being_started(tmp_path: Path, labs_
     with hush.hold():
         time.sleep(2)
         assert not (tmp_path / "worked").exists()
-    build.join(10)
+    build.join(30)
     assert (tmp_path / "worked").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from shared import paths
 from shared.processes import port_taken
-from tests.helpers.processes import eventually
+from tests.helpers.processes import START_S, eventually
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def lab() -> Iterator["tuple[subprocess.Popen[str], str]"]:
 
 def port_of(address: str) -> int:
     port = int(re.findall(r":(\d+)/", address)[0])
-    assert eventually(lambda: port_taken(port), 20)
+    assert eventually(lambda: port_taken(port), START_S)
     return port
 
 
@@ -71,7 +71,7 @@ def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], st
     assert "/lab/tree/labs/lab-3.3.1-engine-benchmark.ipynb" in address
     for _ in range(2):  # JupyterLab asks for confirmation after the first
         os.killpg(program.pid, signal.SIGINT)
-    program.communicate(timeout=30)
+    program.communicate(timeout=START_S)
     assert not port_taken(port)
 
 
@@ -81,5 +81,5 @@ def test_it_takes_jupyterlab_along(lab: "tuple[subprocess.Popen[str], str]", num
     program, address = lab
     port = port_of(address)
     program.send_signal(number)  # to it alone, as `kill` does
-    program.communicate(timeout=30)
+    program.communicate(timeout=START_S)
     assert not port_taken(port)

@@ -63,7 +63,7 @@ def test_keys_come_and_go_without_a_restart_and_their_text_is_nowhere(one: Truth
 def test_wrong_settings_are_named(tmp_path: Path, settings: str, said: str) -> None:
     (tmp_path / "x.toml").write_text(settings)
     env = {"GATEWAY_CONFIG": str(tmp_path / "x.toml"), "PYTHONPATH": str(paths.REPO / "solutions"), "PATH": "/usr/bin"}
-    done = subprocess.run([sys.executable, "-m", "gateway"], env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-m", "gateway"], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -150,7 +150,7 @@ def test_a_paying_key_loses_nothing_while_a_free_one_asks_for_ten_times_what_the
             for _ in range(10):  # each time there is room for two requests, and 21 come
                 tasks += [asyncio.create_task(ask(client, "free", order, **plan)) for _ in range(20)]
                 tasks.append(asyncio.create_task(ask(client, "paid", order, **plan)))
-                await asyncio.sleep(0.3)
+                await tasks[-1]  # else, on a busy machine, the paid requests fill the queue themselves
             await asyncio.gather(*tasks)
 
     asyncio.run(everyone())

@@ -278,13 +278,13 @@ def test_a_slow_engine_holds_nobody_up(single: Gateway) -> None:
     order: list[str] = []
 
     def slow() -> None:
-        asked = {**HELLO, "truth": {"ttft_s": 3}}
+        asked = {**HELLO, "truth": {"ttft_s": 6}}
         httpx.post(single.url + "/v1/chat/completions", json=asked, timeout=20, trust_env=False)
         order.append("slow")
 
     thread = threading.Thread(target=slow)
     thread.start()
-    assert eventually(lambda: single.count("num_requests_running") == 1, 5)
+    assert eventually(lambda: single.count("num_requests_running") == 1, 10)
     for _ in range(3):
         assert single.chat().status_code == 200
     order.append("quick")

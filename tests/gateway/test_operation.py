@@ -29,7 +29,7 @@ def command(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedP
     """Run `python -m gateway` with these arguments and variables."""
     env = {"PYTHONPATH": str(TREE), "PATH": "/usr/bin", **env}
     program = [sys.executable, "-m", "gateway", *arguments]
-    return subprocess.run(program, cwd=folder, env=env, capture_output=True, text=True, timeout=30)
+    return subprocess.run(program, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
 def status(gateway: Gateway, token: str) -> int:
@@ -46,7 +46,8 @@ def workers(gateway: Gateway) -> set[int]:
     return found
 
 
-def eventually(true: Any, seconds: float = 15) -> bool:
+def eventually(true: Any, seconds: float = 25) -> bool:
+    """Whether it comes to hold: sooner than uvicorn gives a worker up that does not answer, after 30 s."""
     end = time.monotonic() + seconds
     while not (found := bool(true())) and time.monotonic() < end:
         time.sleep(0.05)
@@ -195,11 +196,17 @@ def test_counters_are_read_while_a_worker_makes_its_file(one: TruthEngine, tmp_p
     """For a moment such a file is empty."""
     with running(tmp_path, {"one": one.url}, workers=2) as gateway:
         file = Path(psutil.Process(min(workers(gateway))).environ()["PROMETHEUS_MULTIPROC_DIR"]) / "counter_999999.db"
-        file.touch()
-        made = threading.Timer(0.05, lambda: file.write_bytes(bytes(64)))
-        made.start()
-        assert gateway.client.get("/metrics").status_code == 200
-        made.join()
+
+        def is_read() -> bool:
+            file.write_bytes(b"")
+            made = threading.Timer(0.05, lambda: file.write_bytes(bytes(64)))
+            made.start()
+            status = gateway.client.get("/metrics").status_code
+            made.join()
+            return status == 200
+
+        # The gateway waits for 0.2 s, and a busy machine may hold the timer up for longer.
+        assert any(is_read() for _ in range(3))
 
 
 def test_a_gateway_accepts_once_it_knows_its_engines(tmp_path: Path) -> None:
@@ -242,7 +249,7 @@ def test_a_log_that_cant_be_written_costs_no_answer_and_no_connection(tmp_path: 
             [sys.executable, "-m", "gateway"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=full
         )
     try:
-        assert eventually(lambda: port_taken(port), 20)
+        assert eventually(lambda: port_taken(port), 60)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         connection.connect()
         first = connection.sock

@@ -186,6 +186,7 @@ def test_a_killed_engine_ends_its_streams_and_is_taken_back_when_it_runs_again(
         f"{ollama.url}/api/copy",
         json={"source": ollama.served_name, "destination": llamacpp.served_name},
         trust_env=False,
+        timeout=60,
     )
     assert copied.status_code == 200
     engines = {

@@ -209,7 +209,7 @@ def registry(daemon: Daemon) -> Iterator[Registry]:
             return False
 
     try:
-        assert eventually(answers, 10), (folder / "registry.log").read_text()
+        assert eventually(answers, 60), (folder / "registry.log").read_text()
         yield here
     finally:
         process.end()

@@ -21,6 +21,7 @@ import httpx
 from shared import paths
 from shared.launch.process import Guarded
 from shared.processes import descendants, free_port
+from tests.helpers.processes import START_S
 
 TREE = paths.REPO / os.environ.get("GATEWAY_TREE", "solutions")  # an absolute path replaces the repository
 HELLO = {"model": "truth", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -110,8 +111,8 @@ def running(
         process = Guarded([sys.executable, "-m", "gateway"], out, cwd=folder, env=env)
     try:
         gateway = Gateway(f"http://127.0.0.1:{port}", log, process)
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and process.exit_code() is None:
             with contextlib.suppress(httpx.TransportError):
                 if gateway.client.get("/ready").status_code == 200 or not (engines and ready):
                     break

@@ -129,7 +129,7 @@ class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         wanted = json.loads(self.rfile.readline())
         running, name = self.server.running, wanted.get("name", "")
-        one = next((one for one in running.values() if name in (one.name, one.id, one.id[:12])), None)
+        one = next((one for one in list(running.values()) if name in (one.name, one.id, one.id[:12])), None)
         if wanted["op"] == "list":
             self.answer(
                 containers=[

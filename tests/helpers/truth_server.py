@@ -76,6 +76,7 @@ class Caller:
         self.answers = 0
 
 
+READ_WITHIN_NS = 400_000_000  # before a break; less than the clients' limits on a pause, of which the least is 1 s
 RECORDS: list[dict[str, Any]] = []
 CALLERS: dict[int, Caller] = {}  # by file descriptor
 AGENDA: list[tuple[int, int, Caller, Iterator[int]]] = []  # (moment, order, whom, the rest of the answer)
@@ -210,7 +211,7 @@ def answer(plan: Plan, path: str, caller: Caller, record: dict[str, Any]) -> Ite
     for item in schedule(plan, path):
         if item.chunks and seen >= plan.at and plan.fault in ("reset", "hang", "cut", "die"):
             # What was sent before must have been read: a client that finds both a break and bytes may drop the bytes.
-            yield received + item.due_ns + (3600 * 10**9 if plan.fault == "hang" else 200_000_000)
+            yield received + item.due_ns + (3600 * 10**9 if plan.fault == "hang" else READ_WITHIN_NS)
             strike(plan.fault, caller)
             return
         data = item.data if seen else item.data.replace(b"#000000", b"#%06d" % record["id"])

@@ -19,7 +19,7 @@ from shared.models import ModelChoice
 from shared.processes import free_port
 from tests.helpers.container_owner import OWNER
 from tests.helpers.fake_spark import FLAGS, INSIDE
-from tests.helpers.processes import eventually
+from tests.helpers.processes import START_S, eventually
 from tests.helpers.standin_docker import Docker
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -27,7 +27,7 @@ DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is t
 
 
 def start(model: ModelChoice, name: str = "vllm", port: int | None = None, **more: object) -> Engine:
-    return launch.launch(name, model, {**FLAGS[name], **more}, timeout_s=20, port=port)
+    return launch.launch(name, model, {**FLAGS[name], **more}, timeout_s=60, port=port)
 
 
 def test_pausing_and_resuming_twice_are_no_errors(on_a_spark: Docker, spark_model: ModelChoice) -> None:
@@ -106,10 +106,10 @@ def test_a_kernel_killed_while_its_container_is_created_leaves_none(on_a_spark: 
     )
     assert owner.stdout
     watchdog = int(owner.stdout.readline())
-    assert eventually(lambda: any(words[0] == "run" for words in on_a_spark.asked()), 20)
+    assert eventually(lambda: any(words[0] == "run" for words in on_a_spark.asked()), START_S)
     owner.kill()
     owner.wait()
-    assert eventually(lambda: not os.path.exists(f"/proc/{watchdog}"), 15)
+    assert eventually(lambda: not os.path.exists(f"/proc/{watchdog}"), 30)
     time.sleep(1)
     assert on_a_spark.containers() == []
 

@@ -25,7 +25,7 @@ from shared.models import ModelChoice
 from shared.results.participants import again
 from tests.helpers.container_owner import OWNER
 from tests.helpers.fake_spark import FLAGS, INSIDE, reading
-from tests.helpers.processes import alive, eventually
+from tests.helpers.processes import START_S, alive, eventually
 from tests.helpers.standin_docker import Docker
 
 SECRET = "hf_thisMustNeverBePrinted"
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def start(model: ModelChoice, name: str = "vllm", **more: object) -> Engine:
-    return launch.launch(name, model, {**FLAGS[name], **more}, timeout_s=20)
+    return launch.launch(name, model, {**FLAGS[name], **more}, timeout_s=60)
 
 
 def test_from_the_manifest_to_the_removal(
@@ -66,7 +66,7 @@ def test_from_the_manifest_to_the_removal(
 def test_a_container_that_is_put_off_starts_with_its_first_use(
     on_a_spark: Docker, spark_model: ModelChoice, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = launch.launch("vllm", spark_model, FLAGS["vllm"], timeout_s=20, quiet=True, when_needed=True)
+    engine = launch.launch("vllm", spark_model, FLAGS["vllm"], timeout_s=60, quiet=True, when_needed=True)
     planned = engine.provenance()
     assert planned["runner"] == "container"
     assert planned["engine_version"].endswith("@" + images()["vllm"].digest)
@@ -106,10 +106,10 @@ def owner(on_a_spark: Docker) -> Iterator["subprocess.Popen[str]"]:
 
 
 def test_a_killed_kernel_leaves_no_container(on_a_spark: Docker, owner: "subprocess.Popen[str]") -> None:
-    assert eventually(lambda: on_a_spark.containers() != [], 20)
+    assert eventually(lambda: on_a_spark.containers() != [], START_S)
     pid = on_a_spark.pid(on_a_spark.containers()[0])
     owner.kill()
-    assert eventually(lambda: on_a_spark.containers() == [] and not alive(pid), 10)
+    assert eventually(lambda: on_a_spark.containers() == [] and not alive(pid), 30)
 
 
 def test_down_removes_a_container_whose_watchdog_was_killed_too(
@@ -117,7 +117,8 @@ def test_down_removes_a_container_whose_watchdog_was_killed_too(
 ) -> None:
     assert owner.stdout
     watchdog = int(owner.stdout.readline())
-    assert eventually(lambda: on_a_spark.containers() != [], 20)
+    assert eventually(lambda: on_a_spark.containers() != [], START_S)
+    os.kill(watchdog, signal.SIGSTOP)  # else it may notice that the owner has ended, before it is killed
     owner.kill()
     os.kill(watchdog, signal.SIGKILL)
     assert eventually(lambda: not alive(watchdog))
@@ -143,7 +144,7 @@ def test_a_container_that_dies_while_starting_shows_its_last_words(
 def test_a_container_that_dies_while_serving_is_said(on_a_spark: Docker, spark_model: ModelChoice) -> None:
     on_a_spark.says(inside=[*INSIDE, "0", "6", "139"])  # later than its start takes on a busy machine
     engine = start(spark_model)
-    assert eventually(lambda: not engine.alive, 20)
+    assert eventually(lambda: not engine.alive, 30)
     assert engine.process.exit_code() == 139
     assert start(spark_model) is not engine  # launched again, not taken for running
 
@@ -270,9 +271,9 @@ def test_ctrl_c_ends_a_slow_pull(docker: Docker) -> None:
         except OSError:  # a process ended while we looked
             return False
 
-    assert eventually(has_begun, 20)
+    assert eventually(has_begun, START_S)
     program.send_signal(signal.SIGINT)
-    assert program.wait(10) != 0
+    assert program.wait(30) != 0
     assert eventually(lambda: not has_begun())
 
 

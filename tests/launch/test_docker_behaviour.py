@@ -60,7 +60,7 @@ def test_pausing_twice_and_resuming_twice_are_errors() -> None:
     assert (code, bool(re.search("is already paused", error))) == (1, True)
     assert docker("unpause", NAME)[:2] == (0, NAME)
     assert docker("rm", "--force", "--volumes", NAME)[:2] == (0, NAME)
-    assert client.wait(10) == 137
+    assert client.wait(30) == 137
     for words in (["pause"], ["unpause"], ["container", "inspect", "--format", "{{.State.Pid}}"]):
         code, _, error = docker(*words, NAME)
         assert (code, error) == (1, f"Error response from daemon: No such container: {NAME}")
@@ -80,7 +80,7 @@ def test_a_container_is_found_by_its_label_and_removed_by_its_id() -> None:
     assert re.fullmatch("[0-9a-f]{64}", number)
     assert int(docker("container", "inspect", "--format", "{{.State.Pid}}", NAME)[1]) > 1
     assert docker("rm", "--force", "--volumes", number)[:2] == (0, number)
-    assert client.wait(10) == 137
+    assert client.wait(30) == 137
 
 
 def test_a_name_is_used_once() -> None:
@@ -104,7 +104,7 @@ def test_the_client_passes_sigterm_on_and_a_killed_one_leaves_its_container() ->
     assert client.stdout
     assert client.stdout.readline() == "trapped\n"
     client.terminate()
-    assert client.wait(10) == 7
+    assert client.wait(30) == 7
     client = running()
     client.send_signal(signal.SIGKILL)
     client.wait()

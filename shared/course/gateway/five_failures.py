@@ -137,7 +137,7 @@ async def leaked(gateway: Gateway, engine: Engine, proxy: FaultProxy) -> Raw:
     while time.monotonic() - left_s < FREE_WITHIN_S:
         now = await asyncio.to_thread(counters, engine)
         running.append([1e3 * (time.monotonic() - left_s), now.get("running", 0.0)])
-        if not now.get("running"):
+        if now.get("running") == 0:  # None if the engine, which is at work, did not answer in time
             break
         await asyncio.sleep(0.02)
     after = await asyncio.to_thread(counters, engine)

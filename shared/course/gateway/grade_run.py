@@ -104,8 +104,8 @@ async def leaves_before_the_answer(on: Target) -> Raw:
     asked = asyncio.create_task(on.post(on.asked(five_failures.LONG)))
     while not asked.done() and not (await asyncio.to_thread(counters, on.engine)).get("running"):
         await asyncio.sleep(0.01)
-    asked.cancel()
-    while (after := await asyncio.to_thread(counters, on.engine)).get("running"):
+    asked.cancel()  # then wait until idle; an engine at work may not answer in time, and its state is None
+    while (after := await asyncio.to_thread(counters, on.engine)).get("running") != 0 and on.engine.alive:
         await asyncio.sleep(0.02)
     generated = after["generated_tokens"] - before["generated_tokens"]
     return {"left_engine": on.proxy.abandoned - abandoned, "generated_tokens": generated}
