@@ -19,8 +19,10 @@ FLAGS: dict[str, dict[str, object]] = {
 }
 
 
-def prove(job: Job, name: str) -> str:
+def prove(job: Job, name: str, *precisions: str) -> str:
     """Start the engine, measure a first token, and judge its greedy text by the reference. Returns the figures.
+
+    precisions: other weights with which it must answer, because they take other kernels.
 
     Raises LabError if a token lies further below the reference's best token than a correct engine's tokens do.
     """
@@ -48,6 +50,10 @@ def prove(job: Job, name: str) -> str:
             raise LabError(f"{engine.spec.title} did not answer its first question: {trace.error}.")
         job.say(f"{job.step.title}: first measured token: TTFT {trace.ttft_ms:.0f} ms")
         answers = [greedy_tokens(engine, chat(model, q), 48) for q in CHECK_QUESTIONS]
+    for precision in precisions:
+        job.doing = f"answering with {precision} weights"
+        with launch(name, model, FLAGS[name], precision=precision, quiet=True):
+            pass  # an engine is ready when it has answered
     job.doing = "judging its text by the reference"
     llama = Llama.load(model.weights("hf"), torch.float32)
     gaps: list[float] = []

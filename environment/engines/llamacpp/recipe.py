@@ -28,6 +28,10 @@ OPTIONS = {
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded from a hub
     "LLAMA_OPENSSL": "OFF",  # serves on 127.0.0.1 only
+    # Quantized weights would use AMX where the processor has it. With GCC 12 the first product then ends the program:
+    # its _tile_loadconfig reads 8 of the 64 bytes, so the compiler drops the others (llama.cpp, pull request 26954).
+    "CMAKE_C_FLAGS": "-U__AMX_INT8__",
+    "CMAKE_CXX_FLAGS": "-U__AMX_INT8__",
 }
 
 
@@ -102,7 +106,7 @@ STEP = Step(
     ),
     needs_gib=1.5,
     build=build,
-    verify=lambda job: prove(job, "llamacpp"),
+    verify=lambda job: prove(job, "llamacpp", "Q8_0", "Q4_0"),
     after=("build-tools",),
     verify_after=("torch", "models/smollm2-135m-instruct", "models/smollm2-135m-instruct-gguf"),
     nice=19,
