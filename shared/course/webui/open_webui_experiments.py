@@ -38,7 +38,7 @@ Values = dict[str, Any]
 PREFIX = "open-webui/"
 QUESTIONS = ("Name three fruits.", "Name three animals.")
 FEW_TOKENS = 24  # of an answer whose length does not matter
-QUIET_S = 6  # after so long without a request, no further one belongs to the message
+QUIET_S = 3  # after so long without a request, no further one belongs to the message
 KINDS = {"title": '"title":', "tags": '"tags":', "follow-ups": '"follow_ups":'}  # what the prompt of each asks for
 
 

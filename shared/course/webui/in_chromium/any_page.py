@@ -110,9 +110,9 @@ async def stop(on: Target) -> Raw:
         writing = not asked.done
         clicked_s = await tab.stop()
         second_ms = await second(on)
-        unfinished, characters = not asked.done, len(await tab.answer())
         if clicked_s is not None:  # the stop goes through the page's server, and may take a while to get here
             await until(lambda: asked.ended_s, NEXT_LIMIT_S)
+        unfinished, characters = not asked.done, len(await tab.answer())
         await asyncio.sleep(0.5)
         later = len(await tab.answer())
         left = asked.left and asked.ended_s is not None and clicked_s is not None
