@@ -196,7 +196,9 @@ function wire() {
   const submit = (event) => (event.preventDefault(), send());
   byId("composer").onsubmit = submit;
   prompt.oninput = () => grow(prompt);
-  prompt.onkeydown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
+  prompt.onkeydown = (event) => { // without a value: false would cancel every other key
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  };
   const clicks = {
     "new-chat": () => newChat(1), compare: () => newChat(2), stop, "open-models": () => models.open(),
     "open-menu": () => showMenu(byId("menu").hidden), shortcuts: showKeys,
