@@ -749,6 +749,23 @@ def step_otherwise(engine: Any) -> set[Any]:
     return served
 
 
+def step_asks_all(engine: Any) -> list[Any]:
+    """Ask of every running request whether it is done, also of one whose prompt is not finished."""
+    batch = chosen(engine)
+    rows = [(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch]
+    served = hand_out(batch, engine.next_tokens(rows))
+    leave(engine, list(engine.running))
+    return served
+
+
+def step_with_a_generator(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    rows = ((r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch)
+    served = hand_out(batch, engine.next_tokens(rows))
+    leave(engine, served)
+    return served
+
+
 def kv_otherwise(config: dict[str, int], bytes_per_value: int = 2) -> float:
     share = config["num_key_value_heads"] / config["num_attention_heads"]
     width = config.get("head_dim", 0) * config["num_attention_heads"] or config["hidden_size"]
@@ -787,3 +804,4 @@ RIGHT = {
     "usd_per_million_tokens": cost_otherwise,
     "tensor_parallel_step_ms": tensor_parallel_otherwise,
 }
+ALSO_RIGHT = {"step": [step_asks_all, step_with_a_generator]}
