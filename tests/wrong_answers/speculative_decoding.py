@@ -546,6 +546,13 @@ def residual_otherwise(p: Array, q: Array) -> Any:
     return missing / sum(missing)
 
 
+def residual_as_the_text_puts_it(p: Array, q: Array) -> Any:
+    """p less what accepted drafts supply: q times the probability of exercise 3.1."""
+    with np.errstate(divide="ignore"):
+        missing = p - q * np.minimum(1, p / q)
+    return missing / missing.sum()
+
+
 def verify_otherwise(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
     kept = 0
     while kept < len(drafts) and chance.happens(accept(p[kept], q[kept], drafts[kept])):
@@ -595,3 +602,4 @@ RIGHT: dict[str, Function] = {
     "expected_tokens": expected_otherwise,
     "break_even": even_otherwise,
 }
+ALSO_RIGHT: dict[str, list[Function]] = {"residual": [residual_as_the_text_puts_it]}
