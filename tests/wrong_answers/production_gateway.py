@@ -608,6 +608,51 @@ async def any_error(attempt: Attempt, has_begun: Callable[[], bool], deadline_s:
             continue
 
 
+async def a_set_that_grows(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    """The queue keeps `tried` in a set, so it must have a hash."""
+    tried: Any = set()
+    failure = None
+    while True:
+        try:
+            return await attempt(tried)
+        except EngineFailed as e:
+            if has_begun() or time.monotonic() >= deadline_s:
+                raise
+            failure = e
+            tried.add(e.engine)
+        except ApiError as e:
+            raise failure or e from None
+
+
+async def only_once_more(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    try:
+        return await attempt(frozenset())
+    except EngineFailed as e:
+        if has_begun() or time.monotonic() >= deadline_s:
+            raise
+        failure = e
+    try:
+        await attempt(frozenset({failure.engine}))
+    except EngineFailed:
+        raise
+    except ApiError:
+        raise failure from None
+
+
+async def the_first_failure(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    tried: frozenset[Any] = frozenset()
+    failure = None
+    while True:
+        try:
+            return await attempt(tried)
+        except EngineFailed as e:
+            if has_begun() or time.monotonic() >= deadline_s:
+                raise
+            failure, tried = failure or e, tried | {e.engine}
+        except ApiError as e:
+            raise failure or e from None
+
+
 async def try_otherwise(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
     failures: list[Any] = []
     while not failures or (not has_begun() and time.monotonic() < deadline_s):
@@ -786,6 +831,9 @@ ANSWERS = {
         ("time.monotonic() is before deadline_s", another_clock),
         ("first none, then the failed one", same_engine),
         ("forgot one", only_the_last),
+        ("gets a frozenset", a_set_that_grows),
+        ("a third would have answered", only_once_more),
+        ("the failure of the last one", the_first_failure),
         ("why the engine failed", no_second_one),
         ("Any other error must be raised at once", any_error),
     ],
