@@ -284,6 +284,44 @@ async def every_gap(
         block = await read()
 
 
+async def only_a_role_expected(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    """Takes for granted that the first block has no text."""
+    events.feed(block)
+    if out := events.for_client(block):
+        await send(out)
+    before_s = 0.0
+    while block := await read():
+        now_s, had_text = time.perf_counter(), events.text_seen
+        events.feed(block)
+        if had_text:
+            between.observe(now_s - before_s)
+        elif events.text_seen:
+            first_token.observe(now_s - arrived_s)
+        before_s = now_s
+        if out := events.for_client(block):
+            await send(out)
+
+
+async def asked_before_fed(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    before_s = 0.0
+    while block:
+        now_s, had_text = time.perf_counter(), events.text_seen
+        out = events.for_client(block)
+        events.feed(block)
+        if had_text:
+            between.observe(now_s - before_s)
+        elif events.text_seen:
+            first_token.observe(now_s - arrived_s)
+        before_s = now_s
+        if out:
+            await send(out)
+        block = await read()
+
+
 async def pass_on_otherwise(
     block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
 ) -> None:
@@ -802,6 +840,8 @@ ANSWERS = {
         ("not after sending", gaps_after_sending),
         ("there is no gap yet", every_gap),
         ("the clock of the day", by_the_clock_of_the_day),
+        ("The first block may have text already", only_a_role_expected),
+        ("Call events.feed(block) first", asked_before_fed),
     ],
     "unless_client_leaves": [
         ("keeps the engine's slot", not_listening),
