@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
@@ -815,6 +816,15 @@ def find_otherwise(token: str, keys: Iterable[Any], secret: bytes) -> Any:
     return matching[0] if matching else None
 
 
+def find_by_secrets(token: str, keys: Iterable[Any], secret: bytes) -> Any:
+    """The module `secrets`, which the file has imported already, has the same function."""
+    wanted, found = hash_of(token, secret), None
+    for key in keys:
+        if secrets.compare_digest(wanted, key.hash):
+            found = key
+    return found
+
+
 ANSWERS = {
     "ask": [
         ("did not go through `session`", blocking),
@@ -902,3 +912,4 @@ RIGHT = {
     "take": take_otherwise,
     "find_key": find_otherwise,
 }
+ALSO_RIGHT = {"find_key": [find_by_secrets]}
