@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -343,6 +344,23 @@ async def pass_on_otherwise(
 
 
 Receive = Callable[[], Awaitable[Any]]
+
+
+async def pass_on_by_an_imported_clock(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    before_s = 0.0
+    while block:
+        now_s, had_text = perf_counter(), events.text_seen
+        events.feed(block)
+        if had_text:
+            between.observe(now_s - before_s)
+        elif events.text_seen:
+            first_token.observe(now_s - arrived_s)
+        before_s = now_s
+        if out := events.for_client(block):
+            await send(out)
+        block = await read()
 
 
 async def not_listening(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
@@ -912,4 +930,4 @@ RIGHT = {
     "take": take_otherwise,
     "find_key": find_otherwise,
 }
-ALSO_RIGHT = {"find_key": [find_by_secrets]}
+ALSO_RIGHT = {"pass_on": [pass_on_by_an_imported_clock], "find_key": [find_by_secrets]}
