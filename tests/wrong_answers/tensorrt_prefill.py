@@ -229,6 +229,12 @@ def buckets_shares(lengths: list[int], most: int) -> list[int]:
     return [ordered[math.ceil(len(ordered) * (i + 1) / most) - 1] for i in range(most)]
 
 
+def buckets_always_most(lengths: list[int], most: int) -> list[int]:
+    """Always `most` lengths, also where there are fewer."""
+    choices = [b for b in itertools.combinations(sorted(set(lengths)), most) if b[-1] == max(lengths)]
+    return list(min(choices, key=lambda b: sum(min(one for one in b if one >= n) - n for n in lengths)))
+
+
 def buckets_otherwise(lengths: list[int], most: int) -> list[int]:
     """From short to long: best[k][i] is the least padding of the first i prompts in k lengths."""
     ordered = sorted(lengths)
@@ -301,6 +307,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("only", buckets_all),
         ("A length that no prompt has", buckets_powers),
         ("Equal shares of the prompts", buckets_shares),
+        ("two are enough. (Yours raised ValueError.)", buckets_always_most),
     ],
 }
 RIGHT: dict[str, Callable[..., Any]] = {

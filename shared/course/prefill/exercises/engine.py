@@ -83,6 +83,9 @@ BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
 }
 
 
+FEW = "The prompts [70, 30, 70] have two lengths, and four engines may be built. At most `most` means: two are enough."
+
+
 def choose_buckets(f: Function) -> None:
     """Test on mixes of short chats and long documents. Any choice with the least padding is right."""
     for _ in range(4):
@@ -110,6 +113,13 @@ def choose_buckets(f: Function) -> None:
                 or f"{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
                 f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
             )
+    few = [70, 30, 70]
+    try:
+        got = sorted({int(one) for one in f(list(few), 4)})
+    except (ValueError, IndexError, TypeError) as e:
+        raise Wrong(f"{FEW} (Yours raised {type(e).__name__}.)") from None
+    if padding(few, got) or len(got) > 4:
+        raise Wrong(f"{FEW} Yours returned {short(got)}.")
 
 
 EXERCISES = (
