@@ -149,6 +149,11 @@ def test_a_wrong_value_is_shown_beside_the_right_one(asked: Exercise) -> None:
     assert judge(asked, lambda numbers, name: 12).text == "that is a product"
 
 
+def test_a_rounded_value_is_not_shown_as_the_right_one() -> None:
+    with pytest.raises(exercise.Wrong, match=r"should return 10\.00014; yours returned 10\.0001\. Is it rounded"):
+        expect(lambda: 10.0001, (), 10.00014)
+
+
 def test_what_a_function_raises_is_told_with_its_line(asked: Exercise) -> None:
     def answer(numbers: list[int], name: str) -> int:
         return numbers[7]
