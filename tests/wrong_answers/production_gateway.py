@@ -495,7 +495,7 @@ def by_text(self: Any, block: bytes) -> bytes:
 
 def look_into(self: Any) -> None:
     for event in EVENT.findall(self.whole):
-        if event.strip() == b"data: [DONE]":
+        if data_of(event) == b"[DONE]":
             self.done = True
         else:
             self.note(data_of(event))
@@ -517,6 +517,16 @@ def done_in_text(self: Any, block: bytes) -> bytes:
     take_in(self, block, b"\n\n", b"\n\r\n")
     look_into(self)
     self.done = self.done or b"[DONE]" in self.whole
+    return bytes(self.whole)
+
+
+def done_with_a_space(self: Any, block: bytes) -> bytes:
+    take_in(self, block, b"\n\n", b"\n\r\n")
+    for event in EVENT.findall(self.whole):
+        if event.strip() == b"data: [DONE]":
+            self.done = True
+        else:
+            self.note(data_of(event))
     return bytes(self.whole)
 
 
@@ -886,6 +896,7 @@ ANSWERS = {
         ("keep bytes", by_text),
         ("(Lines end with '\\r\\n' here.)", only_newlines),
         ("too early", done_in_text),
+        ("data:[DONE] has no space", done_with_a_space),
         ("only a role", role_is_text),
         ("Chunks are no tokens", counts_chunks),
         ("`usage` may be null", null_wins),

@@ -62,6 +62,10 @@ def feed(f: Function) -> None:
         ):
             quiet(make, odd)
         first_text(make)
+        last = make(True)
+        last.feed(b"data:[DONE]\n\n")
+        if not last.done:
+            raise Wrong("data:[DONE] has no space, and is the last event all the same: data_of(event) finds its data.")
 
 
 def first_text(make: Any) -> None:
