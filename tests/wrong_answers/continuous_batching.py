@@ -506,6 +506,10 @@ def only_the_complete(engine: Any) -> list[Any]:
     return [request for request in compute(engine, chosen(engine)) if engine.done(request)]
 
 
+def only_their_tokens(engine: Any) -> list[int]:
+    return [request.output[-1] for request in compute(engine, chosen(engine))]
+
+
 def all_that_run(engine: Any) -> list[Any]:
     compute(engine, chosen(engine))
     return list(engine.running)
@@ -648,6 +652,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("That skips every other element", removed_while_walking),
         ("not only those whose answer is complete", only_the_complete),
         ("one whose answer is now complete did", all_that_run),
+        ("Return the requests themselves", only_their_tokens),
         ("yours returned nothing", no_list),
     ],
     "kv_bytes_per_token": [

@@ -194,6 +194,10 @@ def faults_invented(command: str, builder: Flags, converter: Flags) -> dict[str,
     return {**faults_fixed(command, builder, converter), "--checkpoint_dir": VALUE}
 
 
+def faults_without_dashes(command: str, builder: dict[str, Any], converter: dict[str, Any]) -> dict[str, str]:
+    return {name.lstrip("-"): fault for name, fault in faults_otherwise(command, builder, converter).items()}
+
+
 def faults_otherwise(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     words, found = [*command.split(), "--"], {}
     for word, following in itertools.pairwise(words):
@@ -299,6 +303,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("A value can be missing in the middle", faults_last),
         ('A flag that takes "flag" has no value', faults_every_flag_has_a_value),
         ("is not in the command", faults_invented),
+        ("with its two dashes", faults_without_dashes),
     ],
     "choose_buckets": [
         ("you may choose `most` lengths", buckets_one),

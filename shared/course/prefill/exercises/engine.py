@@ -19,6 +19,8 @@ def outline_faults(f: Function) -> None:
     got = f(command, *flags)
     if not isinstance(got, dict):
         raise Wrong("Return a dictionary: each wrong flag with what is wrong with it.")
+    if without := [name for name in got if f"--{name}" in FAULTS]:
+        raise Wrong(f"The keys are the flags as they stand in the command: '--{without[0]}', with its two dashes.")
     if "--output_dir" in got:
         raise Wrong("--output_dir is right: the builder has had it in every version.")
     for name, fault in FAULTS.items():
