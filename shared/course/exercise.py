@@ -140,7 +140,10 @@ def expect(
             raise Wrong(hint)
     if got is None:
         raise Wrong(f"{call(function, arguments)} returned nothing. Is `return` missing?")
-    raise Wrong(f"{call(function, arguments)} should return {short(right)}; yours returned {short(got)}.")
+    wanted, yours, rounded = short(right), short(got), ""
+    if wanted == yours and isinstance(got, float):
+        wanted, yours, rounded = str(float(right)), str(float(got)), " Is it rounded? Return all digits."
+    raise Wrong(f"{call(function, arguments)} should return {wanted}; yours returned {yours}.{rounded}")
 
 
 def expect_each(

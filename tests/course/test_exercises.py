@@ -39,6 +39,13 @@ ANSWERS = {
     lab: {name: wrong for module in modules for name, wrong in module.ANSWERS.items()} for lab, modules in LABS.items()
 }
 RIGHT = {lab: {name: f for module in modules for name, f in module.RIGHT.items()} for lab, modules in LABS.items()}
+ALSO_RIGHT = [  # of some exercises, further answers that are right
+    (lab, name, answer)
+    for lab, modules in LABS.items()
+    for module in modules
+    for name, answers in getattr(module, "ALSO_RIGHT", {}).items()
+    for answer in answers
+]
 TRIES = 20  # a test makes up its inputs: the hint must not depend on luck
 
 EXERCISES = [pytest.param(lab, e, id=e.function) for lab in registry.LABS.values() for e in lab.exercises]
@@ -73,6 +80,14 @@ def test_right_answers_pass_however_they_are_written(lab: registry.Lab, asked: E
         for answer in (checks.reference(lab, asked), RIGHT[lab.number][asked.function]):
             found = judge(asked, answer)
             assert (found.outcome, found.text) == ("correct", asked.why)
+
+
+@pytest.mark.parametrize(("lab", "name", "answer"), ALSO_RIGHT)
+def test_further_right_answers_pass(lab: str, name: str, answer: Callable[..., Any]) -> None:
+    [asked] = [e for e in registry.find_lab(lab).exercises if e.function == name]
+    for _ in range(TRIES):
+        found = judge(asked, answer)
+        assert (found.outcome, found.text) == ("correct", asked.why)
 
 
 @pytest.mark.parametrize(("lab", "asked"), EXERCISES)
@@ -132,6 +147,11 @@ def test_a_wrong_value_is_shown_beside_the_right_one(asked: Exercise) -> None:
 
     assert judge(asked, silent).text == "silent([3, 4], 'x') returned nothing. Is `return` missing?"
     assert judge(asked, lambda numbers, name: 12).text == "that is a product"
+
+
+def test_a_rounded_value_is_not_shown_as_the_right_one() -> None:
+    with pytest.raises(exercise.Wrong, match=r"should return 10\.00014; yours returned 10\.0001\. Is it rounded"):
+        expect(lambda: 10.0001, (), 10.00014)
 
 
 def test_what_a_function_raises_is_told_with_its_line(asked: Exercise) -> None:

@@ -29,6 +29,14 @@ def floor_per_token(tokens: int, parameters: int, weight_bytes: int, gb_s: float
     return max(tokens * weight_bytes / gb_s / 1e6, 2 * parameters * tokens / tflop_s / 1e9)
 
 
+def floor_bytes_as_operations(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return max(weight_bytes / gb_s / 1e6, weight_bytes * tokens / tflop_s / 1e9)
+
+
+def floor_bytes_of_bf16(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
+    return max(2 * parameters / gb_s / 1e6, 2 * parameters * tokens / tflop_s / 1e9)
+
+
 def floor_otherwise(tokens: int, parameters: int, weight_bytes: int, gb_s: float, tflop_s: float) -> float:
     seconds = [weight_bytes / 1e9 / gb_s, tokens * parameters / 1e12 * 2 / tflop_s]
     return sorted(seconds)[-1] * 1000
@@ -70,6 +78,12 @@ def step_no_computing(
     n: int, overhead: float, weights: int, kv: int, flop: float, gb_s: float, tflop_s: float
 ) -> float:
     return overhead + (weights + n * kv) / gb_s / 1e6
+
+
+def step_bytes_as_operations(
+    n: int, overhead: float, weights: int, kv: int, flop: float, gb_s: float, tflop_s: float
+) -> float:
+    return overhead + (weights + n * kv) / gb_s / 1e6 + n * weights / tflop_s / 1e9
 
 
 def step_otherwise(n: int, overhead: float, weights: int, kv: int, flop: float, gb_s: float, tflop_s: float) -> float:
@@ -128,6 +142,8 @@ ANSWERS = {
         ("two operations for each weight", floor_one_operation),
         ("the function must return ms", floor_seconds),
         ("once for the whole pass", floor_per_token),
+        ("should return", floor_bytes_as_operations),
+        ("should return", floor_bytes_of_bf16),
     ],
     "step_ms": [
         ("reads the weights once", step_weights_each),
@@ -138,6 +154,7 @@ ANSWERS = {
         ("The overhead is missing", step_no_overhead),
         ("Reading is missing", step_no_reading),
         ("Computing is missing", step_no_computing),
+        ("should return", step_bytes_as_operations),
     ],
     "not_fixed_ms": [
         ("Each form's step also reads its weights", whole_step),

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RET503
 from collections.abc import Callable
+from statistics import mean, pstdev
 from typing import Any
 
 Pair = tuple[float | None, float | None]
@@ -127,6 +128,12 @@ def zero_for_one_chunk(chunks: list[Any], output_tokens: int) -> float | None:
     return (stamps[-1] - stamps[0]) / 1e6 / (output_tokens - 1) if output_tokens > 1 else None
 
 
+def zero_without_text(sent_ns: int, chunks: list[Any], output_tokens: int) -> Pair:
+    """Right but for the TPOT of an answer without text."""
+    ttft = ttft_otherwise(sent_ns, chunks)
+    return ttft, 0 if ttft is None else tpot_otherwise(chunks, output_tokens)
+
+
 def mean_of_speeds(traces: list[Any]) -> float:
     speeds = [t.output_tokens / ((t.end_ns - t.sent_ns) / 1e9) for t in traces if not t.error]
     return sum(speeds) / len(speeds)
@@ -185,6 +192,17 @@ def one_is_enough(a: list[float], b: list[float]) -> str | None:
     return "a" if min(a) > max(b) else "b" if min(b) > max(a) else None
 
 
+def two_are_too_few(a: list[float], b: list[float]) -> str | None:
+    return one_is_enough(a, b) if min(len(a), len(b)) > 2 else None
+
+
+def by_standard_deviations(a: list[float], b: list[float]) -> str | None:
+    if len(a) < 2 or len(b) < 2:
+        return None
+    (low_a, high_a), (low_b, high_b) = ((mean(x) - pstdev(x), mean(x) + pstdev(x)) for x in (a, b))
+    return "a" if low_a > high_b else "b" if low_b > high_a else None
+
+
 def lower_is_better(a: list[float], b: list[float]) -> str | None:
     if len(a) < 2 or len(b) < 2:
         return None
@@ -217,6 +235,7 @@ ANSWERS = {
         ("Yours raised ZeroDivisionError", with_right_ttft(divides_by_zero)),
         ("TPOT is None, not 0", with_right_ttft(zero_for_one)),
         ("All tokens came in one chunk", with_right_ttft(zero_for_one_chunk)),
+        ("there is no time per token either", zero_without_text),
         ("Return a pair", one_number),
         ("Is `return` missing", only_printed),
     ],
@@ -235,6 +254,8 @@ ANSWERS = {
         ("Their ranges overlap", by_best),
         ("Ranges that touch overlap", touching_wins),
         ("One round has no spread", one_is_enough),
+        ("that one is ahead", two_are_too_few),
+        ("The rule takes all rounds", by_standard_deviations),
         ("More tokens per second are better", lower_is_better),
         ("Return the letter", says_true),
         ("that one is ahead", never_decides),

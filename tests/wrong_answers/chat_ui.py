@@ -189,6 +189,13 @@ LOST_WITHIN = f"""{PACER_START}
   const flush = () => {{ cancelAnimationFrame(frame); frame = 0; if (waiting) render(waiting); waiting = ""; }};
   return {{ add(text) {{ waiting += text; frame ||= requestAnimationFrame(flush); }}, flush }};
 }}"""
+FOR_EVER = f"""{PACER_START}
+  let waiting = "";
+  const flush = () => {{ const text = waiting; waiting = ""; if (text) render(text); }};
+  const draw = () => {{ requestAnimationFrame(draw); flush(); }};
+  requestAnimationFrame(draw);
+  return {{ add(text) {{ waiting += text; }}, flush }};
+}}"""
 ONLY_ADD = f"{PACER_START} return (text) => requestAnimationFrame(() => render(text)); }}"
 LIST_OF_PIECES = f"""{PACER_START}
   let pieces = [], frame = null;
@@ -308,6 +315,11 @@ def search_unlimited(self: Any, words: str, limit: int = 50) -> list[Row]:
     return matched(self, quoted(words) + "*", 1000) if quoted(words) else []
 
 
+def search_pairs_only(self: Any, words: str, limit: int = 50) -> list[Row]:
+    found = search_otherwise(self, words, limit)
+    return [{**one, "opens": one["opens"] if one["opens"] != one["chat"] else None} for one in found]
+
+
 def search_otherwise(self: Any, words: str, limit: int = 50) -> list[Row]:
     found = re.findall(r"\w+", words)
     terms = [f'"{word}"*' if place == len(found) - 1 else f'"{word}"' for place, word in enumerate(found)]
@@ -384,6 +396,7 @@ ANSWERS = {
         ("flush renders at once", FLUSH_LATER),
         ("After a flush nothing was rendered", STUCK_AFTER_FLUSH),
         ("was lost", LOST_WITHIN),
+        ("in every frame, for ever", FOR_EVER),
         ("{add, flush}", ONLY_ADD),
     ),
     "refusal": [
@@ -404,6 +417,7 @@ ANSWERS = {
         ("ORDER BY rank", search_unordered),
         ("nothing to find", search_everything),
         ("the most rows", search_unlimited),
+        ("none of a pair", search_pairs_only),
         ("zurich", search_like),
     ],
     "largest_context": [

@@ -506,6 +506,10 @@ def only_the_complete(engine: Any) -> list[Any]:
     return [request for request in compute(engine, chosen(engine)) if engine.done(request)]
 
 
+def only_their_tokens(engine: Any) -> list[int]:
+    return [request.output[-1] for request in compute(engine, chosen(engine))]
+
+
 def all_that_run(engine: Any) -> list[Any]:
     compute(engine, chosen(engine))
     return list(engine.running)
@@ -648,6 +652,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("That skips every other element", removed_while_walking),
         ("not only those whose answer is complete", only_the_complete),
         ("one whose answer is now complete did", all_that_run),
+        ("Return the requests themselves", only_their_tokens),
         ("yours returned nothing", no_list),
     ],
     "kv_bytes_per_token": [
@@ -749,6 +754,23 @@ def step_otherwise(engine: Any) -> set[Any]:
     return served
 
 
+def step_asks_all(engine: Any) -> list[Any]:
+    """Ask of every running request whether it is done, also of one whose prompt is not finished."""
+    batch = chosen(engine)
+    rows = [(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch]
+    served = hand_out(batch, engine.next_tokens(rows))
+    leave(engine, list(engine.running))
+    return served
+
+
+def step_with_a_generator(engine: Any) -> list[Any]:
+    batch = chosen(engine)
+    rows = ((r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch)
+    served = hand_out(batch, engine.next_tokens(rows))
+    leave(engine, served)
+    return served
+
+
 def kv_otherwise(config: dict[str, int], bytes_per_value: int = 2) -> float:
     share = config["num_key_value_heads"] / config["num_attention_heads"]
     width = config.get("head_dim", 0) * config["num_attention_heads"] or config["hidden_size"]
@@ -787,3 +809,4 @@ RIGHT = {
     "usd_per_million_tokens": cost_otherwise,
     "tensor_parallel_step_ms": tensor_parallel_otherwise,
 }
+ALSO_RIGHT = {"step": [step_asks_all, step_with_a_generator]}

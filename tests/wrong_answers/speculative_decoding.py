@@ -435,6 +435,21 @@ def always_some(k: int, users: int, pass_ms: Function, draft_ms: float) -> float
     return 1.0 if found is None else found
 
 
+def as_many_as_asked(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    """Take for granted that k drafts are made when k are asked for."""
+    tokens, cached = list(prompt), len(prompt) - 1
+    while left := len(prompt) + max_tokens - len(tokens):
+        asked = min(k, left - 1)
+        drafts, q = proposer.propose(tokens, asked)
+        p = target.append([tokens[-1], *drafts])
+        new = verify(p, q, drafts)
+        cached += 1 + len(drafts)
+        cached -= asked - (len(new) - 1)  # the rejected ones
+        target.roll_back(cached)
+        tokens += new
+    return tokens[len(prompt) :]
+
+
 ANSWERS = {
     "accept_probability": [
         ("A probability is at most 1", not_limited),
@@ -499,6 +514,7 @@ ANSWERS = {
         ("returned nothing", nothing_returned),
         ("The loop ended after", one_step),
         ("makes no copy", prompt_grows),
+        ("fewer drafts than it was asked for", as_many_as_asked),
     ],
     "look_up": [
         ("always match themselves", finds_itself),
@@ -544,6 +560,13 @@ def accept_otherwise(p: Array, q: Array, token: int) -> Any:
 def residual_otherwise(p: Array, q: Array) -> Any:
     missing = np.array([max(0.0, a - b) for a, b in zip(p, q, strict=True)])
     return missing / sum(missing)
+
+
+def residual_as_the_text_puts_it(p: Array, q: Array) -> Any:
+    """p less what accepted drafts supply: q times the probability of exercise 3.1."""
+    with np.errstate(divide="ignore"):
+        missing = p - q * np.minimum(1, p / q)
+    return missing / missing.sum()
 
 
 def verify_otherwise(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
@@ -595,3 +618,4 @@ RIGHT: dict[str, Function] = {
     "expected_tokens": expected_otherwise,
     "break_even": even_otherwise,
 }
+ALSO_RIGHT: dict[str, list[Function]] = {"residual": [residual_as_the_text_puts_it]}

@@ -194,6 +194,10 @@ def faults_invented(command: str, builder: Flags, converter: Flags) -> dict[str,
     return {**faults_fixed(command, builder, converter), "--checkpoint_dir": VALUE}
 
 
+def faults_without_dashes(command: str, builder: dict[str, Any], converter: dict[str, Any]) -> dict[str, str]:
+    return {name.lstrip("-"): fault for name, fault in faults_otherwise(command, builder, converter).items()}
+
+
 def faults_otherwise(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
     words, found = [*command.split(), "--"], {}
     for word, following in itertools.pairwise(words):
@@ -227,6 +231,12 @@ def buckets_powers(lengths: list[int], most: int) -> list[int]:
 def buckets_shares(lengths: list[int], most: int) -> list[int]:
     ordered = sorted(lengths)
     return [ordered[math.ceil(len(ordered) * (i + 1) / most) - 1] for i in range(most)]
+
+
+def buckets_always_most(lengths: list[int], most: int) -> list[int]:
+    """Always `most` lengths, also where there are fewer."""
+    choices = [b for b in itertools.combinations(sorted(set(lengths)), most) if b[-1] == max(lengths)]
+    return list(min(choices, key=lambda b: sum(min(one for one in b if one >= n) - n for n in lengths)))
 
 
 def buckets_otherwise(lengths: list[int], most: int) -> list[int]:
@@ -293,6 +303,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("A value can be missing in the middle", faults_last),
         ('A flag that takes "flag" has no value', faults_every_flag_has_a_value),
         ("is not in the command", faults_invented),
+        ("with its two dashes", faults_without_dashes),
     ],
     "choose_buckets": [
         ("you may choose `most` lengths", buckets_one),
@@ -301,6 +312,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("only", buckets_all),
         ("A length that no prompt has", buckets_powers),
         ("Equal shares of the prompts", buckets_shares),
+        ("two are enough. (Yours raised ValueError.)", buckets_always_most),
     ],
 }
 RIGHT: dict[str, Callable[..., Any]] = {

@@ -14,7 +14,7 @@ No step waits for a request to end: that is continuous batching. In lab 3.3.2 st
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -108,14 +108,15 @@ class MiniEngine:
             self.audit()
         return served
 
-    def next_tokens(self, rows: Sequence["Row"]) -> list[int]:
+    def next_tokens(self, rows: Iterable["Row"]) -> list[int]:
         """Compute the rows, and return for each the most likely token after its last one."""
+        rows = list(rows)  # they are read twice, and a student may pass a generator
         self.steps, self.computed = self.steps + 1, self.computed + sum(len(new) for new, _, _ in rows)
         return self.kv.next_tokens(rows)
 
     def done(self, request: Request) -> bool:
         """Whether its answer is complete, because of its length or of a stop token."""
-        return len(request.output) >= request.max_tokens or request.output[-1] in self.stop
+        return len(request.output) >= request.max_tokens or not self.stop.isdisjoint(request.output[-1:])
 
     def audit(self) -> None:
         """Raise LabError unless each block of the pool is either free or owned by one request."""

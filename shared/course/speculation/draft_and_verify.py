@@ -31,6 +31,7 @@ from shared.errors import LabError
 Array = npt.NDArray[Any]
 Function = Callable[..., Any]
 NEAR_ONE = 1e-4  # distributions in float32 don't sum to 1 exactly
+NEAR_ZERO = 1e-6  # a difference of two equal probabilities in float32 may be a little below 0
 
 
 class Chance(Protocol):
@@ -147,15 +148,15 @@ def checked_probability(probability: float) -> float:
 
 
 def checked_distribution(distribution: Array) -> Array:
-    """As float64. Raises ValueError unless its values are probabilities that sum to 1."""
+    """As float64. Raises ValueError unless its values are probabilities that sum to 1, but for rounding."""
     found = np.asarray(distribution, dtype=np.float64)
     if found.ndim != 1:
         raise ValueError(f"a distribution has one probability for each token, but this array has shape {found.shape}")
-    if not (found >= 0).all() or abs(found.sum() - 1) > NEAR_ONE:
+    if not (found >= -NEAR_ZERO).all() or abs(found.sum() - 1) > NEAR_ONE:
         raise ValueError(
             f"these are no probabilities: the smallest is {found.min():.4g}, and they sum to {found.sum():.4g}"
         )
-    return found
+    return found.clip(min=0)
 
 
 def one_hot(tokens: Sequence[int], vocabulary: int) -> Array:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from shared import LabError
-from shared.course.speculation.draft_and_verify import Answer, Dice, NgramProposer, Rules, Step, generate, one_hot
+from shared.course.speculation.draft_and_verify import (
+    Answer,
+    Dice,
+    NgramProposer,
+    Rules,
+    Step,
+    checked_distribution,
+    generate,
+    one_hot,
+)
 from shared.course.speculation.exactness import PROMPT, VOCABULARY, ToyModel, ToyProposer, ToyTarget
 from tests.wrong_answers.speculative_decoding import RIGHT
 
@@ -96,6 +105,11 @@ def test_dice_never_leave_the_vocabulary_though_float32_sums_to_less_than_one() 
 def test_what_is_no_distribution_is_refused(values: Any) -> None:
     with pytest.raises(ValueError, match=r"these are no probabilities|one probability for each token"):
         Dice(0).pick(np.array(values))
+
+
+def test_rounding_below_zero_is_no_negative_probability() -> None:
+    assert Dice(1).pick(np.array([-1e-9, 1.0, 0.0])) == 1
+    assert (checked_distribution(np.array([-1e-9, 1.0])) >= 0).all()
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.2, float("nan")])

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from shared.course.batching.exercises.scheduler import admitted, listed, planned, up, victims
 from shared.course.batching.mini_engine import MiniEngine, Request, Scheduler
-from shared.course.exercise import Exercise, Function, Wrong
+from shared.course.exercise import Exercise, Function, Wrong, short
 
 SPAN = 100  # the tokens of request i begin at SPAN × i, so a row shows whose it is
 Rows = dict[int, tuple[list[int], int]]  # request → its new tokens, and how many were in the cache before
@@ -81,7 +81,9 @@ class Side:
         return self.engine.scheduler.step(self.engine)
 
     def places(self, requests: Sequence[Any]) -> list[int]:
-        return [self.requests.index(one) for one in requests if one in self.requests]
+        if odd := [one for one in requests if one not in self.requests]:
+            raise Wrong(f"Return the requests themselves; yours returned {short(odd[0])} among them.")
+        return [self.requests.index(one) for one in requests]
 
 
 def stepping(f: Function) -> None:

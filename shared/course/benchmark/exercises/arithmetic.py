@@ -13,7 +13,8 @@ def pass_floor(f: Function) -> None:
     inputs = []
     for tokens in (8, 4096, 60, 1500, 1):
         parameters = source.randrange(10**8, 10**10)
-        inputs.append((tokens, parameters, parameters * 2, source.uniform(20, 100), source.uniform(2, 20)))
+        size = int(parameters * source.uniform(2.2, 4))  # with 2 bytes a weight, bytes could be taken for operations
+        inputs.append((tokens, parameters, size, source.uniform(20, 100), source.uniform(2, 20)))
 
     def read(tokens: int, parameters: int, size: int, gb_s: float, tflop_s: float) -> float:
         return size / gb_s / 1e6
@@ -57,7 +58,7 @@ def step(f: Function) -> None:
             (
                 users,
                 source.uniform(1, 20),
-                parameters * 2,
+                int(parameters * source.uniform(1, 1.8)),  # with 2 bytes a weight, bytes could be taken for operations
                 source.randrange(10**6, 10**7),
                 parameters * 2.0,
                 source.uniform(50, 100),

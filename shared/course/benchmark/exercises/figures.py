@@ -126,6 +126,9 @@ def tpot(f: Function) -> None:
                 / (tokens - 1),
             },
         )
+    silent = "If no chunk carries text, there is no time per token either: TPOT is None"
+    for tokens in (0, 3):
+        expect(f, (MS, [(5 * MS, ""), (12 * MS, "")], tokens), None, {f"{silent}, not 0.": 0})
     alone = "With one token there is no step to measure: TPOT is None"
     try:
         expect(f, (MS, [(5 * MS, ""), (9 * MS, "Yes"), (12 * MS, "")], 1), None, {f"{alone}, not 0.": 0})
@@ -212,6 +215,7 @@ def verdict(f: Function) -> None:
     for a, b, right in (
         ([45.1, 44.0, 46.2], [20.3, 21.1, 19.8], "a"),
         ([20.3, 21.1, 19.8], [45.1, 44.0, 46.2], "b"),
+        ([41.0, 61.0], [20.0, 40.0], "a"),  # two rounds have a spread
     ):
         expect(
             f,
@@ -228,6 +232,11 @@ def verdict(f: Function) -> None:
             [50.0, 40.0, 45.0],
             [44.0, 39.0, 42.0],
             "Their ranges overlap: the difference is smaller than the variation between rounds. Return None.",
+        ),
+        (
+            [42.0, 55.0, 55.5, 55.0, 55.2],
+            [43.0, 38.0, 37.5, 38.0, 37.8],
+            "Their ranges overlap, although most rounds are far apart. The rule takes all rounds. Return None.",
         ),
         ([30.0, 60.0], [40.0, 50.0], "One range lies within the other, so they overlap. Return None."),
         (

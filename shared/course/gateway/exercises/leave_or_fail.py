@@ -140,6 +140,8 @@ def try_engines(f: Function) -> None:
         asked: list[Any] = []
 
         async def attempt(tried: Any) -> None:
+            if not isinstance(tried, frozenset):
+                raise Wrong(f"`attempt` gets a frozenset, which has a hash; yours is a {type(tried).__name__}.")
             asked.append(tried)
             if len(asked) > 4:
                 raise Again
@@ -178,6 +180,8 @@ def try_engines(f: Function) -> None:
         raised, asked = await played([one, failure(second), None])
         if len(asked) == 3 and set(asked[2]) != {first, second}:
             raise Wrong("After two failures both engines are in `tried`. Yours forgot one.")
+        if raised or len(asked) != 3:
+            raise Wrong("Two engines failed, and a third would have answered. Go on until `attempt` finds no engine.")
         raised, asked = await played([one, None], begun_after=1)
         if len(asked) > 1:
             raise Wrong(
@@ -196,6 +200,10 @@ def try_engines(f: Function) -> None:
             raise Wrong("The client learns that there is no engine (left). It should learn why the engine failed.")
         if raised is not one:
             raise Wrong(f"With no engine left, the failure of the engine must be raised; yours: {raised!r}.")
+        two = failure(second)
+        raised, asked = await played([one, two, nobody])
+        if raised is not two:
+            raise Wrong("Two engines failed, and no other one is left: the failure of the last one must be raised.")
         raised, asked = await played([nobody])
         if raised is not nobody:
             raise Wrong(f"There was no engine from the start: that ApiError must be raised; yours: {raised!r}.")

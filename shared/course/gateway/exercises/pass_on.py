@@ -19,51 +19,58 @@ SEND_S = 3.0  # the client is slow
 
 
 def pass_on(f: Function) -> None:
-    async def scene() -> None:
-        log: list[tuple[str, bytes]] = []
-        came_s: list[float] = [now_s()]
-        firsts: list[float] = []
-        gaps: list[float] = []
-        rest = STREAM[1:]
-        events = SimpleNamespace(text_seen=False)
+    play(f, lambda: scene(f, STREAM))
+    play(f, lambda: scene(f, STREAM[1:]))  # some engines send text in the first block
 
-        def feed(block: bytes) -> bytes:
-            log.append(("feed", block))
-            events.text_seen = events.text_seen or any(text for _, one, text, _ in STREAM if one == block)
-            return block
 
-        def for_client(block: bytes) -> bytes:
-            return next(out for _, one, _, out in STREAM if one == block)
+async def scene(f: Function, stream: Script) -> None:
+    log: list[tuple[str, bytes]] = []
+    came_s: list[float] = [now_s()]
+    firsts: list[float] = []
+    gaps: list[float] = []
+    rest = stream[1:]
+    events = SimpleNamespace(text_seen=False)
 
-        async def read() -> bytes:
-            log.append(("read", b""))
-            if not rest:
-                return b""
-            wait_s, block, _, _ = rest.pop(0)
-            await asyncio.sleep(wait_s)
-            came_s.append(now_s())
-            return block
+    def feed(block: bytes) -> bytes:
+        log.append(("feed", block))
+        events.text_seen = events.text_seen or any(text for _, one, text, _ in stream if one == block)
+        return block
 
-        async def send(out: bytes) -> None:
-            log.append(("send", bytes(out)))
-            await asyncio.sleep(SEND_S)
-            log.append(("sent", bytes(out)))
+    def for_client(block: bytes) -> bytes:
+        if [one for what, one in log if what == "feed"][-1:] != [block]:
+            raise Wrong("Call events.feed(block) first: events.for_client(block) needs what it has found.")
+        return next(out for _, one, _, out in stream if one == block)
 
-        events.feed, events.for_client = feed, for_client
-        arrived_s = now_s() - 10
-        await f(
-            STREAM[0][1], read, send, events, arrived_s,
-            SimpleNamespace(observe=firsts.append), SimpleNamespace(observe=gaps.append),
-        )  # fmt: skip
-        judge_order(log)
+    async def read() -> bytes:
+        log.append(("read", b""))
+        if not rest:
+            return b""
+        wait_s, block, _, _ = rest.pop(0)
+        await asyncio.sleep(wait_s)
+        came_s.append(now_s())
+        return block
+
+    async def send(out: bytes) -> None:
+        log.append(("send", bytes(out)))
+        await asyncio.sleep(SEND_S)
+        log.append(("sent", bytes(out)))
+
+    events.feed, events.for_client = feed, for_client
+    arrived_s = now_s() - 10
+    await f(
+        stream[0][1], read, send, events, arrived_s,
+        SimpleNamespace(observe=firsts.append), SimpleNamespace(observe=gaps.append),
+    )  # fmt: skip
+    judge_order(log, stream)
+    if stream[0][2]:
+        judge_text_first(came_s, firsts, gaps, arrived_s)
+    else:
         judge_times(came_s, firsts, gaps, arrived_s)
 
-    play(f, scene)
 
-
-def judge_order(log: list[tuple[str, bytes]]) -> None:
+def judge_order(log: list[tuple[str, bytes]], stream: Script) -> None:
     sent = [out for what, out in log if what == "send"]
-    blocks, outs = [block for _, block, _, _ in STREAM], [out for _, _, _, out in STREAM]
+    blocks, outs = [block for _, block, _, _ in stream], [out for _, _, _, out in stream]
     fed = [block for what, block in log if what == "feed"]
     if fed == blocks[1:]:
         raise Wrong("The first block is not read: it is the argument `block`. Yours skipped it.")
@@ -115,6 +122,14 @@ def judge_times(came_s: list[float], firsts: list[float], gaps: list[float], arr
             f"are {listed(gaps)} s. Take the time once per block, when it has come, and not after sending."
         )
     raise Wrong("Observe the time since the block before for each block after the first text, also if nothing is sent.")
+
+
+def judge_text_first(came_s: list[float], firsts: list[float], gaps: list[float], arrived_s: float) -> None:
+    if not same(firsts, [came_s[0] - arrived_s]) or not same(gaps, [b - a for a, b in pairwise(came_s)]):
+        raise Wrong(
+            "The first block may have text already. Then its coming is the time to first token, and each later block "
+            "has a gap."
+        )
 
 
 def near(a: float, b: float) -> bool:

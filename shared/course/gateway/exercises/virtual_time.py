@@ -14,6 +14,7 @@ from typing import Any
 from shared.course.exercise import Function, Wrong
 
 MOST_TURNS = 20_000
+CLOCKS = time, time.perf_counter, time.monotonic, time.time, time.sleep  # `from time import …` makes a name of its own
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -39,7 +40,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Clock:
-    """Stands for the module `time` in the function under test."""
+    """Stands for the module `time` in the function under test, and its functions for those that were imported."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.perf_counter = self.monotonic = loop.time
@@ -55,16 +56,16 @@ class Clock:
 def play(function: Function, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Await `scene()` in virtual time. Raises what it raises; Wrong if it never ends."""
     loop, names = VirtualLoop(), getattr(function, "__globals__", {})
-    before, outer = names.get("time"), events._get_running_loop()  # a notebook's own loop runs in this thread
-    if before is not None:
-        names["time"] = Clock(loop)
+    outer = events._get_running_loop()  # a notebook's own loop runs in this thread
+    clock = Clock(loop)
+    before = {name: one for name, one in names.items() if any(one is known for known in CLOCKS)}
+    names.update({name: clock if one is time else getattr(clock, one.__name__) for name, one in before.items()})
     events._set_running_loop(None)
     loop.set_exception_handler(lambda *_: None)  # what a left task raises is judged by the scene
     try:
         loop.run_until_complete(scene())
     finally:
-        if before is not None:
-            names["time"] = before
+        names.update(before)
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.turns = 0

@@ -19,6 +19,8 @@ def outline_faults(f: Function) -> None:
     got = f(command, *flags)
     if not isinstance(got, dict):
         raise Wrong("Return a dictionary: each wrong flag with what is wrong with it.")
+    if without := [name for name in got if f"--{name}" in FAULTS]:
+        raise Wrong(f"The keys are the flags as they stand in the command: '--{without[0]}', with its two dashes.")
     if "--output_dir" in got:
         raise Wrong("--output_dir is right: the builder has had it in every version.")
     for name, fault in FAULTS.items():
@@ -83,6 +85,9 @@ BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
 }
 
 
+FEW = "The prompts [70, 30, 70] have two lengths, and four engines may be built. At most `most` means: two are enough."
+
+
 def choose_buckets(f: Function) -> None:
     """Test on mixes of short chats and long documents. Any choice with the least padding is right."""
     for _ in range(4):
@@ -110,6 +115,13 @@ def choose_buckets(f: Function) -> None:
                 or f"{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
                 f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
             )
+    few = [70, 30, 70]
+    try:
+        got = sorted({int(one) for one in f(list(few), 4)})
+    except (ValueError, IndexError, TypeError) as e:
+        raise Wrong(f"{FEW} (Yours raised {type(e).__name__}.)") from None
+    if padding(few, got) or len(got) > 4:
+        raise Wrong(f"{FEW} Yours returned {short(got)}.")
 
 
 EXERCISES = (

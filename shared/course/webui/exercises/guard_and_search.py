@@ -101,6 +101,10 @@ def searched(history: Any) -> None:
         raise Wrong(f"A row lacks {', '.join(sorted(missing))}.")
     if (first[0]["chat"], first[0]["opens"]) != (chat, chat - 1):
         raise Wrong("`opens` is the chat that the page shows: for one of a pair, the pair's id.")
+    alone = history.new_chats(["ollama:x"], "", {})
+    history.add(alone, None, "user", "A caravel sails alone.")
+    if [one["opens"] for one in found("caravel")] != [alone]:
+        raise Wrong("`opens` of a chat that is none of a pair is this chat: `pair` is NULL there.")
     for words in ODD:
         found(words)
     if found("") or found("  ") or found("*"):

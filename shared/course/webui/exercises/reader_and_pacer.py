@@ -141,6 +141,8 @@ def pacer(f: Function) -> None:
         raise Wrong(f"After the frame 'abc' should have been rendered; yours rendered {calls['frame']}.")
     if asked["added"] > 1:
         raise Wrong("Each piece asked for a frame of its own. Ask for one only if none is on its way.")
+    if asked["idle frame"] > asked["frame"]:
+        raise Wrong("A frame was asked for although no text waits: the page would work in every frame, for ever.")
     if calls["second"] in (["abcd"],):
         raise Wrong("Text was rendered twice: what has been rendered must be removed from what waits.")
     if not calls["second"]:
