@@ -270,5 +270,5 @@ def check_browser(host: Host, machine: Machine) -> Check:
         "warning",
         "not found (optional)",
         "without it plots are interactive only, with no pictures in files",
-        "sudo apt install chromium",
+        ".venv/bin/python -m environment.browser   # or on Debian, not on Ubuntu: sudo apt install chromium",
     )
