@@ -9,6 +9,7 @@ ARGS and WEBUI_* variables are passed on to the page's server (solutions/webui/s
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,10 +32,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(env: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """Run the page's server until Ctrl+C."""
+    """Run the page's server until Ctrl+C or SIGTERM. It ends its answers first, so it is waited for."""
+    server = subprocess.Popen([sys.executable, "-m", "webui", *arguments], env=env)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
-        return subprocess.run([sys.executable, "-m", "webui", *arguments], env=env).returncode
-    except KeyboardInterrupt:
+        return server.wait()
+    except KeyboardInterrupt:  # the server has got it, too
+        server.wait()
         return 0
 
 
