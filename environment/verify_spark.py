@@ -24,11 +24,12 @@ from statistics import median
 from typing import Any
 
 from environment import compose
+from environment.container_flags import FLAGS
 from shared import LabError, files, load, models, paths
 from shared.course.speculation import speedups
 from shared.course.speculation.on_engines.questions import Questions
 from shared.course.speculation.speedups import Rounds, Setting
-from shared.engines import ENGINES, Draft, Flags, http
+from shared.engines import ENGINES, Draft, http
 from shared.hardware import Machine, detect
 from shared.launch import containers, launch
 from shared.launch.running import Engine
@@ -46,13 +47,6 @@ FIRST = 12
 # Drafts are timed in so many rounds of so many answers for each user, each of so many tokens.
 DRAFTS, USERS, ROUNDS, ANSWERS, TOKENS = 3, (1, 4), 5, 2, 128
 README = paths.REPO / "README.md"
-FLAGS: Mapping[str, Flags] = {  # a small KV cache: 4 sequences of 4096 tokens
-    "ollama": {"OLLAMA_NUM_PARALLEL": 4, "OLLAMA_CONTEXT_LENGTH": 4096},
-    "llamacpp": {"-np": 4, "-c": 4 * 4096},
-    "vllm": {"--max-num-seqs": 4, "--max-model-len": 4096},
-    "sglang": {"--max-running-requests": 4, "--max-total-tokens": 4 * 4096, "--context-length": 4096},
-    "trtllm": {"--max_batch_size": 4, "--max_seq_len": 4096},
-}
 
 
 @dataclass(frozen=True)
