@@ -296,6 +296,20 @@ def test_a_driver_that_fails_for_real_is_reported(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("gpu", "LABS_PROFILE is 'gpu'; it can be 'cpu', 'cuda' or 'spark'.\nFix: unset it, or"),
+        ("cuda", "which needs an NVIDIA GPU, but nvidia-smi is not on the PATH.\nFix: unset LABS_PROFILE, then"),
+    ],
+)
+def test_a_wrong_setting_ends_it_with_a_fix_that_helps(tmp_path: Path, profile: str, said: str) -> None:
+    done = run_doctor(LABS_PROFILE=profile, PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_symptoms_are_printed_too() -> None:
     done = run_doctor("--symptoms")
     assert done.returncode == 0
