@@ -16,7 +16,7 @@ import shared
 from shared import paths
 from shared.hardware import doctor
 from shared.hardware.doctor import CHECKS
-from shared.hardware.doctor_checks import DROP_CACHES, Check
+from shared.hardware.doctor_checks import DROP_CACHES, PORTS, Check
 from shared.hardware.doctor_gpu_checks import REGISTER
 from shared.processes import start_time
 from tests.machines import NAMES, RecordedHost, facts, machine
@@ -211,6 +211,18 @@ def test_the_token_is_never_printed(tmp_path: Path) -> None:
         found, rows = doctor.doctor(host)
         assert next(c for c in rows if c.name == "Hugging Face token").observed == "found"
         assert "hf_" not in doctor.table(found, rows)
+
+
+def test_an_empty_token_file_is_no_token() -> None:
+    host = machine("h200", HF_TOKEN_PATH="/t")
+    host.facts["files"]["/t"] = "\n"
+    assert checks(host)["Hugging Face token"].observed == "none"
+
+
+def test_port_3000_is_the_chat_pages_too() -> None:
+    settings = (paths.REPO / "solutions" / "webui" / "settings.py").read_text()
+    assert re.search(r"port: int = Field\(default=3000", settings) or "port: int = 3000" in settings
+    assert "chat page" in PORTS[3000]
 
 
 def test_a_foreign_package_named_shared_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
