@@ -132,8 +132,12 @@ lock: setup ## write every lock file anew (ARGS=--upgrade: with the newest versi
 down: setup ## end all engines that the labs started
 	@$(PY) -m shared.launch down
 
+# A disk's folder "models" may hold other models, too: only those that a step of the set-up has made are removed.
 clean: ## remove .venv, engines and weights, built engines too; keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
-	cd "$$cache" && rm -rf engines prefill-engines detached-builds open-webui* ray-serve* models build-tools* bench tools \
-	    torchinductor logs run && echo "removed what was in $$cache"
+	cd "$$cache" && rm -rf engines prefill-engines detached-builds open-webui* ray-serve* models/ollama build-tools* bench \
+	    tools torchinductor logs run && { [ ! -d models ] || { \
+	    find models -maxdepth 1 -regextype posix-extended -regex '.*-[0-9a-f]{12}(\.partial)?' -exec rm -rf {} + && \
+	    find models -maxdepth 1 -xtype l -delete && rmdir --ignore-fail-on-non-empty models; }; } && \
+	    echo "removed what was in $$cache"

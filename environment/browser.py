@@ -29,13 +29,15 @@ def ensure() -> str:
     if found is None:
         raise LabError(
             "The tests need Chromium, but none is installed and the download failed (see above).",
-            "sudo apt install chromium, then run the same command again",
+            "check the network, or install one (Debian: sudo apt install chromium; Ubuntu has no such package), then "
+            "run the same command again",
         )
     version = subprocess.run([found, "--version"], capture_output=True, text=True)
     if version.returncode:
         raise LabError(
             f"{found} does not start: {version.stderr.strip()[-300:]}",
-            "sudo apt install chromium, then run the same command again",
+            "install the libraries that it lacks: sudo .venv/bin/python -m playwright install-deps chromium; then run "
+            "the same command again",
         )
     return found
 

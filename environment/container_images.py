@@ -1,4 +1,4 @@
-"""Fetch all container images and the weights in advance, so that no notebook cell waits for them.
+"""Fetch all container images, weights and drafts in advance, so that no notebook cell waits for them.
 
 `make engines` does this after the steps of install.py, on a machine whose engines run in containers. The downloads are
 tens of gigabytes. Images and weights that are already present are not fetched again. If the download for one engine
@@ -9,11 +9,12 @@ from shared import LabError, models
 from shared.engines import ENGINES, EngineSpec
 from shared.hardware import Machine
 from shared.launch import containers
-from shared.models import ModelChoice, hub
+from shared.models import ModelChoice, catalogue, hub
+from shared.models.catalogue import Source
 
 
 def fetch_all(machine: Machine) -> int:
-    """Fetch every engine's image and first precision. Prints why one failed; returns how many failed."""
+    """Fetch each engine's image, and the weights and drafts of all labs. Prints why one failed; returns how many."""
     model, failed = models.choose(machine), 0
     for spec in ENGINES.values():
         try:
@@ -21,7 +22,23 @@ def fetch_all(machine: Machine) -> int:
         except LabError as e:
             failed += 1
             print(f"{spec.title}: {e}", flush=True)
+    for key, source in of_all_labs(machine).items():
+        try:
+            hub.fetch(source)
+            print(f"{key}: {source.repository} is on this machine", flush=True)
+        except LabError as e:
+            failed += 1
+            print(f"{key}: {e}", flush=True)
     return failed
+
+
+def of_all_labs(machine: Machine) -> dict[str, Source]:
+    """What some lab loads: weights in several precisions, and drafts, by their keys."""
+    found = {}
+    for lab in catalogue.loads():
+        model = models.choose(machine, lab)
+        found |= {key: source for key, source in {**model.sources, **model.drafts}.items() if key in model.loads}
+    return found
 
 
 def fetch(spec: EngineSpec, model: ModelChoice, machine: Machine) -> str:

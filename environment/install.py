@@ -125,7 +125,8 @@ class Installation:
         except Stopped:
             pass
         except LabError as e:
-            self.fail(str(e), stop=not proving)
+            again = f"run the same command again; if it fails again, show your instructor {paths.show(step.log)}"
+            self.fail(str(e if e.fix else LabError(str(e), again)), stop=not proving)
         except Exception as e:
             # Only the log gets the traceback, if it can still be written.
             with contextlib.suppress(OSError), step.log.open("a") as log:

@@ -176,7 +176,7 @@ def main() -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         fix = ".venv/bin/python -m environment.run_notebook solutions/lab-3.3.1-engine-benchmark.ipynb"
         raise LabError(f"One notebook is expected, and {' '.join(arguments) or 'none'} was given.", fix)
-    source = Path(arguments[0]).resolve()
+    source, began_s = Path(arguments[0]).resolve(), time.time()
     notebook = nbformat.read(source, as_version=4)
     runner = Runner(
         notebook,
@@ -198,7 +198,7 @@ def main() -> int:
     files.write(source if "--in-place" in sys.argv else paths.results() / source.name, with_outputs(notebook))
     runner.partial.unlink(missing_ok=True)
     report = paths.results() / "report.html"
-    if report.exists():
+    if report.exists() and report.stat().st_mtime >= began_s:  # not one of an earlier run
         print(f"\nReport: {paths.show(report)} and {paths.show(report.with_suffix('.md'))}")
     return 0
 

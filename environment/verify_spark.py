@@ -24,11 +24,12 @@ from statistics import median
 from typing import Any
 
 from environment import compose
+from environment.container_flags import FLAGS
 from shared import LabError, files, load, models, paths
 from shared.course.speculation import speedups
 from shared.course.speculation.on_engines.questions import Questions
 from shared.course.speculation.speedups import Rounds, Setting
-from shared.engines import ENGINES, Draft, Flags, http
+from shared.engines import ENGINES, Draft, http
 from shared.hardware import Machine, detect
 from shared.launch import containers, launch
 from shared.launch.running import Engine
@@ -46,13 +47,6 @@ FIRST = 12
 # Drafts are timed in so many rounds of so many answers for each user, each of so many tokens.
 DRAFTS, USERS, ROUNDS, ANSWERS, TOKENS = 3, (1, 4), 5, 2, 128
 README = paths.REPO / "README.md"
-FLAGS: Mapping[str, Flags] = {  # a small KV cache: 4 sequences of 4096 tokens
-    "ollama": {"OLLAMA_NUM_PARALLEL": 4, "OLLAMA_CONTEXT_LENGTH": 4096},
-    "llamacpp": {"-np": 4, "-c": 4 * 4096},
-    "vllm": {"--max-num-seqs": 4, "--max-model-len": 4096},
-    "sglang": {"--max-running-requests": 4, "--max-total-tokens": 4 * 4096, "--context-length": 4096},
-    "trtllm": {"--max_batch_size": 4, "--max_seq_len": 4096},
-}
 
 
 @dataclass(frozen=True)
@@ -210,8 +204,16 @@ def opening_of(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text).strip().lower()[:FIRST]
 
 
-def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -> Path:
-    """Write the ledger and return its path. It contains nothing that names a person or a host."""
+def new_ledger(machine: Machine) -> Path:
+    """The file of a run. A ledger of the same day is kept: it may hold other engines."""
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-")
+    name = f"{slug}-{time.strftime('%Y-%m-%d')}"
+    names = (f"{name}.json", *(f"{name}-{number}.json" for number in range(2, 1000)))
+    return next(file for one in names if not (file := verified.LEDGERS / one).exists())
+
+
+def write(file: Path, machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -> None:
+    """Write the ledger. It contains nothing that names a person or a host."""
     seen = ("name", "profile", "processor", "architecture", "gpu", "driver", "cuda")
     ledger = {
         "schema": verified.SCHEMA,
@@ -220,11 +222,8 @@ def write(machine: Machine, model: ModelChoice, reports: Mapping[str, Report]) -
         "model": model.origin,
         "engines": {name: asdict(report) for name, report in reports.items()},
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-")
-    file = verified.LEDGERS / f"{slug}-{ledger['date']}.json"
     file.parent.mkdir(exist_ok=True)
     files.write(file, (json.dumps(ledger, indent=1, ensure_ascii=False) + "\n").encode())
-    return file
 
 
 def say_so() -> None:
@@ -245,6 +244,7 @@ def main(names: list[str]) -> int:
     model = models.choose(machine)
     print(f"{machine}\n{model.origin}\nThe engines run one after another.\n")
     reports: dict[str, Report] = {}
+    file = new_ledger(machine)
     for name in names or list(ENGINES):
         image = containers.images()[ENGINES[name].container.image]
         report = reports[name] = Report(f"{image.image}:{image.tag}")
@@ -256,9 +256,9 @@ def main(names: list[str]) -> int:
         except Exception as e:  # such as an answer in an unknown format: recorded, and the next engine starts
             traceback.print_exc()
             report.add("ran to the end", False, f"{type(e).__name__}: {e}"[:600])
-        file = write(machine, model, reports)
+        write(file, machine, model, reports)
     compare(reports)
-    file = write(machine, model, reports)
+    write(file, machine, model, reports)
     say_so()
     failed = sum(not check.ok for report in reports.values() for check in report.checks)
     print(

@@ -141,6 +141,7 @@ def main(arguments: list[str]) -> int:
         return int(not all(check.ok for check in checks))
     for name, text in scripts(pair).items():
         files.write(asked.to / name, text.encode())
+        (asked.to / name).chmod(0o755)
         print(f"{asked.to / name}: {text.splitlines()[2].removeprefix('# ')}")
     print(f"Each machine: {pair.needed}.")
     print(f"Copy them to the worker: scp {asked.to}/*.sh {pair.worker.ssh}:")

@@ -234,7 +234,9 @@ def same_weights(pair: Pair, head: Run, worker: Run) -> Check:
         lines = sorted(found.text.splitlines())
         empty = found.status == 0 and not any(".safetensors " in line for line in lines)
         answers.append(Answer(1, "no safetensors") if empty else Answer(found.status, "\n".join(lines)))
-    get = f"on both machines, with HF_HOME as in the file: hf download {pair.repository} --revision {pair.revision}"
+    # Meta's repositories hold the weights twice: "original" has them in a form that vLLM doesn't read.
+    download = f"hf download {pair.repository} --revision {pair.revision} --exclude 'original/*'"
+    get = f"on both machines, with HF_HOME as in the file: {download}"
     return same(f"the same weights {pair.repository}@{pair.revision[:8]}", answers[0], answers[1], get)
 
 

@@ -24,7 +24,7 @@ from shared import LabError
 from shared.hardware import host
 from shared.models.catalogue import ANOTHER_MODEL, Source
 from shared.models.choice import slug
-from shared.models.hub import gated
+from shared.models.hub import first_line, gated
 from shared.models.llama import Llama, architecture_fault
 
 LIMIT_BYTES = 2_000_000_000  # on two cores a bigger one takes the labs from minutes to hours
@@ -51,7 +51,7 @@ def resolve(asked: str) -> Source:
         raise LabError(f"The hub has no {repository}, or it is private.", check) from None
     except Exception as e:  # its HTTP library's own errors among them
         raise LabError(
-            f"The hub can't be reached for {repository} ({type(e).__name__}: {str(e).splitlines()[0][:150]}).",
+            f"The hub can't be reached for {repository} ({type(e).__name__}: {first_line(e)}).",
             "check the network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE forbids all requests), or unset LABS_MODEL: "
             "the labs' own small model needs no hub",
         ) from None
@@ -95,7 +95,7 @@ def download(source: Source, *patterns: str) -> Path:
         raise gated(source.repository) from None
     except Exception as e:  # its HTTP library's own errors among them
         raise LabError(
-            f"{source.repository} could not be fetched: {str(e).splitlines()[0][:200]}",
+            f"{source.repository} could not be fetched: {first_line(e)}",
             "check the network, then run the same command again: complete files are kept",
         ) from None
 

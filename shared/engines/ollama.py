@@ -17,6 +17,8 @@ from shared.models import hub
 from shared.models.choice import ModelChoice
 from shared.models.weights import sha256
 
+CONTEXT = 4096  # tokens of a request, where the flags name no number: its default on a machine without a GPU
+
 
 def command(plan: LaunchPlan) -> list[str]:
     return [str(plan.home / "bin" / "ollama"), "serve"]
@@ -98,22 +100,25 @@ def flags_fault(log: str, flags: Flags) -> str:
 
 
 def container_env(plan: LaunchPlan) -> Mapping[str, str]:
+    # Unset, it would be 256k tokens on a machine with as much memory as a Spark.
+    context = {} if "OLLAMA_CONTEXT_LENGTH" in plan.flags else {"OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
     return {
         "OLLAMA_HOST": f"0.0.0.0:{plan.port}",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_NO_CLOUD": "1",
+        **context,
     }
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
     slots = whole_number(flags, "OLLAMA_NUM_PARALLEL", least=0) or 1  # 0 stands for Ollama's own default, as if unset
-    context = whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) or 4096
+    context = whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) or CONTEXT
     return slots * context * model.kv_bytes_per_token()
 
 
 def kv_bytes_asked(model: ModelChoice, flags: Flags) -> int | None:
-    # Its default is 256k tokens on a machine with as much memory as a Spark.
-    return kv_bytes(model, flags) if whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) else None
+    # 0 stands for its own default there.
+    return None if whole_number(flags, "OLLAMA_CONTEXT_LENGTH", least=0) == 0 else kv_bytes(model, flags)
 
 
 NO_DRAFT = "its API offers drafts only for models that contain their own (MTP, DFlash)"

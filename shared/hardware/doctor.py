@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 
+from shared.errors import command
 from shared.hardware import doctor_checks as general
 from shared.hardware import doctor_gpu_checks as gpu
 from shared.hardware import symptoms
@@ -87,6 +88,7 @@ def symptom_table() -> str:
     return "\n\n".join([*blocks, "Collected from published reports; none of it was verified on hardware by us."])
 
 
+@command
 def main() -> int:
     if unknown := set(sys.argv[1:]) - {"--json", "--symptoms"}:
         print(

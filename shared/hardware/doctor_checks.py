@@ -23,7 +23,7 @@ NATIVE_MEMORY_GIB = 12  # four engines at once, measured
 UNIFIED_MEMORY_GIB = 46
 SWAP_IN_USE_GIB = 1
 PORTS = {
-    3000: "Open WebUI",
+    3000: "the chat page, Open WebUI",
     3001: "Grafana",
     8000: "vLLM",
     8080: "llama.cpp, Open WebUI",
@@ -251,7 +251,7 @@ def check_token(host: Host, machine: Machine) -> Check | None:
         return None
     home = host.env.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
     file = host.env.get("HF_TOKEN_PATH") or f"{home}/token"
-    if host.env.get("HF_TOKEN") or host.read(file) is not None:
+    if host.env.get("HF_TOKEN") or (host.read(file) or "").strip():
         return ok("Hugging Face token", "found")
     return Check(
         "Hugging Face token",
@@ -270,5 +270,5 @@ def check_browser(host: Host, machine: Machine) -> Check:
         "warning",
         "not found (optional)",
         "without it plots are interactive only, with no pictures in files",
-        "sudo apt install chromium",
+        ".venv/bin/python -m environment.browser   # or on Debian, not on Ubuntu: sudo apt install chromium",
     )

@@ -155,7 +155,7 @@ def choose_profile(host: Host, gpu: Gpu | None) -> tuple[str, str]:
     if asked in ("cuda", "spark") and gpu is None:
         raise LabError(
             f"LABS_PROFILE is {asked!r}, which needs an NVIDIA GPU, but {without_gpu(host)}.",
-            "unset LABS_PROFILE, or find out what is wrong with the GPU: make doctor",
+            "unset LABS_PROFILE, then find out what is wrong with the GPU: make doctor",
         )
     if asked:
         return asked, f"LABS_PROFILE={asked}"

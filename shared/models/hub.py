@@ -28,7 +28,7 @@ def fetch(source: Source) -> Path:
     reached. An interrupted download continues where it stopped.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # takes half a second to import
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     revision, cache = source.revision or None, home() / "hub"
     page = f"https://huggingface.co/{source.repository}"
@@ -63,19 +63,25 @@ def fetch(source: Source) -> Path:
         raise gated(source.repository, source.ungated) from None
     except RepositoryNotFoundError:
         raise LabError(f"The hub has no {source.repository}, or it is private.", f"check the name: {page}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+    except Exception as e:  # its HTTP library's own errors among them
         raise LabError(
-            f"{source.repository} could not be downloaded completely: {str(e).splitlines()[0][:200]}",
+            f"{source.repository} could not be downloaded completely: {first_line(e)}",
             "check the network and repeat; downloaded files are kept",
         ) from None
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where the text is empty, as that of a timeout can be."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
 def gated(repository: str, ungated: str = "") -> LabError:
     """The error for a model that needs an account."""
-    other = f"{ungated}, which has the same weights without a gate" if ungated else "another model"
+    no_token = "unset HF_TOKEN; .venv/bin/hf auth logout"  # shared.models.choice takes the ungated copy then
+    other = f"take {ungated}, which has the same weights without a gate: {no_token}" if ungated else "use another model"
     return LabError(
         f"{repository} is gated: it needs the token of an account that has accepted its licence.",
-        f"accept the licence on https://huggingface.co/{repository}, then: export HF_TOKEN=...; or use {other}",
+        f"accept the licence on https://huggingface.co/{repository}, then: export HF_TOKEN=...; or {other}",
     )
 
 
@@ -89,10 +95,12 @@ def whole(weights: Path) -> bool:
 
 
 def need_disk(source: Source) -> None:
-    """Raise LabError unless the weights fit on the disk."""
+    """Raise LabError unless what is left to download fits on the disk. What an interrupted download left is kept."""
     free = shutil.disk_usage(files.nearest(home())).free
-    if source.bytes and free < 1.05 * source.bytes:
-        need, free_gib = source.bytes / 2**30, free / 2**30
+    blobs = home() / "hub" / f"models--{source.repository.replace('/', '--')}" / "blobs"
+    there = sum(file.stat().st_size for file in blobs.glob("*"))
+    if source.bytes and free < 1.05 * (source.bytes - there):
+        need, free_gib = (source.bytes - there) / 2**30, free / 2**30
         raise LabError(
             f"{source.repository} needs {need:.1f} GiB of disk space, but only {free_gib:.1f} GiB are free in "
             f"{paths.show(home())}.",

@@ -32,6 +32,7 @@ SEATS = {
     "sglang": "--max-running-requests",
     "llamacpp": "-np",
     "ollama": "OLLAMA_NUM_PARALLEL",
+    "trtllm": "--max_batch_size",
 }
 OPEN_LOOPS = ("open/", "capacity/")  # lab 3.3.2's loads of requests at random moments
 USERS_AT_LEAST = 4  # different numbers of users, for the fit of a step

@@ -295,6 +295,24 @@ def test_a_checkout_of_git_for_windows_keeps_the_line_ends(tmp_path: Path) -> No
         assert b"\r" not in (clone / file).read_bytes(), file
 
 
+def test_clean_keeps_the_models_of_others(tmp_path: Path) -> None:
+    """LABS_CACHE=/big/disk, where a folder of models was before."""
+    root, models = tmp_path / "project", tmp_path / "disk" / "models"
+    (root / "environment").mkdir(parents=True)
+    shutil.copy(paths.REPO / "Makefile", root)
+    shutil.copy(paths.REPO / "environment" / "cache_folder.sh", root / "environment")
+    made = ("small-0123456789ab", "small-ba9876543210.partial", "small-gguf-0123456789ab", "ollama")
+    mine = ("Llama-3.1-70B", "Qwen3-0.6B-abc", "elsewhere", "small.gguf")
+    for name in (*made, *mine):
+        (models / name).mkdir(parents=True)
+    (models / "small").symlink_to("small-0123456789ab")
+    (models / "small-gguf").symlink_to("small-gguf-0123456789ab")
+    (models / "mine").symlink_to("Llama-3.1-70B")
+    clean = ["make", "-s", "clean", f"LABS_CACHE={models.parent}"]
+    subprocess.run(clean, cwd=root, capture_output=True, text=True, check=True)
+    assert sorted(one.name for one in models.iterdir()) == sorted([*mine, "mine"])
+
+
 @pytest.mark.parametrize("cache", ["cache", "my cache"])
 def test_clean_empties_the_cache_and_says_so(tmp_path: Path, cache: str) -> None:
     root, folder = tmp_path / "project", tmp_path / cache

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shared import paths
 
-FIX = "Fix: sudo apt install chromium"
+NO_LIBRARY = "Fix: install the libraries that it lacks: sudo .venv/bin/python -m playwright install-deps chromium"
+NO_BROWSER = "Fix: check the network, or install one (Debian: sudo apt install chromium; Ubuntu has no such package)"
 
 
 def ensure(programs: Path, cache: Path, user: int = 1000) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,7 @@ def test_one_that_does_not_start_is_no_browser(tmp_path: Path) -> None:
     done = ensure(tmp_path / "bin", tmp_path)
     assert done.returncode == 1
     assert "does not start: libnss3.so: cannot open" in done.stderr
-    assert FIX in done.stderr
+    assert NO_LIBRARY in done.stderr
 
 
 def test_where_none_can_be_had_it_says_so_and_fails(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_where_none_can_be_had_it_says_so_and_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Fetching Chromium into" in done.stdout
     assert "none is installed and the download failed" in done.stderr
-    assert FIX in done.stderr
+    assert NO_BROWSER in done.stderr
 
 
 def test_root_tries_debians_package_first(tmp_path: Path) -> None:

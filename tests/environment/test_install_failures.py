@@ -31,7 +31,8 @@ def test_failed_step_stops_the_others_and_says_why(tmp_path: Path, labs_cache: P
     assert not list(labs_cache.glob("later*"))
 
 
-@pytest.mark.parametrize("how", ["[1][2]", "(_ for _ in ()).throw(LabError('it gave no token.', 'look'))"])
+@pytest.mark.parametrize("how", ["[1][2]", "(_ for _ in ()).throw(LabError('it gave no token.', 'look'))",
+                                 "(_ for _ in ()).throw(LabError('its text is wrong.'))"])  # fmt: skip
 def test_a_failed_proof_stops_no_other_step(tmp_path: Path, labs_cache: Path, installing: Run, how: str) -> None:
     """No step builds on a proof. All failed proofs are reported at the end."""
     proof = f"verify=lambda job: [__import__('pathlib').Path('{tmp_path}/proved').touch(), {how}]"

@@ -57,6 +57,17 @@ def test_it_prints_what_a_notebook_prints_and_writes_a_copy(tmp_path: Path) -> N
     assert [file.name for file in (tmp_path / "results").glob("*.ipynb")] == ["tiny.ipynb"]
 
 
+def test_only_a_report_of_this_run_is_named(tmp_path: Path) -> None:
+    report = tmp_path / "results" / "report.html"
+    report.write_text("of an earlier run")
+    os.utime(report, (0, 0))
+    out, _ = start(notebook(tmp_path, "print('hello')")).communicate(timeout=120)
+    assert "Report:" not in out
+    write = f"import pathlib; _ = pathlib.Path({str(report)!r}).write_text('new')"
+    out, _ = start(notebook(tmp_path, write)).communicate(timeout=120)
+    assert f"Report: {report} and {report.with_suffix('.md')}\n" in out
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

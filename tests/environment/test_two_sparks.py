@@ -1,6 +1,7 @@
 """The start scripts of two Sparks, and their preflight between two network namespaces."""
 
 import json
+import os
 import shlex
 import subprocess
 import tomllib
@@ -113,6 +114,7 @@ def test_the_index_of_the_worker_is_optional(tmp_path: Path) -> None:
 def test_the_command_writes_the_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert two_sparks.main(["--to", str(tmp_path)]) == 0
     assert {file.name for file in tmp_path.iterdir()} == set(two_sparks.scripts(read()))
+    assert all(os.access(file, os.X_OK) for file in tmp_path.iterdir())  # scp keeps that
     assert "not verified on hardware" in capsys.readouterr().out
 
 
@@ -169,6 +171,15 @@ def test_with_ray_its_image_and_port_are_checked() -> None:
     assert [line for line in asked if line.startswith("docker")] == [
         f"docker image inspect --format {{{{.Id}}}} {RAY_IMAGE}"
     ] * 2
+
+
+def test_the_weights_are_fetched_once_and_not_in_metas_own_form_too() -> None:
+    pair, absent = read(), answers(nothing_runs, {"find": Answer(1, "no such folder")})
+    check = two_sparks_preflight.same_weights(pair, absent, absent)
+    assert not check.ok
+    words = shlex.split(check.fix.rpartition(": ")[2])
+    assert words[:3] == ["hf", "download", pair.repository]
+    assert words[-2:] == ["--exclude", "original/*"]
 
 
 def test_ssh_never_asks_for_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import shared
 from shared import paths
 from shared.hardware import doctor
 from shared.hardware.doctor import CHECKS
-from shared.hardware.doctor_checks import DROP_CACHES, Check
+from shared.hardware.doctor_checks import DROP_CACHES, PORTS, Check
 from shared.hardware.doctor_gpu_checks import REGISTER
 from shared.processes import start_time
 from tests.machines import NAMES, RecordedHost, facts, machine
@@ -45,14 +45,14 @@ NOT_OK: dict[str, dict[str, tuple[str, str]]] = {
         "CUDA of the driver": ("warning", "update the NVIDIA driver in Windows"),
         "GPU in use": ("warning", "end the processes that you don't need"),
         "Hugging Face token": NO_TOKEN,
-        "Chromium": ("warning", "sudo apt install chromium"),
+        "Chromium": ("warning", ".venv/bin/python -m environment.browser"),
     },
     "jetson-orin": {},
     "no-gpu": {
         "c++": ("failed", "sudo apt install g++"),
         "memory": ("failed", "close other programs"),
         "ports": ("warning", "sudo ss -ltnp 'sport = :8080'"),
-        "Chromium": ("warning", "sudo apt install chromium"),
+        "Chromium": ("warning", ".venv/bin/python -m environment.browser"),
     },
     "no-docker": {"docker": ("failed", "sudo apt install docker.io")},
     "docker-permission": {"docker": ("failed", "sudo usermod -aG docker $USER")},
@@ -213,6 +213,18 @@ def test_the_token_is_never_printed(tmp_path: Path) -> None:
         assert "hf_" not in doctor.table(found, rows)
 
 
+def test_an_empty_token_file_is_no_token() -> None:
+    host = machine("h200", HF_TOKEN_PATH="/t")
+    host.facts["files"]["/t"] = "\n"
+    assert checks(host)["Hugging Face token"].observed == "none"
+
+
+def test_port_3000_is_the_chat_pages_too() -> None:
+    settings = (paths.REPO / "solutions" / "webui" / "settings.py").read_text()
+    assert re.search(r"port: int = Field\(default=3000", settings) or "port: int = 3000" in settings
+    assert "chat page" in PORTS[3000]
+
+
 def test_a_foreign_package_named_shared_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert checks(machine("h100"))["import shared"].state == "ok"
     monkeypatch.setattr(shared, "__file__", str(tmp_path / "shared" / "__init__.py"))
@@ -294,6 +306,20 @@ def test_a_driver_that_fails_for_real_is_reported(tmp_path: Path) -> None:
     row = next(c for c in said["checks"] if c["name"] == "GPU")
     assert row["observed"].startswith("nvidia-smi failed (exit 18): Failed to initialize NVML: Driver/library")
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("gpu", "LABS_PROFILE is 'gpu'; it can be 'cpu', 'cuda' or 'spark'.\nFix: unset it, or"),
+        ("cuda", "which needs an NVIDIA GPU, but nvidia-smi is not on the PATH.\nFix: unset LABS_PROFILE, then"),
+    ],
+)
+def test_a_wrong_setting_ends_it_with_a_fix_that_helps(tmp_path: Path, profile: str, said: str) -> None:
+    done = run_doctor(LABS_PROFILE=profile, PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_symptoms_are_printed_too() -> None:

@@ -21,7 +21,7 @@ from shared.hardware import Machine
 from shared.launch import containers, launcher, memory
 from shared.launch.containers import Image, ensure, images
 from shared.launch.running import Engine
-from shared.models import ModelChoice
+from shared.models import ModelChoice, catalogue
 from shared.results.participants import again
 from tests.helpers.container_owner import OWNER
 from tests.helpers.fake_spark import FLAGS, INSIDE, reading
@@ -322,7 +322,11 @@ def test_make_engines_fetches_every_image_and_goes_on_after_a_failure(
     assert capsys.readouterr().out.count("the registry requires a login") == len(launcher.ENGINES)
     on_a_spark.says(pull_fails="")
     assert container_images.fetch_all(spark) == 0
-    assert "vLLM: vllm/vllm-openai:v" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "vLLM: vllm/vllm-openai:v" in said
+    for key, source in {**spark_model.sources, **spark_model.drafts}.items():  # what a later lab loads, too
+        loaded = any(key in keys for keys in catalogue.loads().values())
+        assert (f"{key}: {source.repository} is on this machine" in said) == loaded
     pulls = sum(words[0] == "pull" for words in on_a_spark.asked())
     assert pulls == 2 * len(launcher.ENGINES)
     assert container_images.fetch_all(spark) == 0

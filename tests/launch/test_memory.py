@@ -5,6 +5,7 @@ own stands in for the engine.
 """
 
 import itertools
+import re
 import threading
 import time
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared import LabError
-from shared.engines import ENGINES
+from shared.engines import ENGINES, LaunchPlan
 from shared.hardware import Machine
 from shared.launch import memory
 from shared.launch.memory import Need, floors_gib, guard, need, require, share, story
@@ -139,11 +140,24 @@ def test_no_container_chooses_its_kv_cache_itself(name: str, spark: Machine, spa
     needed = need(spec, spark_model, "BF16", FLAGS[name], spark)
     assert needed.kv == pytest.approx(32768 * spark_model.kv_bytes_per_token() / 2**30)
     require(spec, needed, FLAGS[name], spark, ())
+    free = {"OLLAMA_CONTEXT_LENGTH": 0} if name == "ollama" else {}  # unset, the labs set Ollama's
+    given = re.escape(str(free or "none"))
     with pytest.raises(
         LabError,
-        match=rf"{spec.title} takes most of .* for its KV cache .* are none\.\nFix: limit .*{spec.container.bound_by}",
+        match=rf"{spec.title} takes most of .* KV cache .* are {given}\.\nFix: limit .*{spec.container.bound_by}",
     ):
-        need(spec, spark_model, "BF16", {}, spark)
+        need(spec, spark_model, "BF16", free, spark)
+
+
+def test_ollama_has_the_context_that_it_has_on_a_processor(spark: Machine, spark_model: ModelChoice) -> None:
+    """Lab 3.3.6 names none. Its own default on a Spark is the longest that the model has."""
+    flags, spec = {"OLLAMA_NUM_PARALLEL": 4}, ENGINES["ollama"]
+    tokens = need(spec, spark_model, "BF16", flags, spark).kv * 2**30 / spark_model.kv_bytes_per_token()
+    assert tokens == pytest.approx(4 * 4096)
+    start = LaunchPlan(Path(), spark_model, "BF16", 11434, 20, flags)
+    assert spec.container.env(start)["OLLAMA_CONTEXT_LENGTH"] == "4096"
+    named = replace(start, flags={"OLLAMA_CONTEXT_LENGTH": 8192})
+    assert "OLLAMA_CONTEXT_LENGTH" not in spec.container.env(named)
 
 
 def test_a_second_engine_that_does_not_fit_on_a_spark_is_refused(spark: Machine, spark_model: ModelChoice) -> None:

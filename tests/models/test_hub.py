@@ -1,10 +1,14 @@
 """Weights are downloaded from a hub completely and once, or an error gives the reason. The tests run a real server."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from shared import LabError
 from shared.models.catalogue import Source
@@ -88,7 +92,9 @@ def test_half_a_model_is_not_taken_for_whole(hub: Hub, at: Callable[[str], None]
 def test_a_gated_model_names_its_page_and_its_free_twin(at: Callable[[str], None]) -> None:
     with pytest.raises(LabError, match=r"labs/gated is gated.*\nFix: accept the licence on https://.*/labs/gated"):
         fetch(replace(SOURCE, repository="labs/gated"))
-    with pytest.raises(LabError, match=r"or use labs/model, which has the same weights without a gate"):
+    with pytest.raises(
+        LabError, match=r"or take labs/model, which .* without a gate: unset HF_TOKEN; .*hf auth logout"
+    ):
         fetch(replace(SOURCE, repository="labs/gated", ungated="labs/model"))
 
 
@@ -98,6 +104,38 @@ def test_a_wrong_name_and_no_network_are_told_apart(at: Callable[[str], None]) -
     at("")
     with pytest.raises(LabError, match=r"labs/model could not be downloaded completely: .*\nFix: check the network"):
         fetch(replace(SOURCE, revision="b" * 40))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (httpx.ReadTimeout(""), "ReadTimeout"),
+        (RuntimeError("Data processing error: CAS\nat 3"), "Data processing error: CAS"),
+    ],
+)
+def test_an_error_of_a_library_below_is_told_with_its_fix(
+    at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    import huggingface_hub
+
+    def fails(*_: object, local_files_only: bool, **__: object) -> str:
+        raise LocalEntryNotFoundError("not here") if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(LabError, match=f"could not be downloaded completely: {said}\nFix: check the network"):
+        fetch(SOURCE)
+
+
+def test_what_an_interrupted_download_left_needs_no_room(
+    at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=len(WEIGHTS) // 2))
+    with pytest.raises(LabError, match="GiB of disk space"):
+        fetch(SOURCE)
+    blobs = home() / "hub" / "models--labs--model" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "0.incomplete").write_bytes(WEIGHTS[: len(WEIGHTS) * 2 // 3])
+    assert (fetch(SOURCE) / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_full_disk_is_noticed_before_anything_is_fetched(

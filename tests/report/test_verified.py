@@ -92,6 +92,27 @@ def test_a_machine_without_containers_is_told_why(ledgers: Path, monkeypatch: py
         verify_spark.main(["lama"])
 
 
+def test_a_second_run_of_a_day_keeps_what_the_first_has_verified(
+    ledgers: Path, spark: Machine, spark_model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a freeze, when only the engines that are left are named."""
+
+    def passes(name: str, model: ModelChoice, report: verify_spark.Report) -> None:
+        report.add("answers", True, "after 90 s")
+
+    monkeypatch.setattr(verify_spark, "detect", lambda: spark)
+    monkeypatch.setattr(models, "choose", lambda _: spark_model)
+    monkeypatch.setattr(verify_spark, "verify_engine", passes)
+    assert verify_spark.main(["vllm"]) == 0
+    [first] = ledgers.iterdir()
+    before = first.read_bytes()
+    assert verify_spark.main(["sglang"]) == 0
+    assert verify_spark.main(["llamacpp"]) == 0
+    assert first.read_bytes() == before
+    assert {file.name.removeprefix(first.stem) for file in ledgers.iterdir()} == {".json", "-2.json", "-3.json"}
+    assert all(verified.verified(name) for name in ("vllm", "sglang", "llamacpp"))
+
+
 @pytest.fixture
 def real_inside(
     on_a_spark: Docker,

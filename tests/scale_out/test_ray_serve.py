@@ -171,6 +171,25 @@ def test_too_little_memory_is_named_with_its_sum(
         cluster.start(2)
 
 
+@pytest.mark.parametrize("fails", ["weights", "start"])
+def test_a_start_that_fails_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: hardware.Machine, fails: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise LabError("It can't be started.")
+
+    pretend_installed(tmp_path)
+    monkeypatch.setenv("LABS_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.ModelChoice, "file_bytes", lambda *_: 2**28)
+    monkeypatch.setattr(models.ModelChoice, "weights", fail if fails == "weights" else lambda *_: tmp_path)
+    monkeypatch.setattr(cluster, "start_guarded", fail)
+    monkeypatch.setattr(hardware, "detect", lambda: replace(machine, available_gib=400.0))
+    there = set(Path("/tmp").glob("labs-ray-*"))
+    with pytest.raises(LabError, match="can't be started"):
+        cluster.start(2)
+    assert set(Path("/tmp").glob("labs-ray-*")) == there
+
+
 def test_it_is_installed_only_where_it_is_named() -> None:
     assert "ray-serve" not in choose([])
     assert "ray-serve" in choose(["ray-serve"])

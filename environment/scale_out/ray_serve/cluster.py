@@ -172,8 +172,8 @@ def start(
             f"{needed}, but only {machine.available_gib:.1f} GiB are available.",
             "stop other engines (make down), close other programs, or start fewer replicas",
         )
-    folder = Path(tempfile.mkdtemp(prefix="labs-ray-", dir="/tmp"))  # the paths of Ray's sockets must be short
     threads, weights = threads_of_each(count, machine), str(model.weights("hf"))
+    folder = Path(tempfile.mkdtemp(prefix="labs-ray-", dir="/tmp"))  # the paths of Ray's sockets must be short
     serving = configuration.serving_args(given, model.name, weights, hardware.torch_dtype(), threads)
     ready = folder / "ready"
     asked = {"ray": {**given.get("ray", {}), "_temp_dir": str(folder)}, "port": port, "ready": str(ready)}
@@ -181,7 +181,11 @@ def start(
     command = [str(home() / "venv" / "bin" / "python"), "-P", str(APP), json.dumps({**asked, "serving": serving})]
     flags = {"replicas": count, "threads_of_each": threads, **as_flags(given)}
     plan = LaunchPlan(home(), model, "BF16", port, machine.cores, flags, weights)
-    engine = start_guarded(kind, plan, command, port, ENVIRONMENT, version, needed, machine)
+    try:
+        engine = start_guarded(kind, plan, command, port, ENVIRONMENT, version, needed, machine)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     running = Cluster(engine, count, folder)
     try:
         wait_until_ready(engine, ready, quiet)
