@@ -34,7 +34,7 @@ def fetch_all(machine: Machine) -> int:
 
 def of_all_labs(machine: Machine) -> dict[str, Source]:
     """What some lab loads: weights in several precisions, and drafts, by their keys."""
-    found = {}
+    found: dict[str, Source] = {}
     for lab in catalogue.loads():
         model = models.choose(machine, lab)
         found |= {key: source for key, source in {**model.sources, **model.drafts}.items() if key in model.loads}
