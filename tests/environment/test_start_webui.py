@@ -22,7 +22,7 @@ def end(*_):
     sys.exit()
 signal.signal(signal.SIGINT, end)
 signal.signal(signal.SIGTERM, end)
-(here / "pid").write_text(str(os.getpid()))
+(here / "pid").write_text(f"{os.getpid()}\\n")
 while True:
     time.sleep(0.1)
 """
