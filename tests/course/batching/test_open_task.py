@@ -10,7 +10,7 @@ from shared.load import Trace
 from tests.helpers.ledger import trace
 
 TODAY: dict[str, Any] = {
-    "values": {"requests": 4, "wall_s": 5.0, "ttft_ms": {"median": 1000.0}, "tpot_ms": {"median": 30.0}},
+    "values": {"requests": 4, "failed": 0, "wall_s": 5.0, "ttft_ms": {"median": 1000.0}, "tpot_ms": {"median": 30.0}},
     "provenance": {
         "model": "small", "precision": "BF16", "max_tokens": 8, "load": {"kind": "closed"},
         "flags": {"--max-num-seqs": 1, "--no-enable-prefix-caching": True, "--enforce-eager": True},
@@ -36,6 +36,12 @@ def test_the_goal_is_a_fifth_more_requests_and_three_times_the_latency() -> None
     assert goal.rate_per_s == pytest.approx(0.96)
     assert (goal.slo.ttft_ms, goal.slo.tpot_ms) == (3000, 90)
     assert "carries 0.80 requests/s; the goal is 0.96, with the first token within 3000 ms" in str(goal)
+
+
+def test_a_failed_request_is_no_capacity() -> None:
+    lossy = {**TODAY, "values": {**TODAY["values"], "failed": 1}}
+    assert open_task.goal(lossy).capacity_per_s == 0.6
+    assert "1 of 4 requests to today's server failed" in open_task.fault(lossy, tried({}), answers(12))
 
 
 def test_a_flag_set_to_false_is_left_out() -> None:
