@@ -107,10 +107,11 @@ def table(entries: Mapping[str, Entry], traces: Traces) -> Table:
 
 def row(today: Entry, entry: Entry, found: list[Trace], slo: Slo) -> tuple[Any, ...]:
     rate = entry["provenance"]["load"].get("rate_per_s")
+    answered = [trace for trace in found if trace.error is None]  # a failed one has no latency
     return (
         changes(today, entry),
         f"{rate:.2f}" if rate else "one user",
         f"{kept(found, slo)} of {len(found)}",
-        str(Spread.of(trace.ttft_ms + late_ms(trace) for trace in found if trace.ttft_ms is not None) or "–"),
-        str(Spread.of(trace.tpot_ms for trace in found) or "–"),
+        str(Spread.of(trace.ttft_ms + late_ms(trace) for trace in answered if trace.ttft_ms is not None) or "–"),
+        str(Spread.of(trace.tpot_ms for trace in answered) or "–"),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from shared.course.batching import batch_plots, open_loop
 from shared.load import Trace
-from shared.metrics import Slo
+from shared.metrics import Slo, Spread
 from tests.helpers.ledger import trace
 
 
@@ -62,6 +62,14 @@ def test_failed_requests_were_offered_too() -> None:
     for traces in (good, [*good[:5], *lost[5:]]):
         point = open_loop.point("open/percent-80", entry(traces, 2.0, 5.0), traces, Slo(ttft_ms=100, tpot_ms=20))
         assert point.offered_tok_s == 2 * 8
+
+
+def test_a_request_that_broke_off_has_no_latency() -> None:
+    broken = [replace(one, error="reset") for one in every(500, 5, ttft_ms=900)]
+    traces = [*every(500, 5), *broken]
+    point = open_loop.point("open/percent-80", entry(traces, 2.0, 5.0), traces, Slo(ttft_ms=100, tpot_ms=20))
+    assert (point.ttft_ms, point.tpot_ms) == (Spread(50, 50, 50, 5), Spread(10, 10, 10, 5))
+    assert (point.missed_ttft, point.missed_tpot) == (5, 5)
 
 
 def test_a_point_counts_which_promise_was_missed(found: list[open_loop.Point]) -> None:

@@ -76,6 +76,13 @@ def test_what_answers_the_task(mine: dict[str, Any], found: list[Trace], reason:
     assert bool(fault) == bool(reason)
 
 
+def test_a_request_that_broke_off_has_no_latency_in_the_table() -> None:
+    broken = answers(6, ttft_ms=900, gap_ms=70, error="reset")
+    loads = {open_task.TODAY: answers(4), open_task.MINE: answers(6) + broken}
+    [_, mine] = open_task.table({open_task.TODAY: TODAY, open_task.MINE: tried({})}, loads.__getitem__).rows
+    assert mine[3:] == ("6 of 12", "50", "10")
+
+
 def test_the_table_has_a_row_for_each_server_that_was_tried() -> None:
     loads = {open_task.TODAY: answers(4), open_task.MINE: answers(12)}
     entries = {open_task.TODAY: TODAY, open_task.MINE: tried({"--max-num-seqs": 1, "--enforce-eager": True})}
