@@ -1,13 +1,16 @@
 """The open loop of lab 3.3.2: how long a load lasts, what it delivered, and the check by Little's law."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from shared.course.batching import batch_plots, open_loop
-from shared.load import Trace
-from shared.metrics import Slo, Spread
+from shared.course import checks, registry
+from shared.course.batching import batch_plots, batch_tables, open_loop
+from shared.load import Closed, Poisson, Run, Trace
+from shared.metrics import Slo, Spread, summarise
 from tests.helpers.ledger import trace
 
 
@@ -54,6 +57,33 @@ def found() -> list[open_loop.Point]:
     loads = {"open/percent-150": (late, 20.0, 2.0), "open/percent-80": (calm, 2.0, 5.0)}
     entries = {key: entry(*load) for key, load in loads.items()}
     return open_loop.points(entries, lambda key: loads[key][0], Slo(ttft_ms=100, tpot_ms=20))
+
+
+def test_a_pause_of_the_machine_in_the_calm_load_does_not_change_the_rate_of_the_stalled_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The cell `run-stall`: by the time of the whole calm load, no request would fall into the load that follows."""
+    [cell] = [c for c in checks.notebook(registry.find_lab("3.3.2"))["cells"] if c["id"] == "run-stall"]
+    calm = [trace(ttft_ms=90, start_ms=101 * (n // 2), tokens=2, gap_ms=10) for n in range(8)]
+    calm[-1] = replace(calm[-1], end_ns=calm[-1].end_ns + 60 * 10**9)
+    rhythms: dict[str, Poisson] = {}
+
+    def measure(key: str, one: Any, **_: Any) -> Any:
+        if key == "stall/calm":
+            return summarise(Run(tuple(calm), 2, 2, "short", {}, 0.01))
+        return one()
+
+    names: dict[str, Any] = {
+        "lab": SimpleNamespace(measure=measure, traces=lambda key: every(100, 4)), "vllm": None, "Closed": Closed,
+        "Poisson": Poisson, "batch_tables": batch_tables, "show": lambda table: None,
+        "short_load": lambda server, rhythm, **_: rhythm,
+    }  # fmt: skip
+    body = cell["source"].replace("from shared.load import faults, run", "")
+    names["faults"] = SimpleNamespace(stall=lambda *_, **__: nullcontext())
+    names["run"] = lambda rhythm: rhythms.setdefault(type(rhythm).__name__, rhythm)
+    exec(body, names)
+    assert rhythms["Poisson"].rate_per_s == pytest.approx(1e3 / 101)
+    assert len(rhythms["Poisson"].moments_s()) > 20
 
 
 def test_failed_requests_were_offered_too() -> None:
