@@ -90,6 +90,15 @@ def test_a_wrong_engine_is_refused() -> None:
     assert any("6.10 nats below the reference's best" in e for e in failing())
 
 
+def test_an_engine_that_only_a_gpu_can_run_must_compute_the_same_model_too() -> None:
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25, "trtllm": 5}, rounds=2)
+    assert not [e for e in failing() if "TensorRT-LLM" in e]
+    known = {"right": 3, "texts": 4}
+    answers = [{"question": f"q{n}", "answer": "?", "right": n > 0} for n in range(4)]
+    results.record("3.3.1", "greedy/trtllm", known, raw=answers)
+    assert any("TensorRT-LLM answered wrongly: q0" in e for e in failing())
+
+
 def test_a_quoted_figure_does_not_count_as_measured() -> None:
     fill({"ollama": 11, "llamacpp": 10, "sglang": 25})
     for users in (1, 4, 16):

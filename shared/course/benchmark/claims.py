@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared import paths
+from shared.course.benchmark.lab_tables import apart
 from shared.course.benchmark.limits import FITS
 from shared.course.benchmark.line_up.verdict import VERDICT, found_it
 from shared.course.benchmark.ranking import absent
@@ -23,7 +24,7 @@ from shared.results.query import figure_value, rounds
 from shared.results.reading import Entry
 from shared.results.step_time import fitted, times_ms
 
-COMPARED = ("ollama", "llamacpp", "vllm", "sglang")
+COMPARED = ("ollama", "llamacpp", "vllm", "sglang")  # on every machine; TensorRT-LLM needs an NVIDIA GPU
 USERS = (1, 4, 16, 32)
 PRECISIONS = ("BF16", "Q8_0", "Q4_0")
 TRAPS = ("cache", "chunks", "omission", "precision", "client", "percentile", "queueing")
@@ -32,9 +33,11 @@ NOT_IN_REPORT = ("guess/", "loop/", "own/", "line-up/", "binding/", "published/"
 
 
 def takes_part(evidence: Evidence) -> list[str]:
-    """The compared engines, without those that could not start. Raises NotRunHere if none could."""
+    """The compared engines and any other that has started, without those that could not. Raises NotRunHere if none
+    could."""
     left = absent(evidence.entries)
-    if not (found := [name for name in COMPARED if name not in left]):
+    asked = [name for name in ENGINES if name in COMPARED or f"engine/{name}" in evidence.entries]
+    if not (found := [name for name in asked if name not in left]):
         raise NotRunHere(f"no engine could start ({without(evidence).removeprefix('; without ')})")
     return found
 
@@ -161,16 +164,6 @@ def own_loop(evidence: Evidence) -> str:
         return "; your load generator has not driven an engine yet: run the cell `own-loop`"
     values = entry["values"]
     return f"; your load generator got {values['answers']} answers, {values['users_at_once']} requests at once"
-
-
-def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
-    """The largest relative difference between a student's figures of a load and the ledger's."""
-    theirs = {
-        "ttft_ms": values["ttft_ms"]["median"],
-        "tpot_ms": values["tpot_ms"]["median"],
-        "output_tok_s": values["output_tok_s"],
-    }
-    return max(abs(own[name] / float(value) - 1) for name, value in theirs.items())
 
 
 def explained(evidence: Evidence) -> tuple[bool, str]:
