@@ -18,6 +18,7 @@ from shared.load.prompts import OPENING_TOKENS
 from shared.metrics.correctness import gap_fault
 from shared.metrics.roofline import Work
 from shared.metrics.summary import prompt_tokens
+from shared.metrics.validity import cache_fault
 from shared.results import ledger
 from shared.results.participants import missing
 from shared.results.query import figure_value, rounds
@@ -137,7 +138,12 @@ def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
         text += f"; the template's opening may account for {opening} of them"
     if mute := [spec.title for name, spec in ENGINES.items() if name in {*engine_of.values()} - counting]:
         text += f"; unknown for {', '.join(mute)}, whose counter can't be read here"
-    return cached - opening < 0.01 * prompt, text
+    for engine in sorted(counting):  # each by itself: the prompts of the others would hide the help that one had
+        its = [entry["values"] for key, entry in counted.items() if engine_of[key] == engine]
+        came, sent = sum(v["cached_tokens"] for v in its), sum(map(prompt_tokens, its))
+        if fault := cache_fault(came, round(sent), sum(v["requests"] for v in its if v["cached_tokens"])):
+            return False, f"{ENGINES[engine].title}: {fault}; {text}"
+    return True, text
 
 
 def own_figures(evidence: Evidence) -> tuple[bool, str]:
