@@ -13,6 +13,7 @@ import pytest
 
 from shared import LabError, results
 from shared.course import checks, labs, milestones
+from shared.course.benchmark.claims import PRECISIONS
 from shared.course.benchmark.comparison import build_report
 from shared.load import Run, Trace
 from shared.metrics import summarise
@@ -97,6 +98,19 @@ def test_an_engine_that_only_a_gpu_can_run_must_compute_the_same_model_too() -> 
     answers = [{"question": f"q{n}", "answer": "?", "right": n > 0} for n in range(4)]
     results.record("3.3.1", "greedy/trtllm", known, raw=answers)
     assert any("TensorRT-LLM answered wrongly: q0" in e for e in failing())
+
+
+def test_a_perplexity_that_was_not_measured_is_named_with_its_reason() -> None:
+    fill({"ollama": 11, "llamacpp": 10, "vllm": 20, "sglang": 25})
+    for form in PRECISIONS:
+        values = results.load_results("3.3.1")[f"quality/{form}"]["values"]
+        results.record("3.3.1", f"quality/{form}", {**values, "perplexity": None})
+    assert any("BF16: nothing recorded: run the cells `run-precisions` and `judge-precisions`" in e for e in failing())
+    for form in PRECISIONS:
+        results.record("3.3.1", f"perplexity/{form}", {MISSING: "the library is not installed."})
+    [claim] = [c for c in milestones.check("3.3.1").claims if c.text.startswith("Fewer bits")]
+    assert claim.ok, claim.evidence
+    assert claim.evidence.count("tok/s, no perplexity (the library is not installed.)") == 3
 
 
 def test_a_quoted_figure_does_not_count_as_measured() -> None:

@@ -28,6 +28,7 @@ from shared.results.step_time import fitted, times_ms
 COMPARED = ("ollama", "llamacpp", "vllm", "sglang")  # on every machine; TensorRT-LLM needs an NVIDIA GPU
 USERS = (1, 4, 16, 32)
 PRECISIONS = ("BF16", "Q8_0", "Q4_0")
+REASONS = ("quality/", "perplexity/", "engine/llamacpp")  # of a form that was left out, or of its perplexity
 TRAPS = ("cache", "chunks", "omission", "precision", "client", "percentile", "queueing")
 AGREES = 2e-3  # relative: the ledger rounds to three decimals
 NOT_IN_REPORT = ("guess/", "loop/", "own/", "line-up/", "binding/", "published/")  # the beginnings of keys
@@ -213,7 +214,7 @@ def made(values: Mapping[str, Any], users: int) -> float:
 
 
 def precisions(evidence: Evidence) -> tuple[bool, str]:
-    left = missing(evidence.entries, "quality/") | missing(evidence.entries, "engine/llamacpp")
+    left = {key: why for kind in REASONS for key, why in missing(evidence.entries, kind).items()}
     loads = evidence.of("precision/")
     parts = []
     for form in PRECISIONS:
@@ -226,10 +227,11 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
             for key, e in loads.items()
             if key.startswith(f"precision/{form}/users-1/")
         ]
-        if quality is None or len(speeds) < 2:
+        perplexity, lacks = (quality or {"values": {}})["values"].get("perplexity"), left.get(f"perplexity/{form}")
+        if quality is None or len(speeds) < 2 or not (perplexity or lacks):
             return False, f"{form}: nothing recorded: run the cells `run-precisions` and `judge-precisions`"
-        text = quality["values"].get("perplexity")
-        parts.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+        about = f"perplexity {perplexity:.2f}" if perplexity else f"no perplexity ({lacks})"
+        parts.append(f"{form} {statistics.median(speeds):.0f} tok/s, {about}")
     if all("left out" in part for part in parts):
         raise NotRunHere("; ".join(parts))
     return True, "; ".join(parts)
