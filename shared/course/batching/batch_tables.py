@@ -116,14 +116,17 @@ def prefix(entries: Entries, names: Sequence[str]) -> Table:
 
 
 def stall(seen: Mapping[str, Sequence[Trace]], promised_ms: float, stall_s: float) -> Table:
-    """The same stall in the latencies of a closed and an open loop, counted from the schedule."""
+    """The same stall in the latencies of a closed and an open loop, counted from the schedule.
+
+    A request that failed counts as later than promised, however soon it failed. It has no latency.
+    """
     rows = []
     for loop, traces in seen.items():
-        waits = sorted(trace.e2e_ms + late_ms(trace) for trace in traces)
-        slow = sum(wait > promised_ms for wait in waits)
+        waits = [trace.e2e_ms + late_ms(trace) for trace in traces if trace.error is None]
+        slow = sum(wait > promised_ms for wait in waits) + len(traces) - len(waits)
         mean_ms = sum(waits) / len(waits)
-        share = f"{slow} ({100 * slow / len(waits):.0f} %)"
-        rows.append((loop, str(len(waits)), f"{mean_ms:.0f}", share, f"{waits[-1]:.0f}"))
+        share = f"{slow} ({100 * slow / len(traces):.0f} %)"
+        rows.append((loop, str(len(traces)), f"{mean_ms:.0f}", share, f"{max(waits):.0f}"))
     title = f"A stall of {stall_s:.1f} s in two loops; promised: an answer within {promised_ms:.0f} ms"
     return Table(title, ("loop", "requests", "mean latency, ms", "later than promised", "worst latency, ms"), rows)
 

@@ -52,10 +52,21 @@ def three_ways(evidence: Evidence) -> tuple[bool, str]:
     return evidence.judged(ttft["continuous"] < ttft["static"] and pause["chunked"] < pause["continuous"], text)
 
 
+def lost(entries: dict[str, Entry], cell: str) -> str:
+    """Why these loads give no throughput to compare, or "": with failed requests an engine only looks slower."""
+    for key, entry in entries.items():
+        if failed := entry["values"]["failed"]:
+            again = f'run lab.set_aside("{key}"), then the cell `{cell}` again'
+            return f"{failed} of {entry['values']['requests']} requests failed in {key}: {again}"
+    return ""
+
+
 def parity(evidence: Evidence) -> tuple[bool, str]:
     own, theirs = (evidence.of(f"load/users-16/{who}/") for who in ("yours", "vllm"))
     if not own or not theirs:
         return False, ""
+    if fault := lost(own | theirs, "run-load"):
+        return False, fault
     ratios = [Spread.of(medians(entries, "output_tok_s")) for entries in (own, theirs)]
     if ratios[0] is None or ratios[1] is None:
         return False, "no throughput is recorded: run the cell `run-load`"
@@ -71,6 +82,8 @@ def seats(evidence: Evidence) -> tuple[bool, str]:
     one, many = evidence.of("seats/users-16"), evidence.of("load/users-16/vllm/")
     if not one or not many:
         return False, ""
+    if fault := lost(one, "one-seat") or lost(many, "run-load"):
+        return False, fault
     slow, fast = (Spread.of(medians(entries, "output_tok_s")) for entries in (one, many))
     if slow is None or fast is None:
         return False, "no throughput is recorded: run the cells `run-load` and `one-seat`"

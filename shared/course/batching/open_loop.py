@@ -86,7 +86,8 @@ def percent_of(key: str) -> int:
 def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
     values, asked = entry["values"], entry["provenance"]["load"]
     good = [trace for trace in traces if slo.kept(trace)]
-    answers = [trace.output_tokens or 0 for trace in traces if trace.error is None]  # a failed one was offered as well
+    answered = [trace for trace in traces if trace.error is None]  # a failed one has no latency
+    answers = [trace.output_tokens or 0 for trace in answered]  # a failed one was offered as well
     only_ttft, only_tpot = Slo(ttft_ms=slo.ttft_ms), Slo(tpot_ms=slo.tpot_ms)
     expected = asked["rate_per_s"] * asked["seconds"]
     in_flight, by_law = littles_law(traces, asked["rate_per_s"], asked["seconds"])
@@ -101,8 +102,8 @@ def point(key: str, entry: Entry, traces: Sequence[Trace], slo: Slo) -> Point:
         kept=len(good),
         missed_ttft=sum(not only_ttft.kept(trace) for trace in traces),
         missed_tpot=sum(not only_tpot.kept(trace) for trace in traces),
-        ttft_ms=Spread.of(t.ttft_ms + late_ms(t) for t in traces if t.ttft_ms is not None),
-        tpot_ms=Spread.of(t.tpot_ms for t in traces),
+        ttft_ms=Spread.of(t.ttft_ms + late_ms(t) for t in answered if t.ttft_ms is not None),
+        tpot_ms=Spread.of(t.tpot_ms for t in answered),
         queue_ms=values["queue_ms"],
         in_flight=in_flight,
         rate_times_latency=by_law,

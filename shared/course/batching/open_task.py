@@ -50,7 +50,8 @@ def goal(today: Entry) -> Goal:
     """The goal that follows from today's server, whose one seat was always taken."""
     values = today["values"]
     slo = Slo(*(round(SLOWER * values[name]["median"]) for name in ("ttft_ms", "tpot_ms")))
-    return Goal(values["requests"] / values["wall_s"], slo)
+    answered = values["requests"] - values["failed"]  # a request that failed was not carried
+    return Goal(answered / values["wall_s"], slo)
 
 
 def merged(flags: Flags, changed: Flags) -> dict[str, object]:
@@ -70,7 +71,15 @@ def kept(found: list[Trace], slo: Slo) -> int:
 
 
 def fault(today: Entry, mine: Entry, found: list[Trace]) -> str:
-    """Why a result does not answer the task, or "": another model or load, or a promise that was not kept."""
+    """Why a result does not answer the task, or "": another model or load, or a promise that was not kept.
+
+    Nothing answers it if requests of today's server failed: a wait that ended in an error would lower the goal.
+    """
+    values = today["values"]
+    if values["failed"]:
+        again = f'run lab.set_aside("{TODAY}"), then the cell `task-today` again'
+        failed = f"{values['failed']} of {values['requests']} requests to today's server failed"
+        return f"{failed}, so its capacity is not known: {again}"
     was, now = today["provenance"], mine["provenance"]
     if other := [name for name in SAME if was.get(name) != now.get(name)]:
         return f"it differs from today's server in more than flags: {', '.join(other)}"
@@ -98,10 +107,11 @@ def table(entries: Mapping[str, Entry], traces: Traces) -> Table:
 
 def row(today: Entry, entry: Entry, found: list[Trace], slo: Slo) -> tuple[Any, ...]:
     rate = entry["provenance"]["load"].get("rate_per_s")
+    answered = [trace for trace in found if trace.error is None]  # a failed one has no latency
     return (
         changes(today, entry),
         f"{rate:.2f}" if rate else "one user",
         f"{kept(found, slo)} of {len(found)}",
-        str(Spread.of(trace.ttft_ms + late_ms(trace) for trace in found if trace.ttft_ms is not None) or "–"),
-        str(Spread.of(trace.tpot_ms for trace in found) or "–"),
+        str(Spread.of(trace.ttft_ms + late_ms(trace) for trace in answered if trace.ttft_ms is not None) or "–"),
+        str(Spread.of(trace.tpot_ms for trace in answered) or "–"),
     )

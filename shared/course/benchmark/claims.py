@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared import paths
+from shared.course.benchmark.lab_tables import apart
 from shared.course.benchmark.limits import FITS
 from shared.course.benchmark.line_up.verdict import VERDICT, found_it
 from shared.course.benchmark.ranking import absent
@@ -17,24 +18,28 @@ from shared.load.prompts import OPENING_TOKENS
 from shared.metrics.correctness import gap_fault
 from shared.metrics.roofline import Work
 from shared.metrics.summary import prompt_tokens
+from shared.metrics.validity import cache_fault
 from shared.results import ledger
 from shared.results.participants import missing
 from shared.results.query import figure_value, rounds
 from shared.results.reading import Entry
 from shared.results.step_time import fitted, times_ms
 
-COMPARED = ("ollama", "llamacpp", "vllm", "sglang")
+COMPARED = ("ollama", "llamacpp", "vllm", "sglang")  # on every machine; TensorRT-LLM needs an NVIDIA GPU
 USERS = (1, 4, 16, 32)
 PRECISIONS = ("BF16", "Q8_0", "Q4_0")
+REASONS = ("quality/", "perplexity/", "engine/llamacpp")  # of a form that was left out, or of its perplexity
 TRAPS = ("cache", "chunks", "omission", "precision", "client", "percentile", "queueing")
 AGREES = 2e-3  # relative: the ledger rounds to three decimals
 NOT_IN_REPORT = ("guess/", "loop/", "own/", "line-up/", "binding/", "published/")  # the beginnings of keys
 
 
 def takes_part(evidence: Evidence) -> list[str]:
-    """The compared engines, without those that could not start. Raises NotRunHere if none could."""
+    """The compared engines and any other that has started, without those that could not. Raises NotRunHere if none
+    could."""
     left = absent(evidence.entries)
-    if not (found := [name for name in COMPARED if name not in left]):
+    asked = [name for name in ENGINES if name in COMPARED or f"engine/{name}" in evidence.entries]
+    if not (found := [name for name in asked if name not in left]):
         raise NotRunHere(f"no engine could start ({without(evidence).removeprefix('; without ')})")
     return found
 
@@ -134,7 +139,12 @@ def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
         text += f"; the template's opening may account for {opening} of them"
     if mute := [spec.title for name, spec in ENGINES.items() if name in {*engine_of.values()} - counting]:
         text += f"; unknown for {', '.join(mute)}, whose counter can't be read here"
-    return cached - opening < 0.01 * prompt, text
+    for engine in sorted(counting):  # each by itself: the prompts of the others would hide the help that one had
+        its = [entry["values"] for key, entry in counted.items() if engine_of[key] == engine]
+        came, sent = sum(v["cached_tokens"] for v in its), sum(map(prompt_tokens, its))
+        if fault := cache_fault(came, round(sent), sum(v["requests"] for v in its if v["cached_tokens"])):
+            return False, f"{ENGINES[engine].title}: {fault}; {text}"
+    return True, text
 
 
 def own_figures(evidence: Evidence) -> tuple[bool, str]:
@@ -161,16 +171,6 @@ def own_loop(evidence: Evidence) -> str:
         return "; your load generator has not driven an engine yet: run the cell `own-loop`"
     values = entry["values"]
     return f"; your load generator got {values['answers']} answers, {values['users_at_once']} requests at once"
-
-
-def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
-    """The largest relative difference between a student's figures of a load and the ledger's."""
-    theirs = {
-        "ttft_ms": values["ttft_ms"]["median"],
-        "tpot_ms": values["tpot_ms"]["median"],
-        "output_tok_s": values["output_tok_s"],
-    }
-    return max(abs(own[name] / float(value) - 1) for name, value in theirs.items())
 
 
 def explained(evidence: Evidence) -> tuple[bool, str]:
@@ -214,7 +214,7 @@ def made(values: Mapping[str, Any], users: int) -> float:
 
 
 def precisions(evidence: Evidence) -> tuple[bool, str]:
-    left = missing(evidence.entries, "quality/") | missing(evidence.entries, "engine/llamacpp")
+    left = {key: why for kind in REASONS for key, why in missing(evidence.entries, kind).items()}
     loads = evidence.of("precision/")
     parts = []
     for form in PRECISIONS:
@@ -227,10 +227,11 @@ def precisions(evidence: Evidence) -> tuple[bool, str]:
             for key, e in loads.items()
             if key.startswith(f"precision/{form}/users-1/")
         ]
-        if quality is None or len(speeds) < 2:
+        perplexity, lacks = (quality or {"values": {}})["values"].get("perplexity"), left.get(f"perplexity/{form}")
+        if quality is None or len(speeds) < 2 or not (perplexity or lacks):
             return False, f"{form}: nothing recorded: run the cells `run-precisions` and `judge-precisions`"
-        text = quality["values"].get("perplexity")
-        parts.append(f"{form} {statistics.median(speeds):.0f} tok/s" + (f", perplexity {text:.2f}" if text else ""))
+        about = f"perplexity {perplexity:.2f}" if perplexity else f"no perplexity ({lacks})"
+        parts.append(f"{form} {statistics.median(speeds):.0f} tok/s, {about}")
     if all("left out" in part for part in parts):
         raise NotRunHere("; ".join(parts))
     return True, "; ".join(parts)

@@ -72,6 +72,16 @@ def beside_ledger(figures: Figures, entries: Entries, users: int) -> Table:
     return Table(title, ("engine", "TTFT, ms", "TPOT, ms", "throughput, tok/s"), rows)
 
 
+def apart(own: Mapping[str, float], values: Mapping[str, Any]) -> float:
+    """The largest relative difference between a student's figures of a load and the ledger's."""
+    theirs = {
+        "ttft_ms": values["ttft_ms"]["median"],
+        "tpot_ms": values["tpot_ms"]["median"],
+        "output_tok_s": values["output_tok_s"],
+    }
+    return max(abs(own[name] / float(value) - 1) for name, value in theirs.items())
+
+
 def per_token_table(entries: Entries) -> Table:
     """TTFT per prompt token at the shortest and the longest prompt, and by how much it grows between them."""
     found = rounds(entries, "ttft_ms", "prompt/", "input_tokens")

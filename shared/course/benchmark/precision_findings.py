@@ -46,18 +46,20 @@ def qualities(entries: Entries) -> dict[str, Mapping[str, Any]]:
 def predict(entries: Entries, model: ModelChoice, bandwidth_gb_s: float) -> dict[str, float]:
     """Predicted decode tok/s of one user for each measured form but BF16, if only the reading gets shorter.
 
-    It starts from BF16's step in the same series, and subtracts the time for the saved bytes.
+    It starts from BF16's step in the same series, and subtracts the time for the saved bytes. A form that saves more
+    than the whole step has no prediction: an engine that reads so much faster than the measured bandwidth refutes it.
     """
     tok_s = median(decode_rates(entries).get(START))
     if tok_s is None:
         return {}
     step_ms = 1e3 / tok_s
     before = model.decode_bytes(START)
-    return {
-        form: 1e3 / (step_ms - (before - model.decode_bytes(form)) / (bandwidth_gb_s * 1e6))
+    left_ms = {
+        form: step_ms - (before - model.decode_bytes(form)) / (bandwidth_gb_s * 1e6)
         for form in qualities(entries)
         if form != START
     }
+    return {form: 1e3 / ms for form, ms in left_ms.items() if ms > 0}
 
 
 def predicted(entries: Entries) -> Mapping[str, float]:

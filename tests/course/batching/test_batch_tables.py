@@ -14,6 +14,7 @@ from shared import LabError
 from shared.course.batching import batch_tables, spark_arithmetic
 from shared.engines import ENGINES
 from shared.launch.diagnosis import likely_causes
+from tests.helpers.ledger import trace
 
 
 def kv_bytes(config: dict[str, int], size: int) -> int:
@@ -38,6 +39,12 @@ def test_one_value_is_compared_with_all_rounds() -> None:
 
 def entry(tok_s: float) -> dict[str, Any]:
     return {"values": {"output_tok_s": tok_s}, "provenance": {"startup_s": 38.0}}
+
+
+def test_a_request_that_failed_in_the_stall_was_not_answered_in_time() -> None:
+    seen = {"open": [*[trace(start_ms=200 * n) for n in range(3)], trace(ttft_ms=1, gap_ms=0, error="refused")]}
+    [row] = batch_tables.stall(seen, 300, 1).rows
+    assert row == ("open", "4", "121", "1 (25 %)", "121")
 
 
 def test_compiled_is_judged_by_the_eager_rounds() -> None:

@@ -105,6 +105,14 @@ def test_a_whole_ledger_bears_out_every_claim() -> None:
         assert part in said, said
 
 
+@pytest.mark.parametrize(("key", "cell"), [("load/users-16/vllm/round-2", "run-load"), ("seats/users-16", "one-seat")])
+def test_an_engine_is_not_slower_because_its_requests_failed(key: str, cell: str) -> None:
+    fill()
+    record(key, *many(8), *[trace(error="no byte for 120 s")] * 8)
+    again = f'8 of 16 requests failed in {key}: run lab.set_aside("{key}"), then the cell `{cell}` again'
+    assert again in failing()
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

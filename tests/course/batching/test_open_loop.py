@@ -1,13 +1,16 @@
 """The open loop of lab 3.3.2: how long a load lasts, what it delivered, and the check by Little's law."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from shared.course.batching import batch_plots, open_loop
-from shared.load import Trace
-from shared.metrics import Slo
+from shared.course import checks, registry
+from shared.course.batching import batch_plots, batch_tables, open_loop
+from shared.load import Closed, Poisson, Run, Trace
+from shared.metrics import Slo, Spread, summarise
 from tests.helpers.ledger import trace
 
 
@@ -56,12 +59,47 @@ def found() -> list[open_loop.Point]:
     return open_loop.points(entries, lambda key: loads[key][0], Slo(ttft_ms=100, tpot_ms=20))
 
 
+def test_a_pause_of_the_machine_in_the_calm_load_does_not_change_the_rate_of_the_stalled_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The cell `run-stall`: by the time of the whole calm load, no request would fall into the load that follows."""
+    [cell] = [c for c in checks.notebook(registry.find_lab("3.3.2"))["cells"] if c["id"] == "run-stall"]
+    calm = [trace(ttft_ms=90, start_ms=101 * (n // 2), tokens=2, gap_ms=10) for n in range(8)]
+    calm[-1] = replace(calm[-1], end_ns=calm[-1].end_ns + 60 * 10**9)
+    rhythms: dict[str, Poisson] = {}
+
+    def measure(key: str, one: Any, **_: Any) -> Any:
+        if key == "stall/calm":
+            return summarise(Run(tuple(calm), 2, 2, "short", {}, 0.01))
+        return one()
+
+    names: dict[str, Any] = {
+        "lab": SimpleNamespace(measure=measure, traces=lambda key: every(100, 4)), "vllm": None, "Closed": Closed,
+        "Poisson": Poisson, "batch_tables": batch_tables, "show": lambda table: None,
+        "short_load": lambda server, rhythm, **_: rhythm,
+    }  # fmt: skip
+    body = cell["source"].replace("from shared.load import faults, run", "")
+    names["faults"] = SimpleNamespace(stall=lambda *_, **__: nullcontext())
+    names["run"] = lambda rhythm: rhythms.setdefault(type(rhythm).__name__, rhythm)
+    exec(body, names)
+    assert rhythms["Poisson"].rate_per_s == pytest.approx(1e3 / 101)
+    assert len(rhythms["Poisson"].moments_s()) > 20
+
+
 def test_failed_requests_were_offered_too() -> None:
     good = every(500, 10)
     lost = [replace(one, output_tokens=None, error="refused") for one in good]
     for traces in (good, [*good[:5], *lost[5:]]):
         point = open_loop.point("open/percent-80", entry(traces, 2.0, 5.0), traces, Slo(ttft_ms=100, tpot_ms=20))
         assert point.offered_tok_s == 2 * 8
+
+
+def test_a_request_that_broke_off_has_no_latency() -> None:
+    broken = [replace(one, error="reset") for one in every(500, 5, ttft_ms=900)]
+    traces = [*every(500, 5), *broken]
+    point = open_loop.point("open/percent-80", entry(traces, 2.0, 5.0), traces, Slo(ttft_ms=100, tpot_ms=20))
+    assert (point.ttft_ms, point.tpot_ms) == (Spread(50, 50, 50, 5), Spread(10, 10, 10, 5))
+    assert (point.missed_ttft, point.missed_tpot) == (5, 5)
 
 
 def test_a_point_counts_which_promise_was_missed(found: list[open_loop.Point]) -> None:

@@ -10,7 +10,7 @@ from shared.load import Trace
 from tests.helpers.ledger import trace
 
 TODAY: dict[str, Any] = {
-    "values": {"requests": 4, "wall_s": 5.0, "ttft_ms": {"median": 1000.0}, "tpot_ms": {"median": 30.0}},
+    "values": {"requests": 4, "failed": 0, "wall_s": 5.0, "ttft_ms": {"median": 1000.0}, "tpot_ms": {"median": 30.0}},
     "provenance": {
         "model": "small", "precision": "BF16", "max_tokens": 8, "load": {"kind": "closed"},
         "flags": {"--max-num-seqs": 1, "--no-enable-prefix-caching": True, "--enforce-eager": True},
@@ -36,6 +36,12 @@ def test_the_goal_is_a_fifth_more_requests_and_three_times_the_latency() -> None
     assert goal.rate_per_s == pytest.approx(0.96)
     assert (goal.slo.ttft_ms, goal.slo.tpot_ms) == (3000, 90)
     assert "carries 0.80 requests/s; the goal is 0.96, with the first token within 3000 ms" in str(goal)
+
+
+def test_a_failed_request_is_no_capacity() -> None:
+    lossy = {**TODAY, "values": {**TODAY["values"], "failed": 1}}
+    assert open_task.goal(lossy).capacity_per_s == 0.6
+    assert "1 of 4 requests to today's server failed" in open_task.fault(lossy, tried({}), answers(12))
 
 
 def test_a_flag_set_to_false_is_left_out() -> None:
@@ -68,6 +74,13 @@ def test_what_answers_the_task(mine: dict[str, Any], found: list[Trace], reason:
     fault = open_task.fault(TODAY, mine, found)
     assert reason in fault
     assert bool(fault) == bool(reason)
+
+
+def test_a_request_that_broke_off_has_no_latency_in_the_table() -> None:
+    broken = answers(6, ttft_ms=900, gap_ms=70, error="reset")
+    loads = {open_task.TODAY: answers(4), open_task.MINE: answers(6) + broken}
+    [_, mine] = open_task.table({open_task.TODAY: TODAY, open_task.MINE: tried({})}, loads.__getitem__).rows
+    assert mine[3:] == ("6 of 12", "50", "10")
 
 
 def test_the_table_has_a_row_for_each_server_that_was_tried() -> None:

@@ -126,6 +126,8 @@ def test_predictions_start_from_the_bf16_step_of_the_same_series(model: ModelCho
     assert found["Q8_0"] == pytest.approx(1e3 / (16.24 - saved_ms), rel=1e-3)
     rows = {row[0]: row for row in precision_findings.precision_table(entries()).rows}
     assert rows["BF16"][2] == "–"
+    too_slow_gb_s = (model.decode_bytes("BF16") - model.decode_bytes("Q4_0")) / 17e6  # it would save 17 of 16.24 ms
+    assert set(precision_findings.predict(entries(), model, too_slow_gb_s)) == {"Q8_0"}
 
 
 def test_a_miss_of_a_prediction_is_printed_with_its_direction() -> None:
