@@ -178,6 +178,11 @@ def cells_to_run(claim: Claim) -> str:
     return "run the cell" + (f"s {', '.join(others)} and" if others else "") + f" {last}"
 
 
+def measure_again(key: str, cell: str) -> str:
+    """How to replace one recorded result: without `set_aside`, its cell would use it again."""
+    return f'run lab.set_aside("{key}"), then the cell `{cell}` again'
+
+
 def count(results: Sequence[ClaimResult], unit: str = "") -> str:
     """How many claims hold: "7 of 8 hold, 1 not run here", with the unit after the 8."""
     held, not_run = sum(one.ok for one in results), sum(one.not_run for one in results)

@@ -124,9 +124,9 @@ def stall(seen: Mapping[str, Sequence[Trace]], promised_ms: float, stall_s: floa
     for loop, traces in seen.items():
         waits = [trace.e2e_ms + late_ms(trace) for trace in traces if trace.error is None]
         slow = sum(wait > promised_ms for wait in waits) + len(traces) - len(waits)
-        mean_ms = sum(waits) / len(waits)
+        mean_ms, worst_ms = (f"{sum(waits) / len(waits):.0f}", f"{max(waits):.0f}") if waits else ("–", "–")
         share = f"{slow} ({100 * slow / len(traces):.0f} %)"
-        rows.append((loop, str(len(traces)), f"{mean_ms:.0f}", share, f"{max(waits):.0f}"))
+        rows.append((loop, str(len(traces)), mean_ms, share, worst_ms))
     title = f"A stall of {stall_s:.1f} s in two loops; promised: an answer within {promised_ms:.0f} ms"
     return Table(title, ("loop", "requests", "mean latency, ms", "later than promised", "worst latency, ms"), rows)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.course.batching import open_loop, open_task
-from shared.course.evidence import Claim, Evidence
+from shared.course.evidence import Claim, Evidence, measure_again
 from shared.load.client import Trace
 from shared.metrics.correctness import gap_fault
 from shared.metrics.spread import Spread
@@ -56,8 +56,7 @@ def lost(entries: dict[str, Entry], cell: str) -> str:
     """Why these loads give no throughput to compare, or "": with failed requests an engine only looks slower."""
     for key, entry in entries.items():
         if failed := entry["values"]["failed"]:
-            again = f'run lab.set_aside("{key}"), then the cell `{cell}` again'
-            return f"{failed} of {entry['values']['requests']} requests failed in {key}: {again}"
+            return f"{failed} of {entry['values']['requests']} requests failed in {key}: {measure_again(key, cell)}"
     return ""
 
 

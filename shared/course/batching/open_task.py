@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared.course.evidence import measure_again
 from shared.engines import Flags
 from shared.load.client import Trace
 from shared.metrics.spread import Spread
@@ -77,9 +78,8 @@ def fault(today: Entry, mine: Entry, found: list[Trace]) -> str:
     """
     values = today["values"]
     if values["failed"]:
-        again = f'run lab.set_aside("{TODAY}"), then the cell `task-today` again'
         failed = f"{values['failed']} of {values['requests']} requests to today's server failed"
-        return f"{failed}, so its capacity is not known: {again}"
+        return f"{failed}, so its capacity is not known: {measure_again(TODAY, 'task-today')}"
     was, now = today["provenance"], mine["provenance"]
     if other := [name for name in SAME if was.get(name) != now.get(name)]:
         return f"it differs from today's server in more than flags: {', '.join(other)}"

@@ -12,7 +12,7 @@ from shared.course.benchmark.lab_tables import apart
 from shared.course.benchmark.limits import FITS
 from shared.course.benchmark.line_up.verdict import VERDICT, found_it
 from shared.course.benchmark.ranking import absent
-from shared.course.evidence import Claim, Evidence, NotRunHere
+from shared.course.evidence import Claim, Evidence, NotRunHere, measure_again
 from shared.engines import ENGINES
 from shared.load.prompts import OPENING_TOKENS
 from shared.metrics.correctness import gap_fault
@@ -99,10 +99,8 @@ def loads_of(evidence: Evidence) -> dict[str, Entry]:
     return evidence.of("load/") | evidence.of("prompt/") | evidence.of("precision/")
 
 
-def measure_again(key: str, cell: str = "") -> str:
-    """How to replace one recorded result: without `set_aside`, its cell would use it again."""
-    cell = cell or next(cell for prefix, cell in LOADS.items() if key.startswith(prefix))
-    return f'run lab.set_aside("{key}"), then the cell `{cell}` again'
+def load_again(key: str) -> str:
+    return measure_again(key, next(cell for prefix, cell in LOADS.items() if key.startswith(prefix)))
 
 
 def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
@@ -116,7 +114,7 @@ def follows_from_raw(evidence: Evidence) -> tuple[bool, str]:
     )
     if failed:
         bad = next(key for key, e in loads.items() if e["values"]["failed"])
-        text += f", the first in {bad}: {measure_again(bad)}"
+        text += f", the first in {bad}: {load_again(bad)}"
     return not failed, text
 
 
@@ -129,7 +127,7 @@ def no_cache_help(evidence: Evidence) -> tuple[bool, str]:
     counted = {key: e for key, e in found.items() if engine_of[key] in counting}
     if silent := next((key for key, e in counted.items() if e["values"]["cached_tokens"] is None), None):
         text = f"{silent}: the engine did not report how many prompt tokens came from its cache"
-        return False, f"{text}: {measure_again(silent)}"
+        return False, f"{text}: {load_again(silent)}"
     loads = counted.values()
     cached = sum(e["values"]["cached_tokens"] for e in loads)
     prompt = sum(prompt_tokens(e["values"]) for e in loads)

@@ -45,6 +45,8 @@ def test_a_request_that_failed_in_the_stall_was_not_answered_in_time() -> None:
     seen = {"open": [*[trace(start_ms=200 * n) for n in range(3)], trace(ttft_ms=1, gap_ms=0, error="refused")]}
     [row] = batch_tables.stall(seen, 300, 1).rows
     assert row == ("open", "4", "121", "1 (25 %)", "121")
+    [row] = batch_tables.stall({"open": seen["open"][-1:]}, 300, 1).rows
+    assert row == ("open", "1", "–", "1 (100 %)", "–")
 
 
 def test_compiled_is_judged_by_the_eager_rounds() -> None:
