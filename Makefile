@@ -43,29 +43,27 @@ report: engines ## without a browser: run lab 3.3.1 and write results/report.htm
 test check drill: export LABS_PROFILE := cpu
 
 # Tests that start no engine and compare no times run first, on all cores, the tests of a file in one process: what they
-# share is then made once. Engines and pages of tests that compare no times either run two at a time, where memory is
-# enough for both (tests/conftest.py). The rest runs alone, one after another.
+# share is then made once. There is one process more than cores, because pages in a browser often wait. The rest runs
+# alone, one after another: two engines at once on a few cores hold each other up for minutes.
 # The notebooks of labs/ and solutions/ run at the quick size. The second set uses the engines and results of the first.
 PYTEST := $(PY) -m pytest
-UNIT := not engine and not browser and not drill and not alone
-TWO_AT_A_TIME := (engine or browser) and not drill and not alone
-ALONE := alone and not drill
-BY_FILE := --dist loadfile --no-loadscope-reorder
+TOGETHER := -q -n auto --dist loadfile --no-loadscope-reorder
+UNIT := not engine and not drill and not alone
+ALONE := (engine or alone) and not drill
 TESTS := $(if $(LAB),tests/course,tests)
 NOTEBOOKS := $(if $(LAB),$(wildcard labs/lab-$(LAB)-*.ipynb solutions/lab-$(LAB)-*.ipynb),labs solutions)
 
 test: engines open-webui lint ## test everything: lint, types, unit tests, real engines, notebooks (LAB=3.3.2: course and one lab)
 	@$(if $(NOTEBOOKS),,echo "There is no lab $(LAB). Fix: name one that is in solutions/, as in make test LAB=3.3.2"; exit 2)
 	@$(PY) -m environment.browser
-	@$(PYTEST) -q -n logical --maxprocesses 4 $(BY_FILE) -m "$(UNIT)" $(TESTS)
-	@LABS_SIZE=quick $(PYTEST) -q -n auto $(BY_FILE) -m "$(TWO_AT_A_TIME)" --durations=30 $(TESTS)
+	@$(PYTEST) $(TOGETHER) --durations=20 -m "$(UNIT)" $(TESTS)
 	@results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
 	LABS_SIZE=quick LABS_RESULTS=$$results $(PYTEST) -m "$(ALONE)" --durations=50 \
 	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 $(TESTS) $(NOTEBOOKS)
 
 check: model lint ## test what needs no engine: lint, types, unit tests (a few minutes)
-	@$(PYTEST) -q -n logical --maxprocesses 4 $(BY_FILE) -m "$(UNIT)" tests
-	@$(PYTEST) -q -m "$(ALONE) and not engine and not browser" tests
+	@$(PYTEST) $(TOGETHER) -m "$(UNIT) and not browser" tests
+	@$(PYTEST) -q -m "$(ALONE) and not engine" tests
 
 drill: engines ray-serve ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks
 	@LABS_SIZE=quick $(PY) -m pytest -m drill tests

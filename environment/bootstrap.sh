@@ -28,7 +28,7 @@ for p in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.13; do
         "set PYTHON to another one, or unset it to use the one on the PATH"
 done
 [ -n "$python" ] || fail "No Python from 3.11 to 3.13 was found on the PATH (python3 is $(python3 --version 2>/dev/null || echo missing))." \
-    "install one (Ubuntu: sudo apt install python3.12), or give its path: make PYTHON=/path/to/python3.12 lab"
+    "install one (Ubuntu: sudo apt install python3.12, or python3.11 on 22.04), or give its path: make PYTHON=/path/to/python3.12 lab"
 
 free_mib=$(df -Pm . | awk 'NR==2 {print $4}')
 [ "$free_mib" -ge 2048 ] || fail "The set-up needs 2 GiB of disk space in $root, but only $free_mib MiB are free." \

@@ -17,14 +17,10 @@ from tests.helpers import standin_docker
 from tests.helpers.fake_spark import INSIDE, reading
 from tests.helpers.standin_docker import Docker
 
-ENGINES_OF_TWO_GIB = 16  # four engines of one test at most (10 GiB), another test's engine, two browsers
 
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """How many processes `-n auto` means, for tests that start engines and open pages: two, where memory is enough."""
-    if config.option.numprocesses != "auto":
-        return None  # xdist decides
-    return 2 if (hardware.detect().available_gib or 0) >= ENGINES_OF_TWO_GIB else 1
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` means: one more than cores, at most five."""
+    return min(len(os.sched_getaffinity(0)), 4) + 1
 
 
 @pytest.fixture(autouse=True)

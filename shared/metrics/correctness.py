@@ -67,7 +67,7 @@ def check_greedy(engine: Engine, reference: Reference) -> tuple[dict[str, Any], 
             "same_prompt": prompt_ids == llama.prompt_ids(one),
             "same_text": tokens == expected,
             "tokens": tokens,
-            "gaps": greedy_gap(llama, one, tokens),
+            "gaps": greedy_gap(llama, one, tokens, ended=len(tokens) < TOKENS),
         }
         for one, expected, (prompt_ids, tokens) in zip(reference.chats, reference.answers, given, strict=True)
     ]

@@ -217,15 +217,18 @@ def frequencies(config: Mapping[str, Any], head_dim: int) -> Tensor:
     return frequency * (keep + (1 - keep) / float(settings["factor"]))
 
 
-def greedy_gap(llama: Llama, messages: Sequence[Message], tokens: Sequence[int]) -> list[float]:
+def greedy_gap(llama: Llama, messages: Sequence[Message], tokens: Sequence[int], ended: bool = False) -> list[float]:
     """For each of an engine's greedy `tokens`: log p(best) − log p(chosen), in nats; 0 where it chose the best.
 
+    With `ended`, the engine ended its answer after them: one more gap is then that of the likeliest end token.
     Teacher-forced: the prompt and the engine's own tokens pass through the reference at once, so an early near-tie
     doesn't make all later tokens look wrong. Load `llama` in float32.
     """
     prompt = llama.prompt_ids(messages)
     ids = torch.tensor([[*prompt, *tokens]])
-    logits = llama.forward(ids[:, :-1], llama.new_cache(1, ids.shape[1]), every=True)[0, len(prompt) - 1 :]
+    logits = llama.forward(ids, llama.new_cache(1, ids.shape[1]), every=True)[0, len(prompt) - 1 :]
     logp = logits.float().log_softmax(-1)
-    chosen = logp.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    return [float(gap) for gap in logp.amax(-1) - chosen]
+    chosen = logp[: len(tokens)].gather(1, torch.tensor(tokens, dtype=torch.long)[:, None])[:, 0]
+    end = logp[len(tokens), list(llama.ends)].amax()
+    given = torch.cat((chosen, end[None])) if ended else chosen
+    return [float(gap) for gap in logp.amax(-1)[: len(given)] - given]

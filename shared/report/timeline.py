@@ -8,7 +8,7 @@ each from the start of its own run, for example two engines under the same load.
 
 The format is Chrome's Trace Event Format: complete events ("X") and instants ("i"), in microseconds, with one process
 per run. Perfetto shows the bars of a row only if none overlaps another, so each request takes the first row that is
-free. In a closed loop there are as many rows as users.
+free. In a closed loop there are as many rows as users, in an open loop as requests at once.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def of_run(pid: int, entry: Entry, traces: Sequence[Trace]) -> list[Event]:
     measured = "" if entry["kind"] == "measured" else f" ({entry['kind']})"
     found = rows(traces)
     events = [named("process", entry["key"] + measured, pid, 0)]
-    events += [named("thread", f"user {row}", pid, row) for row in range(1, max(found) + 1)]
+    events += [named("thread", f"row {row}", pid, row) for row in range(1, max(found) + 1)]
     timed = [
         event
         for number, (trace, row) in enumerate(zip(traces, found, strict=True), 1)

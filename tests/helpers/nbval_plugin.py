@@ -79,7 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A lab and its solution run one after the other, on the same engines, and JupyterLab on those of its lab."""
     for item in filter(is_cell, items):
         item.add_marker("engine")
-        item.add_marker("alone")
     items.sort(key=turn)
 
 

@@ -89,6 +89,19 @@ def test_its_own_greedy_text_has_no_gap(llama: Llama, model: ModelChoice) -> Non
     assert max(gaps) < 1e-3
 
 
+def test_an_answer_that_ends_too_early_is_caught(llama: Llama, model: ModelChoice) -> None:
+    messages = chat(model, "What is the capital of France? Answer with one word.")
+    [whole] = llama.generate([llama.prompt_ids(messages)], 48)
+    assert len(whole) < 48, "the model ends this answer itself"
+    right = greedy_gap(llama, messages, whole, ended=True)
+    assert len(right) == len(whole) + 1
+    assert gap_fault(right) is None
+    early = greedy_gap(llama, messages, whole[:2], ended=True)
+    assert gap_fault(early)
+    assert gap_fault(early[:-1]) is None, "its tokens are right, only its end is not"
+    assert gap_fault(greedy_gap(llama, messages, [], ended=True)), "no answer at all"
+
+
 def test_bfloat16_stays_within_the_limits(llama: Llama, model: ModelChoice) -> None:
     rounded = Llama.load(model.weights("hf"), torch.bfloat16)
     chats = [chat(model, question) for question in CHECK_QUESTIONS]

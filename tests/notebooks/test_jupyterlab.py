@@ -22,7 +22,7 @@ from shared.hardware import host
 from shared.processes import free_port, port_taken
 from tests.helpers.processes import eventually
 
-pytestmark = [pytest.mark.engine, pytest.mark.browser, pytest.mark.alone]
+pytestmark = [pytest.mark.engine, pytest.mark.browser]
 
 LAB = "lab-3.3.1-engine-benchmark.ipynb"
 SCREEN = {"width": 1280, "height": 960}

@@ -13,7 +13,7 @@ from shared.metrics.spread import Spread, number
 from shared.report.plots import GRID, INK, LOOK, Plot, layout
 from shared.report.timeline import rows
 
-# Colour, marker and dash. vLLM looks the same in every plot of the course; the others avoid the engines' colours.
+# Colour, marker and dash. vLLM looks the same in every plot of the course. No other engine is drawn beside it here.
 YOURS, OTHERS = ("#24292f", "circle", "solid"), (("#E69F00", "x", "longdash"), ("#56B4E9", "triangle-up", "dashdot"))
 PAUSE_STEPS = 2  # a gap this many times the median gap is drawn as a pause
 PAUSED = f"pause (over {PAUSE_STEPS} × the median gap)"

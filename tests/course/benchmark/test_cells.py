@@ -74,11 +74,23 @@ def test_every_engine_gets_every_load_and_on_a_spark_is_started_once_for_all_of_
         assert capsys.readouterr().out.splitlines() == [f"round {n} of 5 recorded" for n in range(1, 6)]
 
 
-@pytest.mark.parametrize(("mute", "name"), [((), "llamacpp"), (("llamacpp",), "vllm"), (("llamacpp", "vllm"), "")])
+ALL = [(engine, users) for engine in ("llamacpp", "vllm") for users in (1, 32)]
+
+
+@pytest.mark.parametrize(
+    ("mute", "name"),
+    [
+        ([], "llamacpp"),
+        (ALL[:2], "vllm"),
+        ([("llamacpp", 32)], "vllm"),
+        ([("llamacpp", 1), ("vllm", 32)], ""),
+        (ALL, ""),
+    ],
+)
 def test_waiting_counted_as_prefill_is_shown_of_an_engine_whose_cache_is_counted(
-    mute: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[str]
+    mute: list[tuple[str, int]], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rates = {(e, n): [900.0 / n] for e in ("llamacpp", "vllm") if e not in mute for n in (1, 32)}
+    rates = {(engine, users): [900.0 / users] for engine, users in ALL if (engine, users) not in mute}
     recorded: list[str] = []
     engines = [SimpleNamespace(spec=ENGINES[e]) for e in ("llamacpp", "vllm")]
     names: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Diagnose it: each fault shows in the figures that its answer names, and each wrong answer gets its own hint."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -299,11 +299,6 @@ def llamacpp(model: ModelChoice) -> Iterator[Seen]:
     stop_all()
 
 
-def on_the_engine(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test of a real engine whose faults show in times and in processor time."""
-    return pytest.mark.engine(pytest.mark.alone(test))
-
-
 def shown(seen: Seen, fault: str) -> None:
     before, now = seen["healthy"][0], seen[fault][0]
     for figure, way in FAULTS[fault].shows.items():
@@ -312,13 +307,13 @@ def shown(seen: Seen, fault: str) -> None:
         assert moved(figure, before, now, way), (figure, before[figure], now[figure])
 
 
-@on_the_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != KV])
 def test_each_fault_shows_in_its_figures(fault: str, llamacpp: Seen) -> None:
     shown(llamacpp, fault)
 
 
-@on_the_engine
+@pytest.mark.engine
 def test_the_healthy_run_shows_none(llamacpp: Seen) -> None:
     found = llamacpp["healthy"][0]
     assert found["gateway_waiting"] < 0.5
@@ -333,7 +328,7 @@ def test_the_healthy_run_shows_none(llamacpp: Seen) -> None:
     assert computed < 1.4 * (os.cpu_count() or 1)
 
 
-@on_the_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("fault", [OVERLOAD, READER])
 def test_a_fix_of_its_own_mends_the_load(fault: str, llamacpp: Seen) -> None:
     figure, way = next(iter(FAULTS[fault].shows.items()))
@@ -342,7 +337,7 @@ def test_a_fix_of_its_own_mends_the_load(fault: str, llamacpp: Seen) -> None:
     assert (mended["refused"] > 0) == (fault == OVERLOAD)
 
 
-@on_the_engine
+@pytest.mark.engine
 def test_wrong_answers_to_real_evidence_get_hints_that_fit(llamacpp: Seen) -> None:
     before = llamacpp["healthy"][0]
     for fault in set(FAULTS) - {KV}:
@@ -351,7 +346,7 @@ def test_wrong_answers_to_real_evidence_get_hints_that_fit(llamacpp: Seen) -> No
             assert "have changed, too" not in text, (fault, other)
 
 
-@on_the_engine
+@pytest.mark.engine
 def test_the_evidence_is_shown(
     llamacpp: Seen, model: ModelChoice, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
