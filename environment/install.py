@@ -126,26 +126,27 @@ class Installation:
             pass
         except LabError as e:
             again = f"run the same command again; if it fails again, show your instructor {paths.show(step.log)}"
-            self.fail(str(e if e.fix else LabError(str(e), again)), stop=not proving)
+            self.fail(str(e if e.fix else LabError(str(e), again)), step, proving)
         except Exception as e:
             # Only the log gets the traceback, if it can still be written.
             with contextlib.suppress(OSError), step.log.open("a") as log:
                 traceback.print_exc(file=log)
             what = f"{step.title}: {job.doing} failed unexpectedly ({type(e).__name__}: {e})."
             bug = "this is a bug in the labs: show your instructor the end of the log"
-            self.fail(str(LabError(what, job.advice([str(e)], bug))), stop=not proving)
+            self.fail(str(LabError(what, job.advice([str(e)], bug))), step, proving)
         finally:
             job.doing = ""
 
-    def fail(self, message: str, stop: bool) -> None:
-        """Record the message, which is printed at the end. With `stop`, stop all steps and drop their later errors.
+    def fail(self, message: str, step: Step, proving: bool) -> None:
+        """Record the message, which is printed at the end.
 
-        A failed proof stops no other step, because no step builds on it.
+        If another step needs this one, stop all steps and drop their later errors. No step needs another one's proof.
         """
+        stop = not proving and any(step.name in (*other.after, *other.verify_after) for other in self.steps)
         if not self.stop.is_set():
             self.errors.append(message)
-            if not stop:
-                self.say(message.splitlines()[0] + " The other steps continue.")
+            if not stop and len(self.jobs) > 1:
+                self.say(message.splitlines()[0].removesuffix(" Last lines of its log:") + " The other steps continue.")
         if stop:
             self.stop.set()
 

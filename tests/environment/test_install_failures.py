@@ -52,6 +52,23 @@ def test_a_failed_proof_stops_no_other_step(tmp_path: Path, labs_cache: Path, in
         assert (labs_cache / name / "verified.txt").exists() == (name == "good")
 
 
+@pytest.mark.parametrize("needs", ["after", "verify_after"])
+def test_a_failed_step_that_no_other_needs_stops_none(
+    tmp_path: Path, labs_cache: Path, installing: Run, needs: str
+) -> None:
+    """Without SGLang, a student can still use vLLM. What another step needs stops them all."""
+    other = f"step('other', 'while [ ! -e {tmp_path}/failed ]; do sleep 0.02; done; sleep 0.5')"
+    bad = f"step('bad', 'touch {tmp_path}/failed; exit 3')"
+    code, out, err = finish(installing(f"{bad}, {other}, step('later', 'true', after=('other',))"))
+    assert code == 1
+    assert "LATER: ready" in out
+    assert out.count("BAD: working failed (exit 3). The other steps continue.") == 1
+    assert err.count("Fix: ") == 1
+    code, out, err = finish(installing(f"{bad}, step('more', 'sleep 60', {needs}=('bad',))"))
+    assert code == 1
+    assert "The other steps continue." not in out
+
+
 def test_unexpected_failure_shows_no_traceback(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
     code, _, err = finish(installing("step('tool', 'true', verify=lambda job: [1][2])"))
     assert code == 1
