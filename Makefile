@@ -42,9 +42,9 @@ report: engines ## without a browser: run lab 3.3.1 and write results/report.htm
 # Tests run the engines natively, also on a Spark. `make verify-spark` tests its containers.
 test check drill: export LABS_PROFILE := cpu
 
-# Tests that start no engine and compare no times run first, on all cores, the tests of a file in one process: what they
-# share is then made once. There is one process more than cores, because pages in a browser often wait. The rest runs
-# alone, one after another: two engines at once on a few cores hold each other up for minutes.
+# Tests that need no engine, or one on a single core, and compare no times run first, on all cores. The tests of a file run
+# in one process: what they share is made once. There is one process more than cores, because pages in a browser often
+# wait. The rest runs alone, one test after another: two engines on the same cores hold each other up for minutes.
 # The notebooks of labs/ and solutions/ run at the quick size. The second set uses the engines and results of the first.
 PYTEST := $(PY) -m pytest
 TOGETHER := -q -n auto --dist loadfile --no-loadscope-reorder
@@ -62,7 +62,7 @@ test: engines open-webui lint ## test everything: lint, types, unit tests, real 
 	    -p tests.helpers.nbval_plugin --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 $(TESTS) $(NOTEBOOKS)
 
 check: model lint ## test what needs no engine: lint, types, unit tests (a few minutes)
-	@$(PYTEST) $(TOGETHER) -m "$(UNIT) and not browser" tests
+	@$(PYTEST) $(TOGETHER) -m "$(UNIT) and not browser and not programs" tests
 	@$(PYTEST) -q -m "$(ALONE) and not engine" tests
 
 drill: engines ray-serve ## long tests: kernels, engines and writers are killed again and again; vLLM on three ranks

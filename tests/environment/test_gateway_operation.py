@@ -29,7 +29,7 @@ from tests.helpers.gateway import HELLO, Gateway, bearer, running, write_keys
 from tests.helpers.processes import START_S, eventually
 from tests.helpers.truth import TruthEngine
 
-pytestmark = pytest.mark.engine  # `make check` fetches no packages
+pytestmark = pytest.mark.programs
 
 FOLDER = paths.REPO / "environment" / "gateway"
 UNIT = (FOLDER / "gateway.service").read_text()

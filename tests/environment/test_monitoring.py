@@ -30,7 +30,7 @@ from tests.helpers.gateway import Gateway, running
 from tests.helpers.processes import eventually
 from tests.helpers.truth import TruthEngine
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.programs
 
 FOLDER = paths.REPO / "environment" / "monitoring"
 CONFIG = yaml.safe_load((FOLDER / "prometheus.yml").read_text())

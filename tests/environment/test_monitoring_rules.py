@@ -12,7 +12,7 @@ import yaml
 from environment import debian_programs
 from shared import paths
 
-pytestmark = pytest.mark.engine  # `make check` fetches no packages
+pytestmark = pytest.mark.programs
 
 FOLDER = paths.REPO / "environment" / "monitoring"
 UP, ENGINE = 'up{job="gateway"}', 'gateway:engine_up{engine="one"}'

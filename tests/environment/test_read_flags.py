@@ -263,7 +263,7 @@ def test_the_files_are_of_the_versions_that_are_installed() -> None:
     assert f"llama-cpp-python {recipes['llamacpp']} " in published("llamacpp")["version"]
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 @pytest.mark.parametrize("engine", ["llamacpp", "sglang"])
 def test_reading_an_installed_engine_again_gives_its_file(engine: str) -> None:
     said = published(engine)

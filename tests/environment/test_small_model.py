@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from shared.models import ModelChoice
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_safetensors_and_gguf_hold_the_same_numbers(model: ModelChoice) -> None:
     ours = load_file(model.weights("hf") / "model.safetensors")
     theirs = {t.name: t for t in gguf.GGUFReader(model.weights("BF16")).tensors}
@@ -41,7 +41,7 @@ def test_sizes_follow_from_the_shape(model: ModelChoice) -> None:
     assert 0 <= size - model.weight_bytes() < 100_000  # the rest is the header
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_the_quantized_files_are_what_they_say(model: ModelChoice) -> None:
     for form, kind in (("Q8_0", gguf.GGMLQuantizationType.Q8_0), ("Q4_0", gguf.GGMLQuantizationType.Q4_0)):
         [tensor] = [t for t in gguf.GGUFReader(model.weights(form)).tensors if t.name == "blk.0.ffn_up.weight"]

@@ -60,7 +60,7 @@ def port_of(address: str) -> int:
     return port
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], str]") -> None:
     program, address = lab
     port = port_of(address)
@@ -75,7 +75,7 @@ def test_jupyterlab_opens_on_the_first_lab(lab: "tuple[subprocess.Popen[str], st
     assert not port_taken(port)
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_it_takes_jupyterlab_along(lab: "tuple[subprocess.Popen[str], str]", number: signal.Signals) -> None:
     program, address = lab

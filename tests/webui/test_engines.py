@@ -96,7 +96,7 @@ def test_the_dialects_of_gateways_are_understood(scripted: Scripted, tmp_path: P
     assert "AttributeError" not in message["note"]
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_ollama_is_compared_with_the_gateway_in_front_of_it(ollama: Engine, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("gateway", "ui")]
     for folder in folders:

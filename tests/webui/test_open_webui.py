@@ -23,7 +23,7 @@ from shared.launch.running import Engine
 from shared.processes import descendants, start_time
 from tests.helpers.webui import wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.browser]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from shared.launch.running import Engine
 from shared.models import ModelChoice
 from tests.helpers.webui import WebUI, wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.browser]
+pytestmark = pytest.mark.browser
 SHORT = {"system": "", "parameters": {"num_predict": 12, "temperature": 0, "seed": 1}}
 
 

@@ -11,7 +11,7 @@ from shared.launch.running import Engine
 from tests.helpers.standin_registry import Registry
 from tests.helpers.webui import WebUI, wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.browser]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
