@@ -15,6 +15,11 @@ import pytest
 from shared import launch, paths
 
 KEEPER = "LABS_ENGINES_OF"
+# Tests that use what a notebook has left: its engines, its results.
+AFTER = {
+    "test_jupyterlab.py": "lab-3.3.1-engine-benchmark.ipynb",
+    "test_open_webui_page.py": "lab-3.3.6-ollama-web-ui.ipynb",
+}
 
 
 def is_cell(item: pytest.Item) -> bool:
@@ -76,7 +81,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A lab and its solution run one after the other, on the same engines, and JupyterLab on those of its lab."""
+    """A lab and its solution run one after the other, on the same engines, and then the tests of what they left."""
     for item in filter(is_cell, items):
         item.add_marker("engine")
     items.sort(key=turn)
@@ -86,4 +91,4 @@ def turn(item: pytest.Item) -> tuple[str, int]:
     """Where an item stands: the plain tests first, as they were collected, then lab by lab."""
     if is_cell(item):
         return item.path.name, ("labs", "solutions").index(item.path.parent.name)
-    return ("lab-3.3.1-engine-benchmark.ipynb", 2) if item.path.name == "test_jupyterlab.py" else ("", 0)
+    return AFTER.get(item.path.name, ""), 2

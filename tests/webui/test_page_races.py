@@ -1,12 +1,13 @@
 """What a page does when two things happen at once: in two tabs, on two chats, while something is on its way."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Error, Page, Route, expect
 
 from tests.helpers.webui import TREE, Scripted, WebUI, opened, running, said, wait_for
 
@@ -17,9 +18,10 @@ def slow(page: Page, pattern: str, method: str, ms: int = 600) -> None:
     """Hold up these requests. What follows needs page.wait_for_timeout: this handler runs in the page's own loop."""
 
     def handle(route: Route) -> None:
-        if route.request.method == method:
-            page.wait_for_timeout(ms)
-        route.continue_()
+        with contextlib.suppress(Error):  # the page may have been closed: the next test would get this error
+            if route.request.method == method:
+                page.wait_for_timeout(ms)
+            route.continue_()
 
     page.route(pattern, handle)
 
