@@ -43,11 +43,11 @@ report: engines ## without a browser: run lab 3.3.1 and write results/report.htm
 test check drill: export LABS_PROFILE := cpu
 
 # Tests that need no engine, or one on a single core, and compare no times run first, on all cores. The tests of a file run
-# in one process: what they share is made once. There is one process more than cores, because pages in a browser often
-# wait. The rest runs alone, one test after another: two engines on the same cores hold each other up for minutes.
+# in one process: what they share is made once. The rest runs alone, one test after another: two engines on the same
+# cores hold each other up for minutes.
 # The notebooks of labs/ and solutions/ run at the quick size. The second set uses the engines and results of the first.
 PYTEST := $(PY) -m pytest
-TOGETHER := -q -n auto --dist loadfile --no-loadscope-reorder
+TOGETHER := -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 UNIT := not engine and not drill and not alone
 ALONE := (engine or alone) and not drill
 TESTS := $(if $(LAB),tests/course,tests)

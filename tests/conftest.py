@@ -18,11 +18,6 @@ from tests.helpers.fake_spark import INSIDE, reading
 from tests.helpers.standin_docker import Docker
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """How many processes `-n auto` means: one more than cores, at most five."""
-    return min(len(os.sched_getaffinity(0)), 4) + 1
-
-
 @pytest.fixture(autouse=True)
 def own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty results folder for each test."""
