@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,8 +33,13 @@ NAMES = tuple(FLAGS)
 
 @pytest.fixture(scope="module")
 def engines(model: ModelChoice) -> Iterator[dict[str, Engine]]:
-    yield {name: launch(name, model, FLAGS[name], quiet=True) for name in NAMES}
-    stop_all()
+    try:
+        with ThreadPoolExecutor(len(NAMES)) as all_at_once:  # most of a start is Python's imports, on one core
+            started = all_at_once.map(lambda name: launch(name, model, FLAGS[name], quiet=True), NAMES)
+            found = dict(zip(NAMES, started, strict=True))
+        yield found
+    finally:
+        stop_all()
 
 
 def cpu_s(engine: Engine) -> float:

@@ -67,7 +67,7 @@ def check_text(engine: Engine, reference: Reference) -> DraftCounts:
     return counts
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_with_a_head(model: ModelChoice, reference: Reference) -> None:
     engine = llamacpp(model, Draft("eagle3", 3, head_gguf.path(model)))
     check_text(engine, reference)
@@ -83,7 +83,7 @@ def test_llamacpp_with_a_head(model: ModelChoice, reference: Reference) -> None:
     assert again["choices"][0]["message"] == answer["choices"][0]["message"]
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelChoice) -> None:
     engine = llamacpp(model, Draft("eagle3", 2, head_gguf.path(model)))
     questions = ("What is gravity?", "Why is the sky blue?")
@@ -101,7 +101,7 @@ def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelCh
     assert together > 0.9 * alone  # one sequence of two would give half; a near-tie may change a text
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_with_look_up(model: ModelChoice, reference: Reference) -> None:
     engine = llamacpp(model, Draft("ngram", 6))
     before = counters(engine)
@@ -112,12 +112,12 @@ def test_llamacpp_with_look_up(model: ModelChoice, reference: Reference) -> None
     assert gap_fault([gap for answer in answers for gap in answer["gaps"]]) is None
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_with_its_own_smaller_weights(model: ModelChoice, reference: Reference) -> None:
     check_text(llamacpp(model, Draft("model", 3, model.weights("Q4_0"))), reference)
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_accepts_at_random_when_told_to(model: ModelChoice) -> None:
     draft = Draft("eagle3", 3, head_gguf.path(model), synthetic_length=4)
     engine = llamacpp(model, draft)
@@ -126,7 +126,7 @@ def test_llamacpp_accepts_at_random_when_told_to(model: ModelChoice) -> None:
     assert counted(engine, before).acceptance == 1
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_llamacpp_and_a_draft_with_another_vocabulary(model: ModelChoice, tmp_path: Path) -> None:
     """Refused before the start by the files, and at the start where only flags name the draft."""
     content = model.weights("Q4_0").read_bytes()
