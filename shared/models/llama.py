@@ -229,6 +229,6 @@ def greedy_gap(llama: Llama, messages: Sequence[Message], tokens: Sequence[int],
     logits = llama.forward(ids, llama.new_cache(1, ids.shape[1]), every=True)[0, len(prompt) - 1 :]
     logp = logits.float().log_softmax(-1)
     chosen = logp[: len(tokens)].gather(1, torch.tensor(tokens, dtype=torch.long)[:, None])[:, 0]
-    end = logp[len(tokens), list(llama.ends)].amax()
-    given = torch.cat((chosen, end[None])) if ended else chosen
-    return [float(gap) for gap in logp.amax(-1)[: len(given)] - given]
+    if ended:
+        chosen = torch.cat((chosen, logp[-1:, list(llama.ends)].amax(-1)))
+    return [float(gap) for gap in logp.amax(-1)[: len(chosen)] - chosen]

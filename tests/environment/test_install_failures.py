@@ -52,19 +52,25 @@ def test_a_failed_proof_stops_no_other_step(tmp_path: Path, labs_cache: Path, in
         assert (labs_cache / name / "verified.txt").exists() == (name == "good")
 
 
-@pytest.mark.parametrize("needs", ["after", "verify_after"])
-def test_a_failed_step_that_no_other_needs_stops_none(
-    tmp_path: Path, labs_cache: Path, installing: Run, needs: str
-) -> None:
-    """Without SGLang, a student can still use vLLM. What another step needs stops them all."""
+BAD = "step('bad', 'touch {0}/failed; exit 3')"
+
+
+def test_a_failed_step_that_no_other_needs_stops_none(tmp_path: Path, labs_cache: Path, installing: Run) -> None:
+    """Without SGLang, a student can still use vLLM."""
     other = f"step('other', 'while [ ! -e {tmp_path}/failed ]; do sleep 0.02; done; sleep 0.5')"
-    bad = f"step('bad', 'touch {tmp_path}/failed; exit 3')"
+    bad = BAD.format(tmp_path)
     code, out, err = finish(installing(f"{bad}, {other}, step('later', 'true', after=('other',))"))
     assert code == 1
     assert "LATER: ready" in out
     assert out.count("BAD: working failed (exit 3). The other steps continue.") == 1
     assert err.count("Fix: ") == 1
-    code, out, err = finish(installing(f"{bad}, step('more', 'sleep 60', {needs}=('bad',))"))
+
+
+@pytest.mark.parametrize("needs", ["after", "verify_after"])
+def test_a_failed_step_that_another_needs_stops_all(
+    tmp_path: Path, labs_cache: Path, installing: Run, needs: str
+) -> None:
+    code, out, _ = finish(installing(f"{BAD.format(tmp_path)}, step('more', 'sleep 60', {needs}=('bad',))"))
     assert code == 1
     assert "The other steps continue." not in out
 

@@ -27,8 +27,8 @@ def lab(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> OpenLab:
     own = tmp_path_factory.getbasetemp() / "open-webui"  # for all tests of this file
-    for folder in (RESULTS, str(own)):
-        monkeypatch.setenv("LABS_RESULTS", folder or str(own))
+    for folder in filter(None, (RESULTS, str(own))):
+        monkeypatch.setenv("LABS_RESULTS", folder)
         found = labs.open("3.3.6")
         if found.results().keys() >= KEYS:
             return found
