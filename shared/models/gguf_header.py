@@ -53,6 +53,26 @@ class Reader:
         if kind == STRING:
             return self.string()
         if kind == ARRAY:
-            of, count = self.number("I"), self.number("Q")
-            return [self.value(of) for _ in range(count)]
+            return self.array(self.number("I"), self.number("Q"))
         return self.number(NUMBERS[kind])
+
+    def array(self, of: int, count: int) -> list[Any]:
+        if of == STRING:
+            return self.strings(count)
+        if of == ARRAY:
+            return [self.value(of) for _ in range(count)]
+        form = f"<{count}{NUMBERS[of]}"
+        found = struct.unpack_from(form, self.content, self.at)
+        self.at += struct.calcsize(form)
+        return list(found)
+
+    def strings(self, count: int) -> list[bytes]:
+        """The next strings. A vocabulary and its merges are 100,000 of them, so this is written for speed."""
+        content, at, found = self.content, self.at, []
+        length_at = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            [length] = length_at(content, at)
+            at += 8 + length
+            found.append(content[at - length : at])
+        self.at = at
+        return found
