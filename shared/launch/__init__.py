@@ -2,5 +2,6 @@
 
 from shared.launch.launcher import alone, launch, stop_all
 from shared.launch.reuse import down
+from shared.launch.starts import together
 
-__all__ = ["alone", "down", "launch", "stop_all"]
+__all__ = ["alone", "down", "launch", "stop_all", "together"]

@@ -41,7 +41,7 @@ from shared.processes import descendants, free_port, port_taken
 # the last of more than a thousand messages.
 ONCE_A_SECOND: dict[str, Any] = {"mininterval": 1, "miniters": 0}
 
-_running: dict[str, Engine] = {}  # the engines of this process by name, so that a cell run twice starts one engine
+_running: dict[str, Engine] = {}  # the engines of this process by `place`, so that a cell run twice starts one engine
 
 
 def launch(
@@ -56,16 +56,17 @@ def launch(
     timeout_s: float | None = None,
     quiet: bool = False,
     when_needed: bool = False,
+    beside: bool = False,
 ) -> Engine:
     """Start the engine `name` and return it once it has answered one request.
 
     If the same engine already runs with the same model, precision, flags, draft and cores, it is returned. If it runs
-    with other ones, it is ended first. So are all engines of this process, if CPU and GPU share one memory and it is
-    too small for both. With `when_needed` all arguments are checked now, but the engine starts when it is first used:
-    never, if all its results are there.
+    with other ones, it is ended first; with `beside` only if it has the same draft. All engines of this process are
+    ended if CPU and GPU share one memory and it is too small for both. With `when_needed` all arguments are checked
+    now, but the engine starts when it is first used: never, if all its results are there.
 
-    Raises LabError if the engine isn't installed or doesn't fit into memory, or if the draft doesn't fit the model. If
-    it dies, or isn't ready within `timeout_s`, the error shows the last lines of its log and the likeliest causes.
+    Raises LabError if it isn't installed, doesn't fit into memory, or can't use the draft. If it dies, or isn't ready
+    within `timeout_s`, the error shows the last lines of its log and the likeliest causes.
     """
     if name not in ENGINES:
         raise LabError(f"There is no engine {name!r}.", f"choose one of {', '.join(ENGINES)}")
@@ -93,19 +94,20 @@ def launch(
         if not isinstance(way, Native):
             containers.ensure(containers.images()[way.image], machine.architecture, quiet)
         more: Any = {"precision": precision, "cores": cores, "port": port, "timeout_s": timeout_s, "quiet": quiet}
-        return PutOff(plan(spec, *wanted), lambda: launch(name, model, flags, draft=draft, **more))
-    if old := _running.get(name):
+        return PutOff(plan(spec, *wanted), lambda: launch(name, model, flags, draft=draft, beside=beside, **more))
+    place = f"{name} with {draft}" if beside else name
+    if old := _running.get(place):
         same = (old.model, old.precision, old.flags, old.cores, old.speculation) == wanted
         if same and old.alive and port in (None, old.port):
             old.resume()  # Ctrl-C may have left it paused
             return old
         if not old.alive or keeper() is None:  # else reuse.take_over pauses it
             old.end()
-        del _running[name]
+        del _running[place]
     needed = memory.need(spec, model, precision, flags, machine, drafts)
-    in_use = {other.process.pid for other in _running.values()}
+    in_use = {other.process.pid for other in list(_running.values())}
     if engine := reuse.take_over(spec, model, precision, flags, cores, port, needed, in_use, drafts):
-        _running[name] = engine
+        _running[place] = engine
         if not quiet:
             print(f"{spec.title} {engine.version} answers on {engine.url}. An earlier notebook started it.")
         return engine
@@ -116,10 +118,8 @@ def launch(
         machine = detect()
     memory.require(spec, needed, flags, machine, own_container_pids())
     if port and port_taken(port):
-        raise LabError(
-            f"Port {port} of 127.0.0.1 is taken by another program.",
-            f"leave `port` out to get a free one; `ss -ltnp 'sport = :{port}'` shows which program uses {port}",
-        )
+        fix = f"leave `port` out to get a free one; `ss -ltnp 'sport = :{port}'` shows which program uses {port}"
+        raise LabError(f"Port {port} of 127.0.0.1 is taken by another program.", fix)
     port = port or free_port()
     client()  # imports httpx now, which would otherwise delay the first look at the started engine
     if isinstance(way, Native):
@@ -139,7 +139,7 @@ def launch(
         home = paths.state() / "run" / f"{name}-{port}"
         what = LaunchPlan(home, model, precision, image.port, cores, flags, weights, kv_bytes, part, drafts)
         engine = start_container(spec, what, port, needed, machine)
-    _running[name] = engine
+    _running[place] = engine
     try:
         wait_until_ready(engine, timeout_s or way.ready_within_s, quiet)
     except BaseException:

@@ -197,7 +197,7 @@ CLAIMS = (
     Claim("vLLM writes the model's text with EAGLE-3, and accepts some of its drafts", lossless("vllm"),
           {"text/vllm/": "measure-vllm", "speed/vllm/": "measure-vllm"}),
     Claim("SGLang writes the model's text with EAGLE-3, and accepts some of its drafts", lossless("sglang"),
-          {"text/sglang/": "measure-sglang", "speed/sglang/": "measure-sglang"}),
+          {"text/sglang/": "measure-vllm", "speed/sglang/": "measure-vllm"}),
     Claim("Above temperature 0, drafts don't change the distribution of a real engine's tokens", same_first_tokens,
           {"first-tokens/": "first-tokens"}),
     Claim("Look-up gains more on copied text than on new text, and a head gains less with more users at once",

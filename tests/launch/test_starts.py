@@ -1,0 +1,107 @@
+"""Several engines that start at the same moment: all with the first use, none after the block, whatever happens."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from shared import LabError
+from shared.engines import Draft
+from shared.hardware import detect
+from shared.launch import launch, launcher, stop_all, together
+from shared.launch.running import PutOff
+from shared.models import ModelChoice
+
+pytestmark = pytest.mark.programs
+
+SLOT = {"-np": 1, "-c": 512}
+NGRAM = Draft("ngram", 4)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+def put_off(model: ModelChoice, draft: Draft | None = None, **more: object) -> PutOff:
+    """llama.cpp on one core."""
+    flags = {**SLOT, **{f"--{name.replace('_', '-')}": value for name, value in more.items()}}
+    engine = launch("llamacpp", model, flags, draft=draft, cores=1, quiet=True, when_needed=True, beside=True)
+    assert isinstance(engine, PutOff)
+    return engine
+
+
+def test_the_first_use_starts_all_and_each_ends_with_its_own_block(model: ModelChoice) -> None:
+    plain, drafting = put_off(model), put_off(model, NGRAM)
+    with together([plain, drafting]):
+        assert not launcher._running
+        with plain:
+            assert plain.url
+            assert drafting.started is False  # its own object takes it over with its first use
+            assert [engine.alive for engine in launcher._running.values()] == [True, True]
+        assert plain.ended
+        with drafting:
+            assert drafting.alive is False
+            assert drafting.draft == NGRAM
+            assert drafting.process.pid != plain.process.pid
+            assert drafting.alive
+    assert drafting.ended
+
+
+def test_nothing_starts_without_a_use(model: ModelChoice) -> None:
+    with together([put_off(model), put_off(model, NGRAM)]):
+        pass
+    assert not launcher._running
+
+
+def test_an_engine_that_is_never_used_ends_with_the_block(model: ModelChoice) -> None:
+    plain, drafting = put_off(model), put_off(model, NGRAM)
+    with contextlib.suppress(RuntimeError), together([plain, drafting]):
+        assert plain.url
+        raise RuntimeError("a cell's own error")
+    assert [engine.alive for engine in launcher._running.values()] == [False, False]
+
+
+def test_one_that_does_not_start_leaves_the_others(model: ModelChoice) -> None:
+    good, bad = put_off(model), put_off(model, NGRAM, no_such_flag=1)
+    with together([good, bad]):
+        assert good.url
+        assert good.alive
+        with pytest.raises(LabError, match="ended while starting"):
+            _ = bad.url
+    assert good.ended
+
+
+def test_where_memory_is_short_each_starts_with_its_own_use(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, drafting = put_off(model), put_off(model, NGRAM)
+    one = plain.need.total
+    monkeypatch.setattr("shared.launch.starts.detect", lambda: replace(detect(), available_gib=1.5 * one))
+    with together([plain, drafting]):
+        assert plain.url
+        assert len(launcher._running) == 1
+
+
+def test_ctrl_c_ends_the_starts(model: ModelChoice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines are still loading, which takes vLLM half a minute."""
+    monkeypatch.setattr("shared.launch.launcher.get", lambda *_: None)  # never ready
+    plain, drafting = put_off(model), put_off(model, NGRAM)
+
+    def interrupt() -> None:
+        while len(launcher._running) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), together([plain, drafting]):
+        _ = plain.url
+    assert time.monotonic() - began < 60
+    assert [engine.alive for engine in launcher._running.values()] == [False, False]
