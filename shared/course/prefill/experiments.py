@@ -113,7 +113,7 @@ def batched(kit: Kit) -> dict[str, Any]:
 
 CHUNKS = (64, 128, 512)  # tokens, of llama.cpp's -ub
 CHUNK_ROUNDS = {"quick": 1, "full": 3}  # starts with each of them, in turn
-CHUNKED_PROMPTS = {"quick": 3, "full": 5}  # after each start
+CHUNKED_PROMPTS = {"quick": 2, "full": 5}  # after each start
 CHUNKED_PROMPT = 512  # tokens
 
 

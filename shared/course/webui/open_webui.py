@@ -15,6 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,27 @@ class OpenWebUI:
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def restart(self, settings: Mapping[str, object]) -> "OpenWebUI":
-        """End it, and start it again on the same database with `settings` in its environment."""
+    def restart(self, *each: Mapping[str, object]) -> list["OpenWebUI"]:
+        """End it, and start it again with each of these settings in its environment, all at the same moment.
+
+        Each has a copy of the database, which is removed when it ends.
+        """
         self.keep = True
         self.end()
-        return start(settings={**self.settings, **settings}, folder=self.folder)
+
+        def again(settings: Mapping[str, object]) -> OpenWebUI:
+            folder = Path(shutil.copytree(self.folder, tempfile.mkdtemp(prefix="labs-open-webui-"), dirs_exist_ok=True))
+            return start(settings={**self.settings, **settings}, folder=folder)
+
+        with ThreadPoolExecutor(len(each)) as at_once:
+            starts = [at_once.submit(again, settings) for settings in each]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if error := next((e for one in starts if (e := one.exception())), None):
+            for one in starts:
+                if not one.exception():
+                    one.result().end()
+            raise error
+        return [one.result() for one in starts]
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 60) -> Any:
         """One request to its API, as the administrator. Raises LabError unless it succeeds."""
@@ -174,12 +191,12 @@ def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, fol
     """Start it in front of the Ollama at this address ("": without one), and sign in as its administrator.
 
     `settings` are further environment variables. `folder` holds the database of an earlier start; without it, the
-    database is new and is removed at the end. Raises LabError if it isn't installed, or doesn't get ready.
+    database is new. The folder is removed at its end. Raises LabError if it isn't installed, or doesn't get ready.
     """
     if reason := absent():
         what, _, fix = reason.partition("\nFix: ")
         raise LabError(what, fix)
-    keep, folder = folder is not None, folder or Path(tempfile.mkdtemp(prefix="labs-open-webui-"))
+    folder = folder or Path(tempfile.mkdtemp(prefix="labs-open-webui-"))
     usual = {"ENABLE_OLLAMA_API": str(bool(ollama)), "ENABLE_OPENAI_API": "False", **NO_TASKS}
     given = {**usual, **({"OLLAMA_BASE_URL": ollama} if ollama else {})}
     given |= {name: str(value) for name, value in (settings or {}).items()}
@@ -198,7 +215,7 @@ def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, fol
     inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     with log.open("ab") as out:
         process = Guarded(command, out, cwd=folder, env=env, inherited=inherited)
-    webui = OpenWebUI(port, folder, log, process, given, version=version(), keep=keep)
+    webui = OpenWebUI(port, folder, log, process, given, version=version())
     try:
         webui.startup_s = until_ready(process, "Open WebUI", port, "/health", log, READY_WITHIN_S)
     except LabError:

@@ -38,7 +38,7 @@ Values = dict[str, Any]
 PREFIX = "open-webui/"
 QUESTIONS = ("Name three fruits.", "Name three animals.")
 FEW_TOKENS = 24  # of an answer whose length does not matter
-QUIET_S = 3  # after so long without a request, no further one belongs to the message
+QUIET_S = 2  # after so long without a request, no further one belongs to the message
 KINDS = {"title": '"title":', "tags": '"tags":', "follow-ups": '"follow_ups":'}  # what the prompt of each asks for
 
 
@@ -186,20 +186,20 @@ NOW = {"ENABLE_FOLLOW_UP_GENERATION": "True", "ENABLE_TAGS_GENERATION": "False",
 
 
 def settings(lab: OpenLab, relay: OllamaRelay, ollama: Engine, in_force: Callable[..., Any]) -> Values:
-    """Restart it twice with other variables, and compare what is in force with what `in_force` returns."""
+    """Start it with other variables on two copies of its database, and compare what is in force with `in_force`."""
 
     def measured() -> tuple[Values, Raw]:
         webui = open_webui.before(relay.url)
         webui.set_tasks(("TAGS",))  # by its API, as its page does it
         raw: Raw = {"first": read(webui), "found": {}, "predicted": {}}
+        ways = (True, False)
+        restarted = webui.restart(*({**NOW, "ENABLE_PERSISTENT_CONFIG": persistent} for persistent in ways))
         try:
-            for persistent in (True, False):
-                webui = webui.restart({**NOW, "ENABLE_PERSISTENT_CONFIG": persistent})
-                raw["found"][str(persistent)] = read(webui)
+            raw["found"] = {str(persistent): read(one) for persistent, one in zip(ways, restarted, strict=True)}
         finally:
-            webui.keep = False
-            webui.end()
-        for persistent in (True, False):
+            for one in restarted:
+                one.end()
+        for persistent in ways:
             raw["predicted"][str(persistent)] = {
                 name: str(in_force(default, FIRST.get(name), IN_PAGE.get(name), NOW.get(name), copied, persistent))
                 for name, (default, copied) in SETTINGS.items()

@@ -81,11 +81,11 @@ class Tab:
             await asyncio.sleep(0.02)
         return text
 
-    async def stop(self) -> float | None:
+    async def stop(self, patience_ms: float = PATIENCE_MS) -> float | None:
         """Press the stop button. When it was pressed, as time.monotonic has it; None if there is no button now."""
         if not self.chat.stop or not await self.page.locator(self.chat.stop).last.is_visible():
             return None
-        await self.page.locator(self.chat.stop).last.click()
+        await self.page.locator(self.chat.stop).last.click(timeout=patience_ms)
         clicked_ms: float = await self.page.evaluate("window.clicked")
         return clicked_ms / 1e3 - time.time() + time.monotonic()
 
@@ -123,7 +123,7 @@ async def opened(browser: "Browser", chat: ChatPage) -> AsyncIterator[Tab]:
         await tab.load()
         yield tab
         with contextlib.suppress(Exception):  # whatever the page is like now, closing it frees the engine, too
-            await tab.stop()
+            await tab.stop(patience_ms=1e3)  # an answer that has just ended takes its button along
     finally:
         await context.close()
 
