@@ -20,6 +20,7 @@ from shared.errors import LabError
 
 SCHEMA = 3  # 2: all results of a lab in one index; 1: raw traces were not packed
 LARGEST = 256 * 2**20  # bytes of one result, unpacked; the labs' own results have a few hundred thousand
+DEEPEST = 100  # levels of an entry; json reads deeper nesting than it writes, and no result of the labs has ten
 KINDS = re.compile(r"measured|simulated|guessed|written|quoted: .+, \d{4}(-\d\d){0,2}")
 KEY = re.compile(r"\w[\w.]*([-/]\w[\w.]*)*")  # no "--": it stands for "/" in the name of a file
 Entry = dict[str, Any]
@@ -126,8 +127,12 @@ def is_entry(entry: Any) -> bool:
     texts = (entry.get("key"), entry.get("kind"))
     if not all(isinstance(text, str) for text in texts) or not isinstance(entry["provenance"].get("time"), str):
         return False
-    try:
-        json.dumps(entry, indent=1)  # as `record` writes it: json reads deeper nesting than it writes
-    except RecursionError:
+    return bool(KEY.fullmatch(entry["key"])) and not nested_deeper(entry, DEEPEST)
+
+
+def nested_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in this value more than `levels` deep."""
+    if not isinstance(value, dict | list):
         return False
-    return bool(KEY.fullmatch(entry["key"]))
+    inside = value.values() if isinstance(value, dict) else value
+    return not levels or any(nested_deeper(one, levels - 1) for one in inside if isinstance(one, dict | list))

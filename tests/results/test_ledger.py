@@ -117,6 +117,13 @@ def test_an_entry_cut_off_anywhere_is_torn_or_whole() -> None:
         assert results.load_results("3.3.1") == expected, length
 
 
+def nested(levels: int) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for _ in range(levels):
+        found = {"in": found}
+    return found
+
+
 def test_what_a_hostile_entry_holds_is_named_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     good = results.record("3.3.1", "a", {"x": 1})
     for number, poison in enumerate(
@@ -125,13 +132,15 @@ def test_what_a_hostile_entry_holds_is_named_and_stops_nothing(capsys: pytest.Ca
             '{"n": ' + "9" * 5000 + "}",
             '{"schema": true}',
             entry_file("3.3.1", "a").read_text(),  # of another key
+            json.dumps({**good, "key": "b4", "values": nested(800)}),  # it can be read, but not written again
         )
     ):
         entry_file("3.3.1", f"b{number}").write_text(poison)
-    assert results.load_results("3.3.1") == {"a": good}
+    entry_file("3.3.1", "c").write_text(json.dumps(deep := {**good, "key": "c", "values": nested(50)}))
+    assert results.load_results("3.3.1") == {"a": good, "c": deep}
     out = capsys.readouterr().out
     assert "b0.json is torn or not a result" in out
-    assert "has 1 more files that are torn or not results" in out
+    assert "has 2 more files that are torn or not results" in out
 
 
 def test_results_of_a_newer_version_are_not_touched() -> None:
