@@ -279,7 +279,7 @@ def alone(engine: object) -> Iterator[None]:
     paused: list[Engine] = []
     try:
         for other in list(_running.values()):
-            if other.process is not process and other.alive:
+            if other.process.pid != getattr(process, "pid", None) and other.alive:
                 paused.append(other)
                 other.pause()
         yield

@@ -12,10 +12,13 @@ import pytest
 
 from shared import LabError
 from shared.engines import Draft
+from shared.engines.http import post_json
 from shared.hardware import detect
-from shared.launch import launch, launcher, stop_all, together
+from shared.launch import alone, launch, launcher, stop_all, together
+from shared.launch.process import Adopted
 from shared.launch.running import PutOff
 from shared.models import ModelChoice
+from shared.processes import start_time
 
 pytestmark = pytest.mark.programs
 
@@ -87,6 +90,17 @@ def test_where_memory_is_short_each_starts_with_its_own_use(
     with together([plain, drafting]):
         assert plain.url
         assert len(launcher._running) == 1
+
+
+def test_an_engine_that_was_taken_over_twice_is_not_paused_for_itself(model: ModelChoice) -> None:
+    """Where notebooks share engines, it may have been launched with `beside` first, and then without."""
+    with put_off(model) as engine:
+        assert engine.url
+        again = Adopted(engine.process.pid, start_time(engine.process.pid))
+        launcher._running["llamacpp"] = replace(launcher._running["llamacpp with None"], process=again)
+        for one in (engine, launcher._running["llamacpp"]):
+            with alone(one):
+                assert post_json(engine.url + "/tokenize", {"content": "a word"}, 10)["tokens"]
 
 
 def test_ctrl_c_ends_the_starts(model: ModelChoice, monkeypatch: pytest.MonkeyPatch) -> None:
