@@ -16,6 +16,7 @@ from shared.hardware import Machine
 from shared.launch import containers, memory
 from shared.models import choice
 from shared.models.catalogue import LLAMA_8B, entry
+from shared.models.hub import INSIDE as HUB_INSIDE
 from shared.report import verified
 
 FILE = paths.REPO / "environment" / "containers" / "compose.yaml"
@@ -102,8 +103,8 @@ def engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "image": image.reference,
         "command": words,
         "ports": [f"127.0.0.1:{image.port}:{image.port}"],
-        "environment": ["HF_TOKEN", f"HF_HOME={containers.HUB_INSIDE}", *(f"{k}={v}" for k, v in settings.items())],
-        "volumes": [f"{name}-cache:/root/.cache", f"${{HF_HOME:-~/.cache/huggingface}}:{containers.HUB_INSIDE}"],
+        "environment": ["HF_TOKEN", f"HF_HOME={HUB_INSIDE}", *(f"{k}={v}" for k, v in settings.items())],
+        "volumes": [f"{name}-cache:/root/.cache", f"${{HF_HOME:-~/.cache/huggingface}}:{HUB_INSIDE}"],
         "ipc": "host",
         "ulimits": {"memlock": -1, "stack": 67108864},
         "deploy": {"resources": {"reservations": {"devices": [

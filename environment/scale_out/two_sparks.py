@@ -27,6 +27,7 @@ from shared.engines import ENGINES, LaunchPlan, as_arguments
 from shared.engines.published_flags import unknown
 from shared.errors import command
 from shared.launch import containers
+from shared.models.hub import INSIDE as HUB_INSIDE
 
 VLLM = ENGINES["vllm"]
 MACHINES = ("head", "worker")  # by their rank
@@ -53,7 +54,7 @@ def serve(pair: Pair, rank: int, ray: bool) -> list[str]:
         port=pair.port,
         cores=0,  # of no meaning in a container
         flags=pair.flags,
-        weights=f"{containers.HUB_INSIDE}/{pair.snapshot}",
+        weights=f"{HUB_INSIDE}/{pair.snapshot}",
         kv_bytes=int(pair.needed.kv * 2**30),
         share=share,
     )

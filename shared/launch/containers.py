@@ -27,11 +27,11 @@ from shared import files, paths, proxies
 from shared.engines.spec import Container, EngineSpec, LaunchPlan
 from shared.errors import LabError
 from shared.hardware import symptoms
+from shared.models.hub import INSIDE as HUB_INSIDE
 
 IMAGES = paths.REPO / "environment" / "containers" / "images.toml"
 LABEL = "inference-engine-labs"
 NOT_THERE = re.compile(r"no such (image|object|container)", re.I)
-HUB_INSIDE = "/root/.cache/huggingface"
 FILES_INSIDE = "/labs"
 REMOVED_WITHIN_S = 10
 UNPACKED = 3  # disk space for the pull and unpacking of an image, as a multiple of its download

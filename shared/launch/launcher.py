@@ -21,14 +21,14 @@ from typing import Any
 from tqdm import tqdm
 
 from shared import paths
-from shared.engines import ENGINES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments
+from shared.engines import ENGINES, Draft, EngineSpec, Flags, LaunchPlan, as_arguments, speculation
 from shared.engines.http import client, get, post_json
 from shared.engines.spec import Native, Speculation
 from shared.errors import LabError
 from shared.files import held
 from shared.hardware.gpu import docker_gpu_arguments
 from shared.hardware.machine import Machine, detect
-from shared.launch import containers, memory, reuse, speculation
+from shared.launch import containers, memory, reuse
 from shared.launch.diagnosis import failure
 from shared.launch.memory import Need
 from shared.launch.process import Adopted, inherited_environment, keeper
@@ -134,7 +134,7 @@ def launch(
     else:
         image = containers.images()[way.image]
         containers.ensure(image, machine.architecture, quiet)
-        weights = hub.inside(hub.fetch(model.source(spec.reads, precision)), containers.HUB_INSIDE)
+        weights = hub.inside(hub.fetch(model.source(spec.reads, precision)))
         kv_bytes, part = int(needed.kv * 2**30), memory.share(needed, machine)
         home = paths.state() / "run" / f"{name}-{port}"
         what = LaunchPlan(home, model, precision, image.port, cores, flags, weights, kv_bytes, part, drafts)

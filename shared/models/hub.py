@@ -13,6 +13,7 @@ from shared import files, paths
 from shared.errors import LabError
 from shared.models.catalogue import Source
 
+INSIDE = "/root/.cache/huggingface"  # the hub's folder in a container
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
@@ -108,6 +109,6 @@ def need_disk(source: Source) -> None:
         )
 
 
-def inside(path: Path, mounted: str) -> str:
-    """The path, inside a container that mounts the hub's folder at `mounted`, of a path in that folder."""
-    return f"{mounted}/{path.relative_to(home())}"
+def inside(path: Path) -> str:
+    """The path in a container, which mounts the hub's folder at INSIDE, of a path in that folder."""
+    return f"{INSIDE}/{path.relative_to(home())}"

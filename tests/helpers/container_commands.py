@@ -16,6 +16,7 @@ from shared.hardware.gpu import docker_gpu_arguments
 from shared.launch import containers, memory
 from shared.models import ModelChoice, choice
 from shared.models.catalogue import LLAMA_8B, QWEN_1B, Source, entry
+from shared.models.hub import INSIDE as HUB_INSIDE
 from tests import machines
 
 FLAGS: dict[str, Flags] = {  # those of lab 3.3.1: 16 users, 2048 tokens each
@@ -37,7 +38,7 @@ DRAFTS = (None, Draft("eagle3", 3), Draft("model", 3), Draft("ngram", 8))
 
 
 def inside(source: Source) -> str:
-    return f"{containers.HUB_INSIDE}/hub/{source.repository}/{source.file}".rstrip("/")
+    return f"{HUB_INSIDE}/hub/{source.repository}/{source.file}".rstrip("/")
 
 
 def speculation(spec: EngineSpec, model: ModelChoice, draft: Draft | None) -> Speculation | None:

@@ -213,7 +213,7 @@ def test_an_owner_killed_at_any_moment_leaves_no_container(real_docker: Daemon, 
 
 @pytest.mark.parametrize("watchdog_too", [False, True])
 def test_kill_9_of_the_owner(real_docker: Daemon, weights: Path, watchdog_too: bool) -> None:
-    loads = hub.inside(weights, containers.HUB_INSIDE)
+    loads = hub.inside(weights)
     command = [sys.executable, "-c", OWNER, "llamacpp", str(free_port()), loads]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert owner.stdout

@@ -17,8 +17,9 @@ from shared.engines import ENGINES, LaunchPlan
 from shared.engines.spec import as_arguments
 from shared.errors import LabError
 from shared.hardware.machine import Machine
-from shared.launch.containers import HUB_INSIDE, LABEL
+from shared.launch.containers import LABEL
 from shared.models.choice import ModelChoice
+from shared.models.hub import INSIDE as HUB_INSIDE
 
 NOT_VERIFIED = "not verified on hardware"
 CONVERT = "examples/models/core/{family}/convert_checkpoint.py"  # below the image's folder of TensorRT-LLM

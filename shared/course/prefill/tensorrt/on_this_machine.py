@@ -38,7 +38,7 @@ def build(
     if blocked("trtllm-build", machine, model, precision, "build", image):
         return None
     weights = hub.fetch(model.source("hf", flows.PRECISION[precision][0]))
-    steps = flows.engine_flow(model, sizes, precision, hub.inside(weights, containers.HUB_INSIDE))
+    steps = flows.engine_flow(model, sizes, precision, hub.inside(weights))
     return start(machine, steps, image, f"{model.name}-{precision}")
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from shared import LabError, launch, paths
-from shared.engines import ENGINES, Draft
+from shared.engines import ENGINES, Draft, speculation
 from shared.engines.spec import Speculation
 from shared.hardware import Machine
-from shared.launch import memory, reuse, running, speculation
+from shared.launch import memory, reuse, running
 from shared.models import ModelChoice
 from tests.helpers.fake_spark import FLAGS
 from tests.helpers.standin_docker import Docker

@@ -10,7 +10,6 @@ from shared.engines import Draft, EngineSpec, Flags, draft_checks
 from shared.engines.spec import DRAFTS, Speculation
 from shared.errors import LabError
 from shared.hardware.machine import Machine
-from shared.launch.containers import HUB_INSIDE
 from shared.models import hub
 from shared.models.choice import ModelChoice
 from shared.models.weights import sha256
@@ -63,9 +62,7 @@ def from_catalogue(spec: EngineSpec, draft: Draft, model: ModelChoice) -> Specul
         )
     source = model.drafts[key]
     files = hub.fetch(source)
-    return Speculation(
-        draft, spec.container.speculate(draft, hub.inside(files, HUB_INSIDE)), source.pinned, size(files)
-    )
+    return Speculation(draft, spec.container.speculate(draft, hub.inside(files)), source.pinned, size(files))
 
 
 def from_files(spec: EngineSpec, draft: Draft, model: ModelChoice, precision: str) -> Speculation:
