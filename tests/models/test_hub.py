@@ -53,7 +53,7 @@ def test_weights_are_fetched_once_and_seen_by_a_container(hub: Hub, at: Callable
     folder = fetch(SOURCE)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert not (folder / "picture.png").exists()
-    assert inside(folder) == (f"/root/.cache/huggingface/hub/models--labs--model/snapshots/{REVISION}")
+    assert inside(folder) == f"/root/.cache/huggingface/hub/models--labs--model/snapshots/{REVISION}"
     asked = len(hub.asked)
     at("")  # pinned and in the cache: no further request
     assert fetch(SOURCE) == folder
