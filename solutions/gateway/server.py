@@ -243,9 +243,10 @@ def run(settings: Settings) -> None:
         timeout_worker_healthcheck=30,
     )
     print(f"Gateway on http://{settings.host}:{settings.port}, engines: {', '.join(settings.engines)}", flush=True)
-    with suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
-        if settings.workers == 1:
+    if settings.workers == 1:
+        with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run()
-        else:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers' counters
-            Workers(config, [config.bind_socket()]).run()
+        return
+    with suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers' counters
+        Workers(config, [config.bind_socket()]).run()

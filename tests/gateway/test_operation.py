@@ -293,6 +293,24 @@ def test_a_second_of_drain_ends_longer_streams(one: TruthEngine, tmp_path: Path)
         assert eventually(lambda: gateway.process.exit_code() is not None)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stopped_gateway_leaves_no_file_behind(one: TruthEngine, tmp_path: Path, workers: int) -> None:
+    """A watchdog would remove what is left, so there is none here."""
+    config, port, left = tmp_path / "gateway.toml", free_port(), tmp_path / "tmp"
+    config.write_text(f'port = {port}\nworkers = {workers}\n[engines.one]\nurl = "{one.url}"\nseats = 2\n')
+    left.mkdir()
+    env = {"GATEWAY_CONFIG": str(config), "PYTHONPATH": str(TREE), "PATH": "/usr/bin", "TMPDIR": str(left)}
+    gateway = subprocess.Popen([sys.executable, "-m", "gateway"], env=env, stdout=subprocess.DEVNULL)
+    try:
+        answers = httpx.Client(transport=httpx.HTTPTransport(retries=10), base_url=f"http://127.0.0.1:{port}")
+        assert answers.get("/health", timeout=30).status_code == 200
+        gateway.terminate()
+        assert gateway.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        gateway.kill()
+    assert list(left.iterdir()) == []
+
+
 def test_reserved_seats_are_for_paid_keys(one: TruthEngine, tmp_path: Path) -> None:
     keys = write_keys(tmp_path / "keys.json", {"paid": {"priority": "paid"}, "free": {}})
     engine = {"url": one.url, "seats": 3, "reserved": 1}

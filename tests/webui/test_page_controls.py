@@ -137,3 +137,47 @@ def test_ollama_and_a_gateway_answer_side_by_side(chromium: Browser, scripted: S
             expect(page.locator(".message.assistant .figures").nth(lane)).to_contain_text("tok/s")
         expect(page.locator(".message.assistant .name")).to_have_text(["simulated", "gateway:truth"])
         page.close()
+
+
+def test_the_end_of_a_growing_answer_stays_in_the_window_until_the_reader_scrolls_up(
+    chromium: Browser, scripted: Scripted, ui: WebUI
+) -> None:
+    scripted.hang, scripted.blocks = True, [said("".join(f"Line {n}.\n\n" for n in range(80)))]
+    page = opened(chromium, ui)
+    ask(page, "Much text, please.")
+    expect(page.locator(".message.assistant .body")).to_contain_text("Line 79.")
+    newest = page.get_by_role("button", name="To the newest")
+
+    def px_below_after_growing() -> float:
+        """As with a fast engine: more text is there before the event of the page's own scrolling arrives."""
+        return float(
+            page.evaluate("""async () => {
+            const scroller = document.querySelector(".scroller"), frame = () => new Promise(requestAnimationFrame);
+            const more = document.createElement("p");
+            more.style.height = "400px";
+            document.querySelector(".message.assistant .body").append(more);
+            scroller.dispatchEvent(new Event("scroll"));
+            for (let n = 0; n < 3; n++) await frame();
+            return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+        }""")
+        )
+
+    for _ in range(3):
+        assert px_below_after_growing() < 2
+    expect(newest).to_be_hidden()
+    page.locator(".scroller").hover()
+    page.mouse.wheel(0, -300)
+    expect(newest).to_be_visible()
+    below = px_below_after_growing()
+    assert px_below_after_growing() > below + 300
+    newest.click()
+    assert px_below_after_growing() < 2
+    page.locator(".scroller").hover(position={"x": 5, "y": 5})
+    page.mouse.wheel(0, -300)
+    expect(newest).to_be_visible()
+    page.mouse.wheel(0, 5000)
+    expect(newest).to_be_hidden()
+    assert px_below_after_growing() < 2
+    page.keyboard.press("Escape")
+    wait_for(lambda: scripted.open == 0)
+    page.close()

@@ -3,11 +3,11 @@
 import { api } from "./api.js";
 import { addThought, copyText, el, iconButton, number, showProblem, thoughts } from "./dom.js";
 import { figures, progress } from "./figures.js";
+import { Follower } from "./follow.js";
 import { listen, reconnect, unwatch } from "./live.js";
 import { markdownWriter, renderMarkdown } from "./markdown.js";
 import { pacer } from "./pacer.js";
 
-const NEAR_PX = 60; // so close to the end counts as "at the end"
 const FIGURES_MS = 250; // the live figures change this often
 const STOP_WITHIN_MS = 500;
 
@@ -17,7 +17,6 @@ export class Lane {
     this.hooks = hooks;
     this.chat = null; // null: a chat that is created with its first message
     this.answer = null; // the id of the running answer
-    this.atEnd = true;
     this.select = el("select", { "aria-label": "Model", onchange: () => hooks.pick(this, this.select.value) });
     this.fill = el("meter", { min: 0, max: 1, high: 0.9, optimum: 0, "aria-label": "How full the context is", hidden: true });
     this.earlier = el("button", { class: "earlier", hidden: true, onclick: () => this.showEarlier() }, "Earlier messages");
@@ -25,8 +24,7 @@ export class Lane {
     this.newest = el("button", { class: "newest", hidden: true, onclick: () => this.toNewest() }, "To the newest");
     this.scroller = el("div", { class: "scroller", tabIndex: 0, role: "region", "aria-label": "Messages" }, this.earlier, this.messages);
     this.root = el("section", { class: "lane" }, el("div", { class: "lane-head" }, this.select, this.fill), this.scroller, this.newest);
-    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(this.messages);
+    this.follower = new Follower(this.scroller, this.messages, () => this.showNewest());
     new IntersectionObserver((seen) => seen[0].isIntersecting && this.showEarlier(), { root: this.scroller, rootMargin: "400px" })
       .observe(this.earlier);
   }
@@ -38,30 +36,24 @@ export class Lane {
     if (this.answer) unwatch(this.answer);
     this.chat = chat;
     this.answer = null;
-    this.atEnd = at === null;
+    this.follower.on = at === null;
     this.later = chat?.later ?? false;
     this.messages.replaceChildren();
     this.fill.hidden = true;
     this.earlier.hidden = !chat?.more;
     for (const message of chat?.messages ?? []) this.add(message);
     this.scroller.querySelector(`[data-id="${at}"]`)?.scrollIntoView({ block: "center" });
-    if (this.atEnd) this.toEnd();
-    this.newest.hidden = !this.later;
+    if (at === null) this.follower.toEnd();
+    else this.follower.look();
+    this.showNewest();
   }
-
-  toEnd() { this.scroller.scrollTop = this.scroller.scrollHeight; }
 
   toNewest() {
     if (this.later) this.hooks.reopen();
-    this.atEnd = true;
-    this.toEnd();
+    this.follower.toEnd();
   }
 
-  scrolled() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    this.atEnd = !this.later && scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    this.newest.hidden = this.atEnd;
-  }
+  showNewest() { this.newest.hidden = this.follower.on && !this.later; }
 
   async showEarlier() {
     if (this.loading || this.earlier.hidden) return;
@@ -153,7 +145,7 @@ export class Lane {
     if (insteadOf || this.later) return this.act(() => api("POST", path, body), true);
     const ids = await this.act(() => api("POST", path, body));
     if (!ids || this.chat !== chat) return ids;
-    this.atEnd = true;
+    this.follower.on = true;
     this.add({ id: ids.question, role: "user", text, state: "done", stats: {} });
     this.add({ id: ids.answer, role: "assistant", text: "", state: "running", target, stats: {} });
     return ids;
