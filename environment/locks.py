@@ -47,7 +47,11 @@ def requirements(path: Path) -> str:
 
 
 LOCKS = (
-    Lock(f"{HERE}/requirements.lock", ("pyproject.toml",), ("--group", "dev")),
+    Lock(
+        f"{HERE}/requirements.lock",
+        ("pyproject.toml", f"{HERE}/overrides.txt"),
+        ("--group", "dev", "--overrides", f"{HERE}/overrides.txt"),
+    ),
     Lock(f"{HERE}/torch.lock", (f"{HERE}/torch.in",)),
     Lock(f"{HERE}/uv.txt", (f"{HERE}/uv.in",)),
     Lock(f"{HERE}/build-tools.lock", (f"{HERE}/build-tools.in",)),

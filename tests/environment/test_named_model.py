@@ -332,7 +332,7 @@ def ollama(tmp_path: Path) -> Iterator[str]:
         process.end()
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 @pytest.mark.parametrize("template", [LLAMA3, LLAMA2], ids=["llama 3", "llama 2"])
 def test_ollama_renders_the_derived_template_as_transformers_does(
     model: ModelChoice, ollama: str, template: str

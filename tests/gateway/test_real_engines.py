@@ -23,7 +23,7 @@ from shared.processes import descendants
 from tests.helpers.gateway import MANY, Gateway, running, write_keys
 from tests.helpers.processes import eventually
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.programs
 CHAT = "/v1/chat/completions"
 soon = functools.partial(eventually, limit_s=30)  # an engine looks at its connections between two steps
 

@@ -36,7 +36,7 @@ from tests.helpers.docker_daemon import Daemon, Registry
 from tests.helpers.fake_spark import reading
 from tests.helpers.processes import START_S, eventually
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("nothing_left", "weights")]
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("nothing_left", "weights")]
 FLAGS = {"-np": 2, "-c": 1024, "--threads": 1}  # gentle, and quick beside other programs
 REAL_CACHE = paths.cache()  # before a test points elsewhere
 

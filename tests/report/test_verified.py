@@ -124,6 +124,7 @@ def real_inside(
     """Each container runs the real llama-server with the real small model."""
     server = (CACHE / "engines" / "llamacpp" / "bin" / "llama-server").resolve()
     inside = [str(server), "--model", str(model.weights("BF16")), "--port", "{port}", "--metrics", "-c", "8192"]
+    inside += ["--threads", "1"]  # other tests run meanwhile
     on_a_spark.says(inside=inside)
     monkeypatch.setattr(verify_spark, "detect", lambda: spark)
     monkeypatch.setattr(models, "choose", lambda _: replace(spark_model, drafts={}, system=model.system))
@@ -132,7 +133,7 @@ def real_inside(
     launch.stop_all()
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_what_answers_as_llamacpp_does_is_verified_and_what_only_says_it_is_vllm_is_not(
     real_inside: Docker, ledgers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +159,7 @@ def test_what_answers_as_llamacpp_does_is_verified_and_what_only_says_it_is_vllm
     assert "FAILED counts its tokens" in capsys.readouterr().out
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_head_is_timed_beside_plain_decoding(
     real_inside: Docker, ledgers: Path, spark_model: ModelChoice, model: ModelChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +202,7 @@ def test_a_head_that_loses_fails_no_check_and_is_said(spark_model: ModelChoice) 
     assert verify_spark.as_text(alone) == "4 users: no plain decoding to compare with"
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_an_engine_that_does_not_start_costs_only_itself(real_inside: Docker, ledgers: Path) -> None:
     real_inside.says(run_fails="no space left on device")
     assert verify_spark.main(["llamacpp"]) == 1

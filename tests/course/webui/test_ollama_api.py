@@ -20,7 +20,7 @@ from tests.helpers.ledger import trace
 def ollama(model: ModelChoice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """The real Ollama with one seat, and a store of its own: the test of templates makes and deletes models."""
     flags = {"OLLAMA_NUM_PARALLEL": 1, "OLLAMA_MODELS": str(tmp_path_factory.mktemp("ollama"))}
-    engine = launch("ollama", model, flags, precision="Q8_0", quiet=True)
+    engine = launch("ollama", model, flags, precision="Q8_0", cores=1, quiet=True)
     yield engine
     engine.end()
 
@@ -97,7 +97,7 @@ def test_a_wait_behind_an_answer_is_a_number_a_limit_or_unknown() -> None:
         assert ollama_tables.wait_behind(lab, "plain") == expected
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_prompt_that_was_sent_before_is_counted_and_not_computed(
     ollama: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_prompt_that_was_sent_before_is_counted_and_not_computed(
     assert values["first"]["cached_tokens"] < 10
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_model_leaves_memory_by_time_and_at_once(ollama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ollama_api, "EXPIRES_S", 8)  # on a busy machine two seconds may be over before the look
     values, raw = ollama_api.keep_alive(ollama)
@@ -121,7 +121,7 @@ def test_a_model_leaves_memory_by_time_and_at_once(ollama: Engine, monkeypatch: 
     assert ollama_api.loaded(ollama)  # the next cell finds it loaded
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_longer_context_takes_at_least_its_kv_cache(ollama: Engine, model: ModelChoice) -> None:
     values, raw = ollama_api.contexts(ollama, (1024, 4096))
     assert [one["context_length"] for one in raw] == [1024, 4096]
@@ -129,7 +129,7 @@ def test_a_longer_context_takes_at_least_its_kv_cache(ollama: Engine, model: Mod
     assert ollama_api.loaded(ollama) == []
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_wrong_template_changes_answers_and_leaves_no_model_behind(ollama: Engine) -> None:
     values, _ = ollama_api.templates(ollama)
     assert values["its own"]["same"] == len(ollama_api.QUESTIONS)
@@ -138,14 +138,14 @@ def test_a_wrong_template_changes_answers_and_leaves_no_model_behind(ollama: Eng
     assert [one["name"] for one in models] == [ollama.served_name]
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_schema_makes_every_answer_fit(ollama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ollama_api, "CITIES", ("Oslo",))
     values, raw = ollama_api.structured(ollama)
     assert (values["asked"], values["valid_with"]) == (1, 1), raw
 
 
-@pytest.mark.engine
+@pytest.mark.programs
 def test_a_refused_request_names_ollamas_reason(ollama: Engine) -> None:
     with pytest.raises(LabError, match="not found"):
         ollama_api.chat(ollama, ollama_api.question("Hi"), model="nobody-has-this")
