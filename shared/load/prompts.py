@@ -150,9 +150,11 @@ def shared_prefix(model: ModelChoice, tokens: int) -> SharedPrefix:
 
 @functools.cache
 def tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer  # takes seconds to import
+    # AutoTokenizer chooses this class, too, for a folder with a tokenizer.json. But its import takes torch along, which
+    # is seconds and some 300 MB.
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def counter(model: ModelChoice) -> Callable[[list[dict[str, str]]], int]:

@@ -1,8 +1,11 @@
 """Prompts of each class have their stated length, and no two share a prefix that a cache could reuse."""
 
+import subprocess
+import sys
 from itertools import islice
 
 import pytest
+from transformers import AutoTokenizer
 
 from shared import LabError
 from shared.load import prompts
@@ -56,5 +59,18 @@ def test_a_length_that_does_not_fit_is_refused(model: ModelChoice) -> None:
 
 
 def test_the_count_is_the_models_own(model: ModelChoice) -> None:
-    messages = prompts.chat(model, "What is gravity?")
-    assert counter(model)(messages) == len(ids(model, messages))
+    own = AutoTokenizer.from_pretrained(model.folder / "hf")
+    assert type(tokenizer(model.folder / "hf")) is type(own)
+    for text in ("What is gravity?", "  Ü 你好\n\n1234567 <|im_end|> x\t"):
+        messages = prompts.chat(model, text)
+        rendered = own.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        assert ids(model, messages) == own.encode(rendered, add_special_tokens=False)
+        assert counter(model)(messages) == len(ids(model, messages))
+
+
+def test_counting_tokens_does_not_take_torch_along() -> None:
+    """It would be seconds and hundreds of megabytes in each notebook."""
+    code = "import sys; from shared import models; from shared.load.prompts import counter; "
+    code += "counter(models.small())([{'role': 'user', 'content': 'Hi'}]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

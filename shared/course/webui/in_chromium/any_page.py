@@ -27,7 +27,8 @@ STORY = "Tell me a very long story about a river, with many chapters."
 STOP_AFTER = 40  # characters of the story on the screen
 STEPS = 3  # so many different lengths of the answer must be on the screen before its end
 LOOK_LIMIT_S = 60  # how long an answer is watched
-NEXT_LIMIT_S = 10  # how long the request after the stop may wait
+NEXT_LIMIT_S = 5  # how long the request after the stop may wait
+AFTER_RELOAD_S = 5  # how long a page that was loaded again may take to show the answer
 THE_END = "The end of the list."
 # Clicks on the links that lead to no other server: they might run a script.
 CLICK = """selector => [...document.querySelectorAll(selector)].filter((one) => !/^https?:/.test(one.href))
@@ -143,7 +144,7 @@ async def reload(on: Target) -> Raw:
         before = await tab.answer_of(2 * STOP_AFTER)  # its beginning is compared: what comes last may change its look
         await tab.page.reload()
         await tab.be_ready()
-        after = await tab.answer_of(2 * STOP_AFTER, limit_s=10)
+        after = await tab.answer_of(2 * STOP_AFTER, limit_s=AFTER_RELOAD_S)
         await asyncio.sleep(1)
         later = await tab.answer()
     same = " ".join(after.split())[:STOP_AFTER] == " ".join(before.split())[:STOP_AFTER]
