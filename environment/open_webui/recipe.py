@@ -21,7 +21,7 @@ def build(job: Job) -> None:
         [UV, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", sys.executable, str(venv)],
     )
     job.install("installing Open WebUI", python, "--require-hashes", "-r", f"{FOLDER}/requirements.lock")
-    # It reads this file in place of its own, of 1.5 MB, from which it would make its news: 3.5 of the 14 s of each start.
+    # Its news come from this file if it is there, else from one of 1.5 MB, which takes 3.5 of the 14 s of each start.
     (next((venv / "lib").glob("python3.*")) / "CHANGELOG.md").touch()
     (job.dest / "installed.json").write_text(json.dumps({"version": VERSION}))
 
