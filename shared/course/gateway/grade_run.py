@@ -27,7 +27,7 @@ from shared.engines.http import counters
 from shared.launch.running import Engine
 from shared.processes import descendants
 
-LIMIT_S = 3  # how long the gateway waits for a first byte, for the next one, and for headers
+LIMIT_S = 2  # how long the gateway waits for a first byte, for the next one, and for headers
 PATIENCE_S = 2 * LIMIT_S  # a client that has no answer by then gives up
 CONFIG = f"""
 first_byte_s = {LIMIT_S}
