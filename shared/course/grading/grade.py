@@ -8,9 +8,10 @@ and how the exercises were solved. Claims are numbered in the order of the miles
 archives, because these keep the times of files: a report must be newer than its results.
 
 No code of a student runs. A submission is copied (shared.course.grading.submissions) and graded by a process with
-limited memory and time, so a broken or hostile one costs only its owner's row, and the row names the reason. Results
-of other code than this checkout's count, with a note, because the course may have changed since. A person should look
-at each problem.
+limited memory and time, so a broken or hostile one costs only its owner's row, and the row names the reason. These
+processes are forks of one that has imported everything: the imports take longer than a student. Results of
+other code than this checkout's count, with a note, because the course may have changed since. A person should look at
+each problem.
 """
 
 import argparse
@@ -18,12 +19,12 @@ import contextlib
 import csv
 import io
 import json
+import multiprocessing
 import os
 import re
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from tqdm import tqdm
 
 from shared import files, paths
 from shared.course import registry
+from shared.course.grading import one_student
 from shared.course.grading.one_student import CPU_S, Grade
 from shared.course.grading.submissions import Prints, printable, students, take
 from shared.course.registry import Lab
@@ -41,6 +43,8 @@ from shared.errors import LabError
 from shared.report.compare import one_line
 from shared.report.table import Table
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([one_student.__name__, *one_student.MODULES])
 WALL_S = 120.0
 MOST = 20  # problems that are listed for one student
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a cell that a spreadsheet would take for a formula
@@ -68,32 +72,29 @@ def scratch_folder() -> Iterator[Path]:
 
 def judge_student(copy: Path) -> list[Grade]:
     """Grade every lab of one student in a process of its own. Raises LabError if that process fails."""
-    command = [sys.executable, "-m", "shared.course.grading.one_student", str(copy)]
-    try:
-        # Its temporary files go with this folder, even if it is killed.
-        with tempfile.TemporaryDirectory(dir=copy) as own:
-            done = subprocess.run(
-                command,
-                cwd=paths.REPO,
-                env={**os.environ, "TMPDIR": own},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=WALL_S,
+    # All of its files go with this folder, even if it is killed.
+    with tempfile.TemporaryDirectory(dir=copy) as own:
+        rows, said = Path(own) / "rows.json", Path(own) / "stderr"
+        judge = FORKS.Process(target=one_student.main, args=(copy, rows, said, {**os.environ, "TMPDIR": own}))
+        judge.start()
+        try:
+            judge.join(WALL_S)
+            if judge.exitcode is None:
+                raise LabError(f"grading took more than {WALL_S:.0f} s")
+        finally:
+            judge.kill()
+            judge.join()
+        if judge.exitcode < 0:
+            name = signal.Signals(-judge.exitcode).name
+            after = f", after {CPU_S} s of CPU time" if name == "SIGXCPU" else ""
+            raise LabError(f"grading was ended by {name}{after}")
+        if judge.exitcode:
+            lines = said.read_text(errors="replace").split("\n") if said.exists() else []
+            raise LabError(
+                f"grading failed: {one_line(next((line for line in reversed(lines) if line), 'no error message'))}"
             )
-    except subprocess.TimeoutExpired:
-        raise LabError(f"grading took more than {WALL_S:.0f} s") from None
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise LabError(f"grading was ended by {name}" + (f", after {CPU_S} s of CPU time" if name == "SIGXCPU" else ""))
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        raise LabError(
-            f"grading failed: {one_line(next((line for line in reversed(lines) if line), 'no error message'))}"
-        )
-    return [
-        Grade(**{**row, "problems": tuple(row["problems"]), "notes": tuple(row["notes"])})
-        for row in json.loads(done.stdout)
-    ]
+        found = json.loads(rows.read_bytes())
+    return [Grade(**{**row, "problems": tuple(row["problems"]), "notes": tuple(row["notes"])}) for row in found]
 
 
 def graded(student: Path, scratch: Path) -> tuple[list[Grade], Prints]:

@@ -1,9 +1,9 @@
 """Grades one student's results, notebooks and starter code from a copy, for shared.course.grading.grade.
 
-    python -m shared.course.grading.one_student COPY     # reads COPY/results, /notebooks, /starter; prints rows as JSON
+    main(copy, rows, said, environ)     # reads copy/results, /notebooks, /starter; writes the rows as JSON
 
-It runs as a process of its own with limited memory and time, because its input can't be trusted. Notebooks and starter
-code are read as text and never run. Results of other code than this checkout's count, with a note.
+`main` runs in a process of its own with limited memory and time, because its input can't be trusted. Notebooks and
+starter code are read as text and never run. Results of other code than this checkout's count, with a note.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from shared.errors import LabError
 from shared.report.compare import one_line
 from shared.results import ledger, provenance
 
+# What is imported from the rooms of the labs on first use.
+MODULES = [f"shared.course.{lab.room}.claims" for lab in registry.LABS.values() if lab.room]
 MEMORY = 4 * 2**30
 CPU_S = 60
 
@@ -118,11 +121,12 @@ def limit() -> None:
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def main(copy: Path) -> None:
+def main(copy: Path, rows: Path, said: Path, environ: Mapping[str, str]) -> None:
+    """Grade the student whose copy it is, with these environment variables. Errors are written to `said`."""
+    with said.open("wb") as errors:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
     limit()
-    os.environ["LABS_RESULTS"] = str(copy / "results")
-    print(json.dumps([asdict(grade_lab(lab, copy)) for lab in registry.LABS.values() if lab.claims]))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    os.environ.clear()
+    os.environ.update(environ, LABS_RESULTS=str(copy / "results"))
+    tempfile.tempdir = None  # TMPDIR is another one now
+    rows.write_text(json.dumps([asdict(grade_lab(lab, copy)) for lab in registry.LABS.values() if lab.claims]))
