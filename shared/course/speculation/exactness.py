@@ -293,7 +293,7 @@ BROKEN: dict[str, dict[str, Function]] = {
     "the target's distribution in place of the residual": {"residual": target_again},
     "q / p in place of p / q": {"accept_probability": ratio_upside_down},
     "a draft is accepted if p ≥ q, else rejected": {"accept_probability": if_likelier},
-    "the last token is drawn from the draft's distribution": {"verify": bonus_of_the_draft},
+    "the bonus token is drawn from the draft's distribution": {"verify": bonus_of_the_draft},
     "each draft is compared with the row of p behind its own": {"verify": row_behind},
     "no bonus token": {"verify": without_bonus},
     "no roll-back": {"speculate": without_roll_back},

@@ -249,6 +249,22 @@ def test_the_claim_needs_the_answer_the_evidence_and_the_fix(
     assert diagnosis.diagnosed(Evidence("3.3.5"))[0], "another case is"
 
 
+def test_a_figure_that_the_fix_leaves_as_it_is_shows_the_fault_all_the_same(
+    measured: list[Stack], model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a short queue the gateway refuses early, but its clients go on sending as much."""
+    case = opened(OVERLOAD, model)
+    case.answer(fault=OVERLOAD, metric=name(OVERLOAD, "sent_per_s"), fix=FAULTS[OVERLOAD].fix)
+    for waiting, held in ((13.0, False), (3.0, True)):
+        mended = {**figures(OVERLOAD), "gateway_waiting": waiting}
+        monkeypatch.setattr(diagnosis, "observe", lambda _, seen=mended: (seen, {"samples": [], "metrics": {}}))
+        case.lab.set_aside(case.key("fixed"))
+        case.fix()
+        ok, text = diagnosis.diagnosed(Evidence("3.3.5"))
+        assert ok is held
+        assert f"shown by {name(OVERLOAD, 'gateway_waiting')}: " in text
+
+
 def test_a_forged_answer_does_not_hold(measured: list[Stack], model: ModelChoice) -> None:
     case = opened(CACHE, model)
     case.answer(fault=CACHE, metric="gateway:prefix_cache_hits_total", fix=FAULTS[CACHE].fix)

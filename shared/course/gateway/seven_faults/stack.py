@@ -89,7 +89,10 @@ def healthy(engine: str, model: ModelChoice) -> Stack:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `shows` are the figures that show it, each with its direction: +1 grows, -1 shrinks."""
+    """One fault. `shows` are the figures that show it, each with its direction: +1 grows, -1 shrinks.
+
+    `stays`: those of them that the fix leaves as they are.
+    """
 
     cause: str
     fix: str
@@ -98,6 +101,7 @@ class Fault:
     inject: Callable[[Stack, Figures], Stack]  # the healthy stack and its figures → the faulty one
     mend: Callable[[Stack, Stack], Stack] = lambda healthy, faulty: healthy
     engines: tuple[str, ...] = ("llamacpp", "vllm")
+    stays: tuple[str, ...] = ()
 
 
 ONE_SEQUENCE: Mapping[str, Flags] = {"llamacpp": {"-np": 1, "-c": 1024}, "vllm": {"--max-num-seqs": 1}}
@@ -120,6 +124,7 @@ FAULTS: Mapping[str, Fault] = {
         {"gateway_waiting": +1, "sent_per_s": +1},
         _overload,
         lambda healthy, faulty: replace(faulty, gateway=f"{USUAL}most_queued = {SEATS}\n"),
+        stays=("sent_per_s",),  # the clients go on sending as much
     ),
     KV: Fault(
         "the KV cache has too few blocks for the requests that run, so they are preempted and computed again",

@@ -1,6 +1,8 @@
 """A chat page as a browser sees it: an address, and a few selectors. Ours, or any other one.
 
-mine = ChatPage("mine", "http://127.0.0.1:8501", prompt="textarea", send="", answer=".assistant", stop="button.stop")
+mine = ChatPage(
+    "mine", "http://127.0.0.1:8501", prompt="textarea", send="", answer=".assistant", stop="button.stop", ready=""
+)
 """
 
 import asyncio
