@@ -35,16 +35,12 @@ def draw(engine: str, seed: int) -> str:
     machine = detect()
     one_core_shows = machine.runner == "native" and machine.cores > 1
     faults = [name for name, fault in FAULTS.items() if engine in fault.engines]
-    at = int(_hash(engine, seed), 16) % len(faults)
+    at = int(sealed(engine, seed), 16) % len(faults)
     return next(name for name in faults[at:] + faults if name != CORES or one_core_shows)
 
 
-def sealed(fault: str, seed: int) -> str:
-    """The fault as the ledger keeps it."""
-    return _hash(fault, seed)
-
-
-def _hash(text: str, seed: int) -> str:
+def sealed(text: str, seed: int) -> str:
+    """A fault as the ledger keeps it."""
     return hashlib.sha256(f"{SALT}/{seed}/{text}".encode()).hexdigest()[:16]
 
 
@@ -241,16 +237,14 @@ def _judged(found: Mapping[str, Entry], case: str) -> tuple[bool, str]:
     before, now, mended = (run["values"] for run in runs if run)
     fault = opened(found[f"{case}/faulty"], answer["seed"])
     shows = FAULTS[fault].shows
-    named = next((figure for figure in shows if name_of(figure, engine) == answer["metric"]), None)
-    if answer["fault"] != fault or named is None:
+    named = [figure for figure in shows if name_of(figure, engine) == answer["metric"]]
+    if answer["fault"] != fault or not named:
         return False, f"{name}: the recorded answer doesn't fit the fault"
-    # What the fix can't move shows the fault all the same. Whether the fix works is then seen in another figure.
-    figure = next(one for one in (named, *shows) if one not in FAULTS[fault].stays)
+    figure = next(one for one in (*named, *shows) if one not in FAULTS[fault].stays)  # one in which a fix can show
     values = ", ".join(FIGURES[figure].form.format(one[figure]) for one in (before, now, mended))
-    shown = name_of(figure, engine)
-    text = f"{name}: {fault}, shown by {shown}: {values} in the healthy run, the faulty one, with the fix"
-    way = shows[figure]
-    return moved(figure, before, now, way) and moved(figure, mended, now, way), text
+    shown = f"shown by {name_of(figure, engine)}: {values} in the healthy run, the faulty one, with the fix"
+    holds = all(moved(one, before, now, shows[one]) for one in (*named, figure))
+    return holds and moved(figure, mended, now, shows[figure]), f"{name}: {fault}, {shown}"
 
 
 def _changes(before: str, after: str) -> str:

@@ -9,7 +9,7 @@ archives, because these keep the times of files: a report must be newer than its
 
 No code of a student runs. A submission is copied (shared.course.grading.submissions) and graded by a process with
 limited memory and time, so a broken or hostile one costs only its owner's row, and the row names the reason. These
-processes are forks of one that has imported everything: the imports take longer than a student. Results of
+processes are forks of one that has imported everything, because the imports take longer than the grading. Results of
 other code than this checkout's count, with a note, because the course may have changed since. A person should look at
 each problem.
 """
@@ -74,8 +74,8 @@ def judge_student(copy: Path) -> list[Grade]:
     """Grade every lab of one student in a process of its own. Raises LabError if that process fails."""
     # All of its files go with this folder, even if it is killed.
     with tempfile.TemporaryDirectory(dir=copy) as own:
-        rows, said = Path(own) / "rows.json", Path(own) / "stderr"
-        judge = FORKS.Process(target=one_student.main, args=(copy, rows, said, {**os.environ, "TMPDIR": own}))
+        rows, errors = Path(own) / "rows.json", Path(own) / "stderr"
+        judge = FORKS.Process(target=one_student.main, args=(copy, rows, errors, {**os.environ, "TMPDIR": own}))
         judge.start()
         try:
             judge.join(WALL_S)
@@ -89,7 +89,7 @@ def judge_student(copy: Path) -> list[Grade]:
             after = f", after {CPU_S} s of CPU time" if name == "SIGXCPU" else ""
             raise LabError(f"grading was ended by {name}{after}")
         if judge.exitcode:
-            lines = said.read_text(errors="replace").split("\n") if said.exists() else []
+            lines = errors.read_text(errors="replace").split("\n") if errors.exists() else []
             raise LabError(
                 f"grading failed: {one_line(next((line for line in reversed(lines) if line), 'no error message'))}"
             )

@@ -1,6 +1,6 @@
 """Grades one student's results, notebooks and starter code from a copy, for shared.course.grading.grade.
 
-    main(copy, rows, said, environ)     # reads copy/results, /notebooks, /starter; writes the rows as JSON
+    main(copy, rows, errors, environ)     # reads copy/results, /notebooks, /starter; writes the rows as JSON
 
 `main` runs in a process of its own with limited memory and time, because its input can't be trusted. Notebooks and
 starter code are read as text and never run. Results of other code than this checkout's count, with a note.
@@ -121,10 +121,10 @@ def limit() -> None:
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def main(copy: Path, rows: Path, said: Path, environ: Mapping[str, str]) -> None:
-    """Grade the student whose copy it is, with these environment variables. Errors are written to `said`."""
-    with said.open("wb") as errors:
-        os.dup2(errors.fileno(), sys.stderr.fileno())
+def main(copy: Path, rows: Path, errors: Path, environ: Mapping[str, str]) -> None:
+    """Grade the student whose copy it is, with these environment variables. Error messages go into `errors`."""
+    with errors.open("wb") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     limit()
     os.environ.clear()
     os.environ.update(environ, LABS_RESULTS=str(copy / "results"))
