@@ -75,7 +75,7 @@ ANSWERS = {
         ("Only whole engines", a_fraction),
         ("A mean need not be a whole number", whole_requests_first),
         ("An engine's places that are taken on average", whole_places_first),
-        ("with a think time of 0 all requests are under way", idle_without_thinking),
+        ("with a think time of 0 all requests are in flight", idle_without_thinking),
     ],
 }
 

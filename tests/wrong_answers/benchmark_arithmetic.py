@@ -130,7 +130,11 @@ def not_fixed_otherwise(unexplained_ms: float, steps: Steps, gb_s: float) -> flo
     left_ms = unexplained_ms
     for step, read in steps:
         left_ms = min(left_ms, step - read / 1e9 / gb_s * 1e3)
-    return unexplained_ms - left_ms
+    return unexplained_ms - max(left_ms, 0)
+
+
+def more_than_all(unexplained_ms: float, steps: Steps, gb_s: float) -> float:
+    return max(0.0, unexplained_ms - min(step - read / 1e6 / gb_s for step, read in steps))
 
 
 ANSWERS = {
@@ -164,6 +168,7 @@ ANSWERS = {
         ("How much of the unexplained time is more", only_the_bound),
         ("10⁶ bytes in a millisecond", in_seconds),
         ("nothing is proven: return 0", below_zero),
+        ("leaves no room", more_than_all),
     ],
 }
 

@@ -62,6 +62,11 @@ def second_chunk(sent_ns: int, chunks: list[Any]) -> float:
     return (chunks[1][0] - sent_ns) / 1e6
 
 
+def first_but_one(sent_ns: int, chunks: list[Any]) -> float | None:
+    """Without the first and the last chunk, whatever is in them."""
+    return (chunks[1][0] - sent_ns) / 1e6 if chunks[1:-1] else None
+
+
 def in_ns(sent_ns: int, chunks: list[Any]) -> float | None:
     return next((at - sent_ns for at, text in chunks if text), None)
 
@@ -112,6 +117,11 @@ def from_role(chunks: list[Any], output_tokens: int) -> float | None:
 def to_the_end(chunks: list[Any], output_tokens: int) -> float | None:
     stamps = [at for at, text in chunks if text]
     return (chunks[-1][0] - stamps[0]) / 1e6 / (output_tokens - 1) if output_tokens > 1 else None
+
+
+def all_but_the_ends(chunks: list[Any], output_tokens: int) -> float | None:
+    inner = chunks[1:-1]
+    return (inner[-1][0] - inner[0][0]) / 1e6 / (output_tokens - 1) if len(inner) > 1 else None
 
 
 def divides_by_zero(chunks: list[Any], output_tokens: int) -> float:
@@ -226,7 +236,9 @@ ANSWERS = {
         ("That is the last chunk with text", with_right_tpot(last_text)),
         ("0 would make a failed request the fastest", with_right_tpot(zero_for_none)),
         ("Yours raised StopIteration", with_right_tpot(raises_for_none)),
-        ("What if no chunk carries text", with_right_tpot(second_chunk)),
+        ("the first chunk may already carry text", with_right_tpot(second_chunk)),
+        ("TTFT ends at the first that does", with_right_tpot(first_but_one)),
+        ("TPOT runs from the first chunk with text to the last one", with_right_ttft(all_but_the_ends)),
         ("divide by the engine's token count", with_right_ttft(by_chunks)),
         ("n − 1 steps", with_right_ttft(by_all_tokens)),
         ("use only chunks with text", with_right_ttft(all_chunks)),

@@ -32,6 +32,18 @@ async def fixed_shares(users: int, requests: int, send: Send) -> list[str]:
     return answers
 
 
+async def last_first(users: int, requests: int, send: Send) -> list[str]:
+    numbers = list(range(requests))
+    answers: list[str] = []
+
+    async def user() -> None:
+        while numbers:
+            answers.append(await send(numbers.pop()))
+
+    await asyncio.gather(*(user() for _ in range(users)))
+    return answers
+
+
 async def remainder_lost(users: int, requests: int, send: Send) -> list[str]:
     numbers = iter(range(requests // users * users))
     answers: list[str] = []
@@ -125,6 +137,7 @@ ANSWERS = {
         ("was sent twice", each_sends_all),
         ("was sent twice", each_of_a_group_sends_all),
         ("not in the order in which they ended", in_order_of_sending),
+        ("Send them by their numbers", last_first),
         ("returned nothing. Return the answers.", nothing_returned),
         ("is not what `send` returned", only_numbers),
         ("It waits for ever", not_started),

@@ -102,6 +102,25 @@ def blocks_rounded_down(lengths: Sequence[int], free_blocks: int, seats: int, bl
     return count
 
 
+def never_subtracts(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count = 0
+    for length in lengths[:seats]:
+        if math.ceil(length / block_size) > free_blocks:
+            break
+        count += 1
+    return count
+
+
+def rounds_the_sum(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
+    count, tokens = 0, 0
+    for length in lengths[:seats]:
+        tokens += length
+        if math.ceil(tokens / block_size) > free_blocks:
+            break
+        count += 1
+    return count
+
+
 def seats_ignored(lengths: Sequence[int], free_blocks: int, seats: int, block_size: int) -> int:
     count = 0
     for length in lengths:
@@ -467,6 +486,23 @@ def answers_within_a_prompt(engine: Any) -> list[Any]:
     return served
 
 
+def tokens_of_other_rows(engine: Any) -> list[Any]:
+    """The tokens are paired with the running requests, of which some have no row."""
+    engine.make_room()
+    engine.admit_waiting()
+    plan = engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget)
+    batch = [(r, count) for r, count in zip(engine.running, plan, strict=True) if count]
+    tokens = engine.next_tokens([(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch])
+    served = []
+    for request, count, token in zip(engine.running, plan, tokens, strict=False):
+        request.cached += count
+        if not request.pending:
+            request.output.append(token)
+            served.append(request)
+    leave(engine, served)
+    return served
+
+
 def rows_without_tokens(engine: Any) -> list[Any]:
     engine.make_room()
     engine.admit_waiting()
@@ -605,7 +641,9 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("need more blocks than are free", unlimited),
         ("no longer free for the next", each_by_itself),
         ("not which", which),
-        ("round up. Rounded down", blocks_rounded_down),
+        ("no longer free for the next", never_subtracts),
+        ("for each request by itself", rounds_the_sum),
+        ("for each request by itself. Rounded down", blocks_rounded_down),
         ("not enough seats", seats_ignored),
         ("starvation", overtaking),
         ("that fits exactly", never_full),
@@ -638,6 +676,7 @@ ANSWERS: dict[str, list[tuple[str, Any]]] = {
         ("return a list; yours returned", how_many_go),
     ],
     "step": [
+        ("pair the tokens with the rows", tokens_of_other_rows),
         ("Call engine.admit_waiting() before you plan", never_admits),
         ("preempted although there were blocks enough", admits_first),
         ("engine.make_room() must come first", forgets_to_make_room),

@@ -115,8 +115,8 @@ def littles_law(traces: Sequence[Trace], rate_per_s: float, seconds: float) -> t
     """Mean number of requests in flight, and rate × mean latency; equal in a steady state (J. D. C. Little, 1961).
 
     The first is counted from the stamps, over the `seconds` in which requests were sent. The second takes the rate
-    that was asked for, so a load generator that sends too few or too late shows as a difference. Latencies count from
-    the schedule.
+    that was asked for, so a load generator that leaves requests out shows as a difference. Latencies count from the
+    schedule, so requests that are sent late lengthen both sides.
     """
     starts = [t.sent_ns if t.scheduled_ns is None else t.scheduled_ns for t in traces]
     begin, end = min(starts), min(starts) + int(seconds * 1e9)

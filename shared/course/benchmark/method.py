@@ -54,6 +54,7 @@ def method(entries: Entries, loads: Entries) -> Section:
     prompt = sum(prompt_tokens(e["values"]) for e in loads.values())
     cache = "unknown" if None in cached else f"{sum(cached)} of about {prompt:,.0f} prompt tokens"
     shorter = [ENGINES[name].title for name in names(loads) if not ENGINES[name].exact_length]
+    lags = [lag["p99"] for e in loads.values() if (lag := e["values"].get("client_lag_ms"))]
     failed = sum(e["values"]["failed"] for e in loads.values())
     total = sum(e["values"]["requests"] for e in loads.values())
     text = "\n".join(
@@ -74,7 +75,8 @@ def method(entries: Entries, loads: Entries) -> Section:
             "- The engines count the tokens (`usage`); chunks are not counted. "
             f"Each prompt begins with a nonce. Prefix caches supplied {cache}.",
             f"- {failed} of {total} requests failed. The client used at most "
-            f"{100 * max(e['values']['client_cpu_share'] for e in loads.values()):.0f} % of one core.",
+            f"{100 * max(e['values']['client_cpu_share'] for e in loads.values()):.0f} % of one core"
+            + (f", and its event loop woke up at most {max(lags):.0f} ms late (p99)." if lags else "."),
             *doubts(entries, loads),
             f"- Measured from {times[0]} to {times[-1]}.",
         ]

@@ -36,7 +36,7 @@ MISTAKES = {
     "How long is it from one request of a user to the next? The answer itself takes time, too.": mistake(
         lambda users, think_s, answer_s: users * answer_s / think_s, to_fill
     ),
-    "That is a rate, in requests per second, divided by places. By Little's law, how many requests are under way is "
+    "That is a rate, in requests per second, divided by places. By Little's law, how many requests are in flight is "
     "the rate × the time that each takes.": mistake(
         lambda users, think_s, answer_s: users / (answer_s + think_s), to_fill
     ),
@@ -81,7 +81,7 @@ def engines(f: Function) -> None:
         f,
         (90, 0.0, 7.0, 10, 0.4),
         15,
-        {"Users who don't think wait all the time: with a think time of 0 all requests are under way.": 0},
+        {"Users who don't think wait all the time: with a think time of 0 all requests are in flight.": 0},
     )
 
 
@@ -90,7 +90,7 @@ EXERCISES = (
         "engines_needed", "ex-engines", 2, 3, 10,
         "The same engine serves a few users who never pause, or many who read and type.",
         ("From one request of a user to the next it takes answer_s + think_s. How much of that does the user wait?",
-         "Requests under way = rate × time = users / (answer_s + think_s) × answer_s. Of its places an engine may have "
+         "Requests in flight = rate × time = users / (answer_s + think_s) × answer_s. Of its places an engine may have "
          "at_once × (1 − headroom) taken on average.",
          "Divide the first by the second, and round up once, at the end."),
         engines,

@@ -85,8 +85,12 @@ def admission(f: Function) -> None:
             "Return how many requests are admitted, not which.": [0, 1],
             "The first two fit: admit them. Stop only when you reach the request that doesn't fit.": 0,
         }),
+        (([48, 48, 48], 7, 8, size), {
+            "Each admitted request takes its blocks, which are then no longer free for the next request.": 3,
+        }),
         (([33, 33], 5, 8, size), {
-            "33 tokens need three blocks: round up. Rounded down, a request writes beyond its last block.": 2,
+            "33 tokens need three blocks: round up, for each request by itself. Rounded down, a request writes beyond "
+            "its last block.": 2,
         }),
         (([20, 20, 20, 20, 20], 50, 2, size), {
             "There are enough blocks, but not enough seats: admit at most `seats` requests.": 5,

@@ -101,11 +101,11 @@ def not_fixed(f: Function) -> None:
         return step_ms - read / gb_s / 1e6
 
     def right(unexplained: float, steps: list[tuple[float, int]], gb_s: float) -> float:
-        return max(0.0, unexplained - min(rest(step, read, gb_s) for step, read in steps))
+        return max(0.0, unexplained - max(0.0, min(rest(step, read, gb_s) for step, read in steps)))
 
     def over(by: Callable[[list[tuple[float, int]], float], float]) -> Function:
         """The mistake of bounding the fixed cost by another number than the smallest rest."""
-        return lambda unexplained, steps, gb_s: max(0.0, unexplained - by(steps, gb_s))
+        return lambda unexplained, steps, gb_s: max(0.0, unexplained - max(0.0, by(steps, gb_s)))
 
     inputs = []
     for order in ((2, 1, 0), (2, 0, 1), (1, 2, 0)):  # which form leaves the smallest rest, and which the largest
@@ -142,6 +142,8 @@ def not_fixed(f: Function) -> None:
     size, gb_s = 10**8, 50.0
     enough = "If the whole unexplained time fits into every step, nothing is proven: return 0, not a negative number."
     expect(f, (1.5, [(2.0 + 4.0, size), (1.0 + 3.0, size // 2)], gb_s), 0.0, {enough: 1.5 - 3.0})
+    none = "A form that is read faster than the bandwidth leaves no room: none of the unexplained time is a fixed cost."
+    expect(f, (1.5, [(2.0 + 4.0, size), (0.5, size // 2)], gb_s), 1.5, {none: 1.5 + 0.5})
 
 
 EXERCISES = (
@@ -167,7 +169,8 @@ EXERCISES = (
         "A fit gives a name to what it can't explain. Another measurement shows whether the name is right.",
         ("A fixed cost is paid in every step, whatever the form of the weights. Which step leaves least room?",
          "Subtract from each form's step the time for reading its bytes. The smallest rest is the limit.",
-         "max(0, unexplained_ms - min(step_ms - read / (bandwidth_gb_s * 1e6) for step_ms, read in steps))"),
+         "max(0, unexplained_ms - max(0, room_ms)), where room_ms is the smallest step_ms - read / "
+         "(bandwidth_gb_s * 1e6)"),
         not_fixed,
     ),
 )  # fmt: skip

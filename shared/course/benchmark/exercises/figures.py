@@ -72,6 +72,15 @@ def ttft(f: Function) -> None:
                 "Time to first token counts from the moment the request was sent.": chunks[1][0] / 1e6,
             },
         )
+    for chunks, first in (
+        ([(sent + 40 * MS, "The"), (sent + 70 * MS, " sky"), (sent + 90 * MS, "")], 40),
+        ([(sent + 40 * MS, ""), (sent + 60 * MS, ""), (sent + 70 * MS, "The"), (sent + 90 * MS, " sky")], 70),
+    ):
+        by_place = (
+            "Look at a chunk's text, not at its place: the first chunk may already carry text, or several may not"
+        )
+        others = {f"{by_place}. TTFT ends at the first that does.": (chunks[1][0] - sent) / 1e6}
+        expect(f, (sent, chunks, 2), first, others)
     silent = "What if no chunk carries text? Then there was no first token: TTFT is None"
     nothing: tuple[int, Chunks, int]
     for nothing in ((sent, [(sent + 40 * MS, ""), (sent + 90 * MS, "")], 0), (sent, [], 0)):
@@ -126,6 +135,13 @@ def tpot(f: Function) -> None:
                 / (tokens - 1),
             },
         )
+    for chunks, ms in (
+        ([(4 * MS, "The"), (9 * MS, " sky"), (12 * MS, ""), (15 * MS, " is")], 5.5),
+        ([(4 * MS, ""), (9 * MS, "The"), (12 * MS, ""), (15 * MS, " sky"), (17 * MS, " is")], 4.0),
+    ):
+        by_place = "Look at a chunk's text, not at its place: TPOT runs from the first chunk with text to the last one."
+        inner = [at for at, _ in chunks[1:-1]]
+        expect(f, (MS, chunks, 3), ms, {by_place: (inner[-1] - inner[0]) / 2 / 1e6})
     silent = "If no chunk carries text, there is no time per token either: TPOT is None"
     for tokens in (0, 3):
         expect(f, (MS, [(5 * MS, ""), (12 * MS, "")], tokens), None, {f"{silent}, not 0.": 0})

@@ -7,7 +7,7 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from shared.course.exercise import Exercise, Function, Wrong
+from shared.course.exercise import Exercise, Function, Wrong, short
 from shared.load.loops import in_own_loop
 
 PATIENCE = 50  # turns of the event loop that a generator gets to send what it can send now
@@ -76,7 +76,6 @@ def closed_loop(f: Function) -> None:
         durations_s[0] = 7.0  # a long answer: its user is still waiting when the others go on
         engine = Engine(durations_s)
         got = in_own_loop(engine.run(f(users, requests, engine.send)))
-        ended, over_s = ideal(users, durations_s)
         missing = requests - len(engine.sent)
         if missing:
             raise Wrong(
@@ -88,9 +87,14 @@ def closed_loop(f: Function) -> None:
         if engine.most_at_once < min(users, requests):
             raise Wrong(f"Only {engine.most_at_once} of {users} users had a request under way at once. "
                         "Start a task for each user, then wait for all of them.")  # fmt: skip
+        _, over_s = ideal(users, [durations_s[number] for number in engine.sent])
         if engine.now_s > over_s + 1e-6:
             raise Wrong("A user waited although its answer had ended. Don't wait for the other users of a wave, "
                         "and don't give each user a fixed share: a free user takes the next number.")  # fmt: skip
+        if engine.sent != sorted(engine.sent):
+            raise Wrong(f"Requests were sent in the order {short(engine.sent)}. Send them by their numbers, 0 first. "
+                        "Then a repeated measurement sends the same prompts in the same order.")  # fmt: skip
+        ended, _ = ideal(users, durations_s)
         if got is None:
             raise Wrong("closed_loop returned nothing. Return the answers.")
         if list(got) != [f"answer {number}" for number in ended]:
@@ -106,7 +110,8 @@ EXERCISES = (
         difficulty=3,
         importance=3,
         minutes=20,
-        why="This loop slows down when the engine does. So a closed-loop benchmark can't overload an engine.",
+        why="This loop slows down when the engine does. However slow the engine is, at most as many requests wait as "
+        "there are users.",
         hints=(
             "A user is a loop: take the next number, send it, wait, keep the answer. How do users share the numbers?",
             "Write the user as an inner `async def`. All users can share one iterator over range(requests).",
