@@ -2,6 +2,7 @@
 
     offered = overload.offer(lab, gateway, engine, requests=10)       # rates, from a measured capacity
     alone = overload.measure(lab, "alone", gateway, engine, offered)
+    engine = overload.unburdened(engine)
     flooded = overload.measure(lab, "yours", gateway, engine, offered)
 
 Two keys send requests in an open loop, at moments that are the same in every run: `paying` at 30 % of the
@@ -21,6 +22,7 @@ from shared.course.gateway.running import Gateway
 from shared.course.labs import OpenLab
 from shared.engines.http import counters
 from shared.errors import LabError
+from shared.launch.launcher import launch
 from shared.launch.running import Engine
 from shared.load.client import Limits, stream
 from shared.load.loads import Poisson
@@ -81,7 +83,6 @@ def measure(
     """
 
     async def one() -> tuple[Values, Raw]:
-        await until_idle(engine)
         rates = {PAYING: offered.paying_per_s, **({OTHERS: offered.others_per_s} if flood else {})}
         begin_ns = time.perf_counter_ns() + 50_000_000
         tasks = {
@@ -100,18 +101,19 @@ def measure(
     return found
 
 
-async def until_idle(engine: Engine) -> None:
-    """Wait until the engine has finished what clients of an earlier load have left.
+def unburdened(engine: Engine) -> Engine:
+    """The engine; started again, on its port, if it still works on requests whose clients have left.
 
     llama.cpp notices that a client has left before the first token only if it has had no result for a second, so a
-    flood leaves it a backlog of requests that nobody reads. It is asked rarely, because an answer to this question is
-    such a result too.
+    flood leaves it a backlog of requests that nobody reads. Finishing them takes minutes, a start takes seconds.
     """
-    began_s = time.monotonic()
-    while (found := await asyncio.to_thread(counters, engine)).get("running") or found.get("waiting"):
-        await asyncio.sleep(1.5)
-    if (waited_s := time.monotonic() - began_s) > 1:
-        print(f"Before this run, the engine worked {waited_s:.0f} s on old requests whose clients had left.")
+    found = counters(engine)
+    if not (left := found.get("running", 0) + found.get("waiting", 0)):
+        return engine
+    print(f"The engine still has {left:.0f} requests whose clients have left, so it is started again.")
+    engine.end()
+    same: Any = {"precision": engine.precision, "cores": engine.cores, "port": engine.port}
+    return launch(engine.spec.name, engine.model, engine.flags, quiet=True, **same)
 
 
 async def ask(gateway: Gateway, engine: Engine, key: str, due_ns: int) -> dict[str, Any]:
