@@ -42,12 +42,12 @@ report: engines ## without a browser: run lab 3.3.1 and write results/report.htm
 # Tests run the engines natively, also on a Spark. `make verify-spark` tests its containers.
 test check drill: export LABS_PROFILE := cpu
 
-# Tests that need no engine, or one on a single core, and compare no times run first, on all cores. The tests of a file run
-# in one process: what they share is made once. The rest runs alone, one test after another: two engines on the same
-# cores hold each other up for minutes.
+# Tests that need no engine, or one on a single core, and compare no times run first, in one process more than there are
+# cores, because many of them wait for something. The tests of a file run in one process: what they share is made once.
+# The rest runs alone, one test after another: two engines on the same cores hold each other up for minutes.
 # The notebooks of labs/ and solutions/ run at the quick size. The second set uses the engines and results of the first.
 PYTEST := $(PY) -m pytest
-TOGETHER := -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+TOGETHER := -q -n $(shell echo $$(($$(nproc) + 1))) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 UNIT := not engine and not drill and not alone
 ALONE := (engine or alone) and not drill
 TESTS := $(if $(LAB),tests/course,tests)
@@ -123,7 +123,7 @@ doctor: setup ## check this machine, with a fix for each failed check (ARGS=--js
 verify-spark: setup ## on a DGX Spark: check each engine's container and write a ledger (ARGS="vllm": only this one)
 	@$(PY) -m environment.verify_spark $(ARGS)
 
-two-sparks: setup ## write the scripts that serve one model on two DGX Sparks (ARGS=--check: check both machines first)
+two-sparks: setup ## write the scripts that serve one model on two DGX Sparks (ARGS=--check: only check both machines)
 	@$(PY) -m environment.scale_out.two_sparks $(ARGS)
 
 compose: setup ## write environment/containers/compose.yaml from the engines' specs
@@ -136,7 +136,7 @@ down: setup ## end all engines that the labs started
 	@$(PY) -m shared.launch down
 
 # A disk's folder "models" may hold other models, too: only those that a step of the set-up has made are removed.
-clean: ## remove .venv, engines and weights, built engines too; keep results
+clean: ## remove .venv and what is in the labs' cache (engines, small model); keep results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	@cache=$$(sh environment/cache_folder.sh) || exit 1; [ -d "$$cache" ] || { echo "no cache in $$cache"; exit 0; }; \
 	cd "$$cache" && rm -rf engines prefill-engines detached-builds open-webui* ray-serve* models/ollama build-tools* bench \

@@ -18,12 +18,16 @@ ROOMS = {
     for name, text in re.findall(r"^### `([\w/]+)` —[^\n]*\n(.*?)(?=^### |\Z)", MAP, re.M | re.S)
 }
 FILES = sorted(file.relative_to(paths.REPO / "shared").as_posix() for file in (paths.REPO / "shared").rglob("*.py"))
-LABS = [room for room in ROOMS if room.count("/") == 2]  # grading, and a room for each lab: none knows another
 
 
 def room_of(file: str) -> str:
     """The room of a file below shared/: the longest whose name it begins with."""
     return max((room for room in ROOMS if file.startswith(room)), key=len)
+
+
+def lab_of(room: str) -> str:
+    """course/grading/ or the room of a lab that this room is, or is in: none of them knows another. Else ""."""
+    return "/".join(room.split("/")[:2]) if room.count("/") > 1 else ""
 
 
 def imported(file: str) -> Iterator[str]:
@@ -54,8 +58,7 @@ def breaches(file: str) -> list[str]:
     own, found = room_of(file), []
     for other in imported(file):
         room = room_of(other)
-        beside = room in LABS and own in LABS and room != own
-        if order.index(room) > order.index(own) or beside:
+        if order.index(room) > order.index(own) or (lab_of(room) != lab_of(own) and lab_of(room) and lab_of(own)):
             found.append(f"shared/{file} imports shared/{other}")
     return found
 
@@ -91,6 +94,18 @@ def test_an_upward_import_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert breaches("hardware/gpu.py") == ["shared/hardware/gpu.py imports shared/report/plots.py"]
     (folder / "gpu.py").write_text("import shared.errors\nfrom shared import paths\n")
     assert breaches("hardware/gpu.py") == []
+
+
+def test_an_import_from_another_lab_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one in a room within the lab's room, and also from a lab that stands earlier on the map."""
+    folder = tmp_path / "shared" / "course" / "speculation" / "eagle3"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(paths, "REPO", tmp_path)
+    file = "course/speculation/eagle3/head.py"
+    (tmp_path / "shared" / file).write_text("from shared.course.prefill.exercises import EXERCISES\n")
+    assert breaches(file) == [f"shared/{file} imports shared/course/prefill/exercises/__init__.py"]
+    (tmp_path / "shared" / file).write_text("from shared.course.speculation.eagle3 import training_text\n")
+    assert breaches(file) == []
 
 
 def test_only_what_computes_with_torch_loads_it() -> None:

@@ -15,7 +15,7 @@ import torch
 from environment.eagle3_head.prompts import HELD_OUT
 from environment.eagle3_head.train_head import HERE
 from environment.eagle3_head.write_text import TEXT
-from shared import files, hardware, models
+from shared import files, models
 from shared.course.speculation.eagle3 import acceptance, head_files, training_text
 from shared.course.speculation.eagle3.head import Eagle3Head
 from shared.course.speculation.eagle3.target_states import LiveStates, TargetStates
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the head on held-out text, and write it into the card.")
     parser.add_argument("--answers", type=int, default=HELD_OUT, help="of each group")
     asked = parser.parse_args()
-    model = models.choose(hardware.detect())
+    model = models.small()
     llama = Llama.load(model.weights("hf"), torch.bfloat16)
     text = training_text.load(TEXT)
     head = head_files.load(HERE, head_files.read_config(model.weights("hf")))

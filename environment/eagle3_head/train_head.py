@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from environment.eagle3_head import write_text
-from shared import hardware, models
+from shared import models
 from shared.course.speculation.eagle3 import acceptance, head_files, training_text
 from shared.course.speculation.eagle3.head import Eagle3Head
 from shared.course.speculation.eagle3.target_states import LiveStates, StoredStates, TargetStates
@@ -72,7 +72,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.gpu:
         torch.set_default_device("cuda")
-    model, work = models.choose(hardware.detect()), write_text.folder()
+    model, work = models.small(), write_text.folder()
     llama = Llama.load(model.weights("hf"))
     target = json.loads((model.weights("hf") / "config.json").read_text())
     text = pack()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from environment.eagle3_head.prompts import Prompt, prompts
 from environment.eagle3_head.write_text import MOST_TOKENS, folder, line, written_earlier
-from shared import hardware, models
+from shared import models
 from shared.load.prompts import chat
 from shared.models.llama import Llama
 
@@ -55,7 +55,7 @@ def main() -> None:
     where: Path = folder()
     where.mkdir(parents=True, exist_ok=True)
     done, have = written_earlier(where)
-    model = models.choose(hardware.detect())
+    model = models.small()
     llama = Llama.load(model.weights("hf"))
     todo = ((number, prompt) for number, prompt in enumerate(prompts()) if number not in done)
     began = time.monotonic()

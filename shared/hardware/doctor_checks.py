@@ -269,6 +269,6 @@ def check_browser(host: Host, machine: Machine) -> Check:
         "Chromium",
         "warning",
         "not found (optional)",
-        "without it plots are interactive only, with no pictures in files",
+        "without it plots are interactive only, with no pictures in files, and lab 3.3.6 can't check a page",
         ".venv/bin/python -m environment.browser   # or on Debian, not on Ubuntu: sudo apt install chromium",
     )
