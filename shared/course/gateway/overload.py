@@ -102,15 +102,17 @@ def measure(
 
 
 def unburdened(engine: Engine) -> Engine:
-    """The engine; started again, on its port, if it still works on requests whose clients have left.
+    """The engine; started again, on its port, if it still works on requests whose clients have left, or has ended.
 
     llama.cpp notices that a client has left before the first token only if it has had no result for a second, so a
     flood leaves it a backlog of requests that nobody reads. Finishing them takes minutes, a start takes seconds.
     """
     found = counters(engine)
-    if not (left := found.get("running", 0) + found.get("waiting", 0)):
+    left = found.get("running", 0) + found.get("waiting", 0)
+    if found and not left:
         return engine
-    print(f"The engine still has {left:.0f} requests whose clients have left, so it is started again.")
+    why = f"still has {left:.0f} requests whose clients have left" if found else "does not report its counters"
+    print(f"The engine {why}, so it is started again.")
     engine.end()
     same: Any = {"precision": engine.precision, "cores": engine.cores, "port": engine.port}
     return launch(engine.spec.name, engine.model, engine.flags, quiet=True, **same)

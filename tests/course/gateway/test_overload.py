@@ -59,4 +59,9 @@ def test_an_engine_with_a_backlog_is_started_again_where_it_was(
             assert not engine.alive
             found = counters(again)
             assert found["running"] == found["waiting"] == 0
-    assert "The engine still has 4 requests whose clients have left" in capsys.readouterr().out
+            again.end()
+            with overload.unburdened(again) as third:
+                assert third.alive
+    printed = capsys.readouterr().out
+    assert "The engine still has 4 requests whose clients have left" in printed
+    assert "The engine does not report its counters" in printed
