@@ -58,7 +58,8 @@ def breaches(file: str) -> list[str]:
     own, found = room_of(file), []
     for other in imported(file):
         room = room_of(other)
-        if order.index(room) > order.index(own) or (lab_of(room) != lab_of(own) and lab_of(room) and lab_of(own)):
+        labs = {lab_of(room), lab_of(own)} - {""}
+        if order.index(room) > order.index(own) or len(labs) == 2:
             found.append(f"shared/{file} imports shared/{other}")
     return found
 

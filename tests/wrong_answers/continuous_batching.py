@@ -488,17 +488,10 @@ def answers_within_a_prompt(engine: Any) -> list[Any]:
 
 def tokens_of_other_rows(engine: Any) -> list[Any]:
     """The tokens are paired with the running requests, of which some have no row."""
-    engine.make_room()
-    engine.admit_waiting()
-    plan = engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget)
-    batch = [(r, count) for r, count in zip(engine.running, plan, strict=True) if count]
+    batch = chosen(engine)
     tokens = engine.next_tokens([(r.tokens[r.cached : r.cached + count], r.cached, r.blocks) for r, count in batch])
-    served = []
-    for request, count, token in zip(engine.running, plan, tokens, strict=False):
-        request.cached += count
-        if not request.pending:
-            request.output.append(token)
-            served.append(request)
+    plan = engine.scheduler.plan_step([r.pending for r in engine.running], engine.token_budget)
+    served = hand_out(list(zip(engine.running, plan, strict=True))[: len(tokens)], tokens)
     leave(engine, served)
     return served
 

@@ -105,7 +105,7 @@ def unburdened(engine: Engine) -> Engine:
     """The engine; started again, on its port, if it still works on requests whose clients have left, or has ended.
 
     llama.cpp notices that a client has left before the first token only if it has had no result for a second, so a
-    flood leaves it a backlog of requests that nobody reads. Finishing them takes minutes, a start takes seconds.
+    flood leaves it a backlog of answers that no client reads. Finishing them takes minutes, a start takes seconds.
     """
     found = counters(engine)
     left = found.get("running", 0) + found.get("waiting", 0)

@@ -87,14 +87,13 @@ def closed_loop(f: Function) -> None:
         if engine.most_at_once < min(users, requests):
             raise Wrong(f"Only {engine.most_at_once} of {users} users had a request under way at once. "
                         "Start a task for each user, then wait for all of them.")  # fmt: skip
-        _, over_s = ideal(users, [durations_s[number] for number in engine.sent])
+        ended, over_s = ideal(users, [durations_s[number] for number in engine.sent])
         if engine.now_s > over_s + 1e-6:
             raise Wrong("A user waited although its answer had ended. Don't wait for the other users of a wave, "
                         "and don't give each user a fixed share: a free user takes the next number.")  # fmt: skip
         if engine.sent != sorted(engine.sent):
             raise Wrong(f"Requests were sent in the order {short(engine.sent)}. Send them by their numbers, 0 first. "
                         "Then a repeated measurement sends the same prompts in the same order.")  # fmt: skip
-        ended, _ = ideal(users, durations_s)
         if got is None:
             raise Wrong("closed_loop returned nothing. Return the answers.")
         if list(got) != [f"answer {number}" for number in ended]:
