@@ -1,10 +1,9 @@
-"""Several engines that start at the same moment.
+"""Several engines that start at the same moment, and are then measured in turn.
 
     engines = [launch(name, model, draft=draft, when_needed=True, beside=True) for name, draft in ...]
-    with together(engines):
-        for engine in engines:
-            with engine:
-                ...  # the first use of any of them starts all of them
+    with together(engines) as turns:
+        for number, engine in turns(rounds):
+            ...  # the first use of any of them starts all of them
 
 vLLM and SGLang spend most of their start on Python's imports, in one process after the other. That keeps one core busy.
 So two of them start in little more time than one.
@@ -12,31 +11,46 @@ So two of them start in little more time than one.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from shared.hardware.machine import detect
 from shared.launch import launcher
 from shared.launch.running import Engine, PutOff
 
+Turns = Callable[[int], Iterator[tuple[int, Engine]]]  # rounds → (round from 1 on, engine) of every turn
+
 
 @contextlib.contextmanager
-def together(engines: Sequence[Engine]) -> Iterator[None]:
+def together(engines: Sequence[Engine]) -> Iterator[Turns]:
     """Inside the block, the first use of one of these engines starts all that aren't started yet.
 
     Each use waits until all starts have ended, and raises what the start of its own engine raised. At the block's end
     all of them are stopped, used or not. In containers, and where memory is too small for all at once, an engine is
     started by its own use: in a container it measures the GPU's free memory while it starts.
+
+    The block is given `turns`: in every round, each engine has its turn. So a drift of the machine meets all of them
+    alike. Where they can't run side by side, an engine has all its rounds and is stopped before the next one starts.
     """
     waiting = [engine for engine in engines if isinstance(engine, PutOff) and not engine.started]
-    if not fit(waiting):
-        yield
-        return
-    starts = Starts(waiting)
+    side_by_side = fit(waiting)
+    starts = Starts(waiting if side_by_side else ())
+
+    def turns(rounds: int) -> Iterator[tuple[int, Engine]]:
+        numbers = range(1, rounds + 1)
+        if side_by_side:
+            yield from ((number, engine) for number in numbers for engine in engines)
+            return
+        for engine in engines:
+            yield from ((number, engine) for number in numbers)
+            engine.stop()
+
     try:
-        yield
+        yield turns
     finally:
         starts.end()
+        for engine in engines:
+            engine.stop()
 
 
 def fit(engines: Sequence[Engine]) -> bool:

@@ -81,15 +81,44 @@ def test_one_that_does_not_start_leaves_the_others(model: ModelChoice) -> None:
     assert good.ended
 
 
-def test_where_memory_is_short_each_starts_with_its_own_use(
+def test_each_engine_has_its_turn_in_every_round(model: ModelChoice) -> None:
+    plain, drafting = engines = put_off(model), put_off(model, NGRAM)
+    seen = []
+    with together(engines) as turns:
+        for number, engine in turns(2):
+            assert engine.url
+            seen.append((number, engine, len(launcher._running)))
+    assert seen == [(1, plain, 2), (1, drafting, 2), (2, plain, 2), (2, drafting, 2)]
+    assert [plain.ended, drafting.ended] == [True, True]
+
+
+def test_where_memory_is_short_each_has_all_its_turns_and_ends_before_the_next_starts(
     model: ModelChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, drafting = put_off(model), put_off(model, NGRAM)
+    plain, drafting = engines = put_off(model), put_off(model, NGRAM)
     one = plain.need.total
     monkeypatch.setattr("shared.launch.starts.detect", lambda: replace(detect(), available_gib=1.5 * one))
-    with together([plain, drafting]):
-        assert plain.url
-        assert len(launcher._running) == 1
+    seen = []
+    with together(engines) as turns:
+        for number, engine in turns(2):
+            assert engine.url
+            seen.append((number, engine, [one.alive for one in engines]))
+    alone, after = [True, False], [False, True]
+    assert seen == [(1, plain, alone), (2, plain, alone), (1, drafting, after), (2, drafting, after)]
+    assert drafting.ended
+
+
+def test_where_memory_is_short_none_is_left_behind_an_error(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, drafting = engines = put_off(model), put_off(model, NGRAM)
+    monkeypatch.setattr("shared.launch.starts.fit", lambda _: False)
+    with contextlib.suppress(RuntimeError), together(engines) as turns:
+        for _, engine in turns(2):
+            assert engine.url
+            raise RuntimeError("a cell's own error")
+    assert plain.ended
+    assert not drafting.started
 
 
 def test_an_engine_that_was_taken_over_twice_is_not_paused_for_itself(model: ModelChoice) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from shared.course.labs import OpenLab
 from shared.course.speculation import experiments
-from shared.course.speculation.on_engines.drafts_here import Sizes, main_kind
+from shared.course.speculation.on_engines.drafts_here import Sizes, main_kind, name_of
 from shared.course.speculation.on_engines.questions import COPYING as COPYING
 from shared.course.speculation.on_engines.questions import HELD_OUT, Questions, questions_of
 from shared.course.speculation.speedups import Rounds, Setting, from_lab, read
@@ -27,12 +27,13 @@ from shared.errors import LabError
 from shared.hardware.machine import detect
 from shared.launch.launcher import launch
 from shared.launch.running import Engine
+from shared.launch.starts import together
 from shared.load.loads import Closed, Load, users_text
 from shared.metrics.spread import number
 from shared.models.choice import ModelChoice
 from shared.report.table import Table
 
-ENGINE = "llamacpp"  # it restarts in a second
+ENGINE = "llamacpp"  # it starts in a second
 FEW = 1  # user
 REGRET_LIMIT_PERCENT = 10.0
 NAIVE = "longest drafts"  # "the more drafts, the better"
@@ -92,12 +93,9 @@ def option(name: str, model: ModelChoice) -> Draft | None:
     return experiments.draft(ENGINE, kind, int(tokens), model)
 
 
-def measure_surface(lab: OpenLab, engine: Engine, sizes: Sizes) -> None:
-    """Measure one option, running as `engine`, on new text and on copied text, for few and for many users."""
-    for round_number in range(1, sizes.few_rounds + 1):
-        for users in (FEW, sizes.users[-1]):
-            for group in (HELD_OUT, COPYING):
-                experiments.speed(lab, engine, round_number, sizes, users=users, group=group)
+def measure_surface(lab: OpenLab, engine: Engine, number: int, sizes: Sizes) -> None:
+    """Measure a round of one option, running as `engine`: new text and copied text, for few and for many users."""
+    experiments.speeds(lab, engine, number, sizes, (FEW, sizes.users[-1]), (HELD_OUT, COPYING))
 
 
 def decode_ms(found: Mapping[Setting, Rounds], name: str, traffic: Traffic) -> float | None:
@@ -216,19 +214,26 @@ class Mixed(Questions):
 def run(lab: OpenLab, model: ModelChoice, choice: Choice, sizes: Sizes) -> Table:
     """Run each choice for real, beside plain decoding: the traffic's own mixture of questions."""
     asked = judged(from_lab(lab), choice)
-    for row in asked:
-        traffic = row.traffic
-        mixed = Mixed(
-            f"{traffic.copying_percent} % copying", model, questions_of(HELD_OUT, sizes.tokens),
-            copies=questions_of(COPYING, sizes.tokens), copying_percent=traffic.copying_percent,
-        )  # fmt: skip
-        count = max(traffic.users, 2 * sizes.answers)
-        for name in dict.fromkeys(("plain", row.chosen)):
-            flags, draft = experiments.FLAGS[ENGINE], option(name, model)
-            with launch(ENGINE, model, flags, draft=draft, quiet=True, when_needed=True) as engine:
-                one = Load(engine, mixed, Closed(traffic.users, count), sizes.tokens, sizes.warm_up)
-                lab.measure(f"choice/{traffic.name.replace(' ', '-')}/{name}/round-1", one)
+    wanted = dict.fromkeys((experiments.PLAIN, *(row.chosen for row in asked)))
+    how: Any = {"quiet": True, "when_needed": True, "beside": True}
+    engines = [launch(ENGINE, model, experiments.FLAGS[ENGINE], draft=option(name, model), **how) for name in wanted]
+    with together(engines) as turns:
+        for _, engine in turns(1):
+            for row in asked:
+                if (name := name_of(engine.draft)) in (experiments.PLAIN, row.chosen):
+                    key = f"choice/{row.traffic.name.replace(' ', '-')}/{name}/round-1"
+                    lab.measure(key, load_of(engine, row.traffic, sizes))
     return results(lab, asked)
+
+
+def load_of(engine: Engine, traffic: Traffic, sizes: Sizes) -> Load:
+    """The traffic as a load: its users, and its mixture of questions."""
+    mixed = Mixed(
+        f"{traffic.copying_percent} % copying", engine.model, questions_of(HELD_OUT, sizes.tokens),
+        copies=questions_of(COPYING, sizes.tokens), copying_percent=traffic.copying_percent,
+    )  # fmt: skip
+    count = max(traffic.users, 2 * sizes.rounds)
+    return Load(engine, mixed, Closed(traffic.users, count), sizes.tokens, sizes.warm_up)
 
 
 def results(lab: Any, asked: list[Judged]) -> Table:

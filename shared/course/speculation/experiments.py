@@ -1,8 +1,9 @@
 """What lab 3.3.4 measures on running engines, with and without drafts.
 
-    for draft in experiments.drafts_of("llamacpp", model, sizes):
-        with launch("llamacpp", model, experiments.FLAGS["llamacpp"], draft=draft) as engine:
-            experiments.check_text(lab, engine, reference)
+    drafts, flags = experiments.drafts_of("llamacpp", model, sizes), experiments.FLAGS["llamacpp"]
+    engines = [launch("llamacpp", model, flags, draft=draft, when_needed=True, beside=True) for draft in drafts]
+    with together(engines) as turns:
+        for number, engine in turns(sizes.rounds):
             experiments.speed(lab, engine, number, sizes)
 
 Each round asks plain decoding and every draft the same questions, in turn, so that a change of the machine's speed
@@ -23,7 +24,7 @@ from shared.course.speculation.on_engines.drafts_here import drafts_of as drafts
 from shared.course.speculation.on_engines.drafts_here import few_drafts as few_drafts
 from shared.course.speculation.on_engines.drafts_here import rejected_drafts as rejected_drafts
 from shared.course.speculation.on_engines.drafts_here import sizes as sizes
-from shared.course.speculation.on_engines.positions import positions
+from shared.course.speculation.on_engines.positions import positions as positions
 from shared.course.speculation.on_engines.questions import HELD_OUT, Questions
 from shared.course.speculation.on_engines.questions import questions_of as questions_of
 from shared.course.speculation.on_engines.text_check import check_text as check_text
@@ -50,35 +51,29 @@ def speed(
     in `speedups`. Raises LabError if the engine would verify drafts greedily although a temperature is asked for.
     """
     engine.check_temperature(temperature)
-    count = max(users, sizes.answers)
-    asked = Questions(group, engine.model, questions_of(group, sizes.tokens), first=(number - 1) * count)
-    one = Load(engine, asked, Closed(users, count), sizes.tokens, sizes.warm_up, temperature=temperature)
+    asked = Questions(group, engine.model, questions_of(group, sizes.tokens), first=(number - 1) * users)
+    one = Load(engine, asked, Closed(users, users), sizes.tokens, sizes.warm_up, temperature=temperature)
     hot = f"/temperature-{temperature:g}" if temperature else ""
     where = f"{engine.spec.name}/{name_of(engine.draft)}/{group.replace(' ', '-')}/users-{users}{hot}"
     return lab.measure(f"speed/{where}/round-{number}", one)
 
 
-def speed_rounds(
+def speeds(
     lab: OpenLab,
     engine: Engine,
-    start: int,
-    starts: int,
+    number: int,
     sizes: Sizes,
     users: tuple[int, ...] = (1,),
-    group: str = HELD_OUT,
+    groups: tuple[str, ...] = (HELD_OUT,),
 ) -> None:
-    """Measure the rounds that belong to this start (1, 2, …) of an engine that takes long to start.
+    """Measure one round of these loads on a running engine: for each number of users, each group of questions.
 
-    All rounds are divided among the starts. One user gets them all. Several users get the first of each start, because
-    their answers are many already. At the end the engine is asked for its accepted drafts by position, if its
-    counters don't have them.
+    The first of `users` has every round. The others have the first `Sizes.few_rounds`, because in each of them so many
+    answers are measured already.
     """
-    each = sizes.rounds // starts
-    first = (start - 1) * each + 1
-    for number in range(first, start * each + 1):
-        for count in users if number == first else users[:1]:
+    for count in users if number <= sizes.few_rounds else users[:1]:
+        for group in groups:
             speed(lab, engine, number, sizes, users=count, group=group)
-    positions(lab, engine, sizes)
 
 
 def synthetic(lab: OpenLab, engine: Engine, number: int, sizes: Sizes) -> Summary:

@@ -104,7 +104,7 @@ def test_without_a_gpu_the_head_is_the_main_draft(model: ModelChoice) -> None:
 @pytest.mark.parametrize("size", drafts_here.SIZES.values(), ids=drafts_here.SIZES)
 def test_sizes_fit_the_engines(size: drafts_here.Sizes) -> None:
     assert size.tokens >= 64
-    assert size.rounds % size.few_rounds == 0
+    assert size.few_rounds <= size.further_rounds <= size.rounds  # a round is compared with plain decoding's same round
     assert max((*size.users, *size.plain_users)) <= drafts_here.SLOTS
     assert set(size.users) <= set(size.plain_users)  # each speed-up is over plain decoding of as many users
     assert len(size.plain_users) >= 3  # so that the cost model's passes aren't a straight line by construction
@@ -143,16 +143,18 @@ def test_the_quick_size_starts_sglang_once(model: ModelChoice) -> None:
     assert [drafts_here.name_of(one) for one in found] == ["eagle3-3"]
 
 
-def test_rounds_go_on_over_restarts_and_many_users_come_once_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+def test_one_user_has_every_round_and_many_users_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, str]] = []
     monkeypatch.setattr(
-        experiments, "speed", lambda lab, engine, number, sizes, *, users, group: asked.append((number, users))
+        experiments, "speed", lambda lab, engine, number, sizes, *, users, group: asked.append((number, users, group))
     )
-    monkeypatch.setattr(experiments, "positions", lambda *_: None)
     engine: Any = None
-    for start in (1, 2):
-        experiments.speed_rounds(LAB, engine, start, 2, replace(SIZES, rounds=4), (1, 16))
-    assert asked == [(1, 1), (1, 16), (2, 1), (3, 1), (3, 16), (4, 1)]
+    for number in (1, 2, 3):
+        experiments.speeds(LAB, engine, number, replace(SIZES, few_rounds=2), (1, 16))
+    assert asked == [(number, users, HELD_OUT) for number, users in ((1, 1), (1, 16), (2, 1), (2, 16), (3, 1))]
+    asked.clear()
+    choose.measure_surface(LAB, engine, 2, replace(SIZES, few_rounds=1))
+    assert asked == [(2, 1, HELD_OUT), (2, 1, choose.COPYING)]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.course import labs
-from shared.course.speculation import experiments, tables
+from shared.course.speculation import tables
 from shared.course.speculation.on_engines import positions as module
 from shared.course.speculation.on_engines.drafts_here import SIZES
 from shared.engines import ENGINES, Draft, EngineSpec
@@ -47,7 +47,7 @@ def test_the_histogram_becomes_shares_by_position(monkeypatch: pytest.MonkeyPatc
     # Of 10 verifications 4 accepted no draft, 3 one, 2 two and 1 all three.
     engine = Answering(ENGINES["sglang"], model)
     values, asked = measured(monkeypatch, engine, {"spec_correct_drafts_histogram": [4, 3, 2, 1]})
-    count = FULL.rounds * FULL.answers
+    count = FULL.rounds
     assert values == {"verifications": 10 * count, "accepted_at": [6 * count, 3 * count, count]}
     assert len({str(body["messages"]) for body in asked}) == count
     assert all(body["return_spec_tokens_details"] and body["ignore_eos"] for body in asked)
@@ -78,12 +78,3 @@ def test_the_picture_of_a_step_has_them(monkeypatch: pytest.MonkeyPatch, model: 
     assert [by_name[f"draft {place}"] for place in (1, 2, 3)] == ["0.60", "0.30", "0.10"]
     assert by_name["together"] == "2.00"
     assert "drafts, position not counted" not in plot.header
-
-
-def test_it_is_asked_once_a_start_behind_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    monkeypatch.setattr(experiments, "speed", lambda *_, **__: done.append("round"))
-    monkeypatch.setattr(experiments, "positions", lambda *_: done.append("positions"))
-    engine: Any = None
-    experiments.speed_rounds(LAB, engine, 1, 2, FULL)
-    assert done == ["round", "round", "positions"]

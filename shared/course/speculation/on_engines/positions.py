@@ -14,14 +14,14 @@ from shared.results.participants import MISSING
 def positions(lab: OpenLab, engine: Engine, sizes: Sizes) -> Values | None:
     """Accepted drafts by position, of SGLang. Its counters don't have them, but its answers do, if asked to.
 
-    The questions of one user's rounds are asked again, all at once, because no time is measured here. Each answer then
+    All questions of one user's rounds are asked at once, because no time is measured here. Each answer then
     has a histogram: how many verifications accepted no draft, one draft, two drafts and so on. Values: the
     verifications, and how many of them accepted draft 1, 2, …; the raw data are the histograms. A version that returns
     none has this reason as its values. Returns None for an engine without drafts, or with such counters.
     """
     if engine.spec.accepted_at or not (draft := engine.draft):
         return None
-    k, count = draft.tokens, sizes.rounds * sizes.answers
+    k, count = draft.tokens, sizes.rounds
     asked = Questions(HELD_OUT, engine.model, questions_of(HELD_OUT, sizes.tokens))
     fields = {"max_tokens": sizes.tokens, "temperature": 0, "return_spec_tokens_details": True}
 
