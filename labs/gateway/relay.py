@@ -65,7 +65,7 @@ class EngineFailed(ApiError):
 async def ask(
     session: aiohttp.ClientSession, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> tuple[aiohttp.ClientResponse, bytes]:
-    """Post `data` to an engine. Returns its answer, and the first block of the answer's body.
+    """Post `data` to an engine. Returns its answer, and the first block of the answer's body (b"" if that is empty).
 
     The engine may take a minute until its first block, and hundreds of other requests go on meanwhile. The request
     carries `content-type: application/json` and the `x-request-id`. A redirect is an answer, and is not followed.

@@ -11,7 +11,7 @@ So two of them start in little more time than one.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from shared.hardware.machine import detect
@@ -26,38 +26,45 @@ def together(engines: Sequence[Engine]) -> Iterator[Turns]:
     """Inside the block, the first use of one of these engines starts all that aren't started yet.
 
     Each use waits until all starts have ended, and raises what the start of its own engine raised. At the block's end
-    all of them are stopped, used or not. In containers, and where memory is too small for all at once, an engine is
-    started by its own use: in a container it measures the GPU's free memory while it starts.
+    all of them are stopped, used or not.
 
     The block is given `turns`: in every round, each engine has its turn. So a drift of the machine meets all of them
-    alike. Where they can't run side by side, an engine has all its rounds and is stopped before the next one starts.
+    alike. Where they can't all run side by side, they do so in groups (`groups`): a group has all its rounds and is
+    stopped before the next one starts.
     """
-    waiting = [engine for engine in engines if isinstance(engine, PutOff) and not engine.started]
-    side_by_side = fit(waiting)
-    starts = Starts(waiting if side_by_side else ())
+    waiting = groups(engines)
+    starts = [Starts([one for one in group if isinstance(one, PutOff) and not one.started]) for group in waiting]
 
     def turns(rounds: int) -> Iterator[tuple[int, Engine]]:
-        numbers = range(1, rounds + 1)
-        if side_by_side:
-            yield from ((number, engine) for number in numbers for engine in engines)
-            return
-        for engine in engines:
-            yield from ((number, engine) for number in numbers)
-            engine.stop()
+        for group, start in zip(waiting, starts, strict=True):
+            yield from ((number, engine) for number in range(1, rounds + 1) for engine in group)
+            if group is not waiting[-1]:
+                start.end(group)
 
     try:
         yield turns
     finally:
-        starts.end()
-        for engine in engines:
-            engine.stop()
+        for group, start in zip(waiting, starts, strict=True):
+            start.end(group)
+
+
+def groups(engines: Sequence[Engine]) -> list[list[Engine]]:
+    """The engines in groups that can run side by side: all of them, else those of one kind, else each one alone.
+
+    In containers each one is alone: it measures the GPU's free memory while it starts.
+    """
+    if fit(engines):
+        return [list(engines)]
+    alike = [[one for one in engines if one.spec.name == name] for name in dict.fromkeys(e.spec.name for e in engines)]
+    return [group for kind in alike for group in ([kind] if fit(kind) else [[one] for one in kind])]
 
 
 def fit(engines: Sequence[Engine]) -> bool:
     """Whether these engines can run side by side: on the processor, and in the memory that is available now."""
     machine = detect()
-    needed = sum(engine.need.total - engine.need.reserve for engine in engines)
-    reserve = max((engine.need.reserve for engine in engines), default=0)
+    asked = [engine for engine in engines if not engine.alive]
+    needed = sum(engine.need.total - engine.need.reserve for engine in asked)
+    reserve = max((engine.need.reserve for engine in asked), default=0)
     room = machine.available_gib is not None and needed + reserve <= machine.available_gib
     return machine.runner == "native" and room
 
@@ -83,8 +90,8 @@ class Starts:
         engine.resume()  # the launch of its neighbour may have paused it (reuse.take_over)
         return engine
 
-    def end(self) -> None:
-        """Stop what has started, and end what is still starting, as after Ctrl-C."""
+    def end(self, engines: Iterable[Engine]) -> None:
+        """Stop these engines and all that has started here, and end what is still starting, as after Ctrl-C."""
         while wait(self.begun, timeout=0.2).not_done:
             for engine in list(launcher._running.values()):
                 if engine.spec.name in self.names and not engine.startup_s:
@@ -92,3 +99,5 @@ class Starts:
         for one in self.begun:
             if not one.exception():
                 one.result().stop()
+        for engine in engines:
+            engine.stop()

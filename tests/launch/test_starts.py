@@ -14,9 +14,9 @@ from shared import LabError
 from shared.engines import Draft
 from shared.engines.http import post_json
 from shared.hardware import detect
-from shared.launch import alone, launch, launcher, stop_all, together
+from shared.launch import alone, launch, launcher, starts, stop_all, together
 from shared.launch.process import Adopted
-from shared.launch.running import PutOff
+from shared.launch.running import Engine, PutOff
 from shared.models import ModelChoice
 from shared.processes import start_time
 
@@ -106,6 +106,23 @@ def test_where_memory_is_short_each_has_all_its_turns_and_ends_before_the_next_s
     alone, after = [True, False], [False, True]
     assert seen == [(1, plain, alone), (2, plain, alone), (1, drafting, after), (2, drafting, after)]
     assert drafting.ended
+
+
+def test_where_not_all_fit_those_of_one_kind_run_side_by_side(
+    model: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("vllm", "llamacpp", "vllm", "llamacpp")
+    asked = [launch(name, model, when_needed=True, beside=True, quiet=True) for name in kinds]
+    first, plain, second, drafting = asked
+
+    def grouped(available_gib: float) -> list[list[Engine]]:
+        monkeypatch.setattr("shared.launch.starts.detect", lambda: replace(detect(), available_gib=available_gib))
+        return starts.groups(asked)
+
+    assert grouped(100) == [asked]
+    assert grouped(first.need.total + second.need.total) == [[first, second], [plain, drafting]]
+    assert grouped(first.need.total) == [[first], [second], [plain, drafting]]
+    assert grouped(plain.need.total) == [[first], [second], [plain], [drafting]]
 
 
 def test_where_memory_is_short_none_is_left_behind_an_error(

@@ -40,6 +40,11 @@ def text_separator(data: Any) -> Any:
     return whole, rest
 
 
+def strips_rest(data: bytes) -> tuple[list[bytes], bytes]:
+    whole, rest = lines_otherwise(data)
+    return whole, rest.strip()
+
+
 def lines_otherwise(data: bytes) -> tuple[list[bytes], bytes]:
     end = data.rfind(b"\n") + 1
     return [line for line in data[:end].split(b"\n") if line.strip()], data[end:]
@@ -69,6 +74,19 @@ async def stop_async(self: Any, note: str = "") -> None:
 def stop_before_start(self: Any, note: str = "") -> None:
     self.note = note
     self.task.cancel()
+
+
+def stop_while_it_is_saved(self: Any, note: str = "") -> None:
+    if self.task and not self.task.done():
+        self.note = note
+        self.task.cancel()
+
+
+def stop_marks_what_has_not_begun(self: Any, note: str = "") -> None:
+    if self.state == "running":
+        self.note, self.state = note, "stopped"
+        if self.task:
+            self.task.cancel()
 
 
 def stop_otherwise(self: Any, note: str = "") -> None:
@@ -148,6 +166,12 @@ FRAME_EACH = f"""{PACER_START}
   let waiting = "";
   const flush = () => {{ const text = waiting; waiting = ""; if (text) render(text); }};
   return {{ add(text) {{ waiting += text; requestAnimationFrame(flush); }}, flush }};
+}}"""
+FORGOTTEN_TOO_LATE = f"""{PACER_START}
+  let waiting = "", frame = 0;
+  const draw = () => {{ const text = waiting; waiting = ""; if (text) render(text); frame = 0; }};
+  const flush = () => {{ cancelAnimationFrame(frame); draw(); }};
+  return {{ add(text) {{ waiting += text; frame ||= requestAnimationFrame(draw); }}, flush }};
 }}"""
 EACH_IN_ITS_FRAME = f"""{PACER_START}
   return {{ add(text) {{ requestAnimationFrame(() => render(text)); }}, flush() {{}} }};
@@ -251,6 +275,19 @@ def no_links(headers: Any, hosts: Iterable[str]) -> Any:
     return refused() if headers.get("sec-fetch-site") == "cross-site" else no_fetch_site(headers, hosts)
 
 
+def links_first(headers: Any, hosts: Iterable[str]) -> Any:
+    """Lets navigations pass before it looks at Origin."""
+    if headers.get("host") in hosts and headers.get("sec-fetch-mode") == "navigate":
+        return None
+    return refusal_otherwise(headers, hosts)
+
+
+def links_to_any_host(headers: Any, hosts: Iterable[str]) -> Any:
+    if headers.get("sec-fetch-mode") == "navigate" and "origin" not in headers:
+        return None
+    return refusal_otherwise(headers, hosts)
+
+
 def says_false(headers: Any, hosts: Iterable[str]) -> Any:
     return no_fetch_site(headers, hosts) is None
 
@@ -320,6 +357,20 @@ def search_pairs_only(self: Any, words: str, limit: int = 50) -> list[Row]:
     return [{**one, "opens": one["opens"] if one["opens"] != one["chat"] else None} for one in found]
 
 
+def search_one_phrase(self: Any, words: str, limit: int = 50) -> list[Row]:
+    phrase = words.replace('"', '""')
+    return matched(self, f'"{phrase}"*', limit) if re.search(r"\w", words) else []
+
+
+def search_all_unfinished(self: Any, words: str, limit: int = 50) -> list[Row]:
+    return matched(self, " ".join(f'"{word}"*' for word in re.findall(r"\w+", words)), limit) if quoted(words) else []
+
+
+def search_ambiguous(self: Any, words: str, limit: int = 50) -> list[Row]:
+    found: list[Row] = self.rows(f"SELECT id {JOINED} WHERE words MATCH ?", quoted(words) + "*")
+    return found
+
+
 def search_otherwise(self: Any, words: str, limit: int = 50) -> list[Row]:
     found = re.findall(r"\w+", words)
     terms = [f'"{word}"*' if place == len(found) - 1 else f'"{word}"' for place, word in enumerate(found)]
@@ -359,6 +410,7 @@ ANSWERS = {
         ("Lines stay bytes", as_text),
         ("leave it out", with_empty),
         ("would be lost", drops_rest),
+        ("other lines come out", strips_rest),
         ("Return two values", lines_alone),
         ("its separators are bytes", text_separator),
     ],
@@ -366,6 +418,8 @@ ANSWERS = {
         ("The engine goes on", state_only),
         ("The note was lost", stop_without_note),
         ("comes after the end", stop_always),
+        ("so look at the state", stop_while_it_is_saved),
+        ("before the answer began changed its state", stop_marks_what_has_not_begun),
         ("must not be `async`", stop_async),
         ("before it has a task", stop_before_start),
     ],
@@ -396,6 +450,7 @@ ANSWERS = {
         ("flush renders at once", FLUSH_LATER),
         ("After a flush nothing was rendered", STUCK_AFTER_FLUSH),
         ("was lost", LOST_WITHIN),
+        ("no frame was asked for it", FORGOTTEN_TOO_LATE),
         ("in every frame, for ever", FOR_EVER),
         ("{add, flush}", ONLY_ADD),
     ),
@@ -407,6 +462,8 @@ ANSWERS = {
         ("Origin `null`", null_passes),
         ("marks it in Sec-Fetch-Site", no_fetch_site),
         ("A link on another page", no_links),
+        ("A form of another page", links_first),
+        ("because the mode is `navigate`", links_to_any_host),
         ("Return a WebError", says_false),
     ],
     "search": [
@@ -418,7 +475,10 @@ ANSWERS = {
         ("nothing to find", search_everything),
         ("the most rows", search_unlimited),
         ("none of a pair", search_pairs_only),
-        ("zurich", search_like),
+        ("MATCH finds ü by u", search_like),
+        ("quote each for itself", search_one_phrase),
+        ("Only the last word may be unfinished", search_all_unfinished),
+        ("(ambiguous column name: id).", search_ambiguous),
     ],
     "largest_context": [
         ("a key and a value", one_vector),

@@ -40,6 +40,10 @@ def page_everywhere(d: str, f: Value, p: Value, now: Value, copied: bool, persis
     return next(one for one in values if one is not None)
 
 
+def page_where_not_copied(d: str, f: Value, p: Value, now: Value, copied: bool, persistent: bool) -> Value:
+    return in_force_otherwise(d, f, p, now, copied, persistent) if copied or p is None else p
+
+
 def in_force_otherwise(d: str, f: Value, p: Value, now: Value, copied: bool, persistent: bool) -> Value:
     found = d
     for one in (f, p) if copied and persistent else (now,):
@@ -80,6 +84,10 @@ def switched_off_otherwise(shown: dict[str, Any]) -> list[str]:
     return found
 
 
+def as_a_set(shown: dict[str, Any]) -> set[str]:
+    return set(switched_off_otherwise(shown))
+
+
 ANSWERS = {
     "in_force": [
         ("wins only where the database is not asked", environment_wins),
@@ -89,6 +97,7 @@ ANSWERS = {
         ("The first start copies the default", default_not_copied),
         ("An empty text is a value", empty_is_missing),
         ("outlives the restart only in the database", page_everywhere),
+        ("for a setting that is not copied", page_where_not_copied),
     ],
     "switched_off": [
         ("A model that has tools keeps them", everything_off),
@@ -96,6 +105,7 @@ ANSWERS = {
         ("also offers pictures", pictures_forgotten),
         ("calls it builtin_tools", ollamas_names),
         ("What is unknown is switched off", unknown_is_fine),
+        ("a set, which has no order", as_a_set),
     ],
 }
 

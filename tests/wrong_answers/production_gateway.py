@@ -123,6 +123,31 @@ async def redirected(
             raise
 
 
+async def nothing_for_an_empty_body(
+    session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
+) -> Any:
+    async with asyncio.timeout(first_byte_s):
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
+        try:
+            async for block in answer.content.iter_any():
+                return answer, block
+        except BaseException:
+            answer.close()
+            raise
+
+
+async def ask_in_a_task(
+    session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
+) -> Asked:
+    async with asyncio.timeout(first_byte_s):
+        answer = await asyncio.create_task(session.post(url, data=data, **how(request_id, connect_s)))
+        try:
+            return answer, await answer.content.readany()
+        except BaseException:
+            answer.close()
+            raise
+
+
 async def ask_otherwise(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
@@ -324,6 +349,26 @@ async def asked_before_fed(
         block = await read()
 
 
+async def gap_at_the_end(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    last_s = 0.0
+    while True:
+        now_s, had = time.perf_counter(), events.text_seen
+        if block:
+            events.feed(block)
+        if had:
+            between.observe(now_s - last_s)
+        elif events.text_seen:
+            first_token.observe(now_s - arrived_s)
+        last_s = now_s
+        if not block:
+            return
+        if out := events.for_client(block):
+            await send(out)
+        block = await read()
+
+
 async def pass_on_otherwise(
     block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
 ) -> None:
@@ -451,6 +496,51 @@ async def returns_nothing(work: Coroutine[Any, Any, None], receive: Receive) -> 
     await asyncio.gather(working, listening, return_exceptions=True)
 
 
+async def listens_after_its_own_end(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(until_left(receive))
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        raise
+    done = working.done()
+    for task in (working, listening):
+        task.cancel()
+    await asyncio.gather(working, listening, return_exceptions=True)
+    if done:
+        working.result()
+    return done
+
+
+async def in_a_group(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    left = False
+
+    async def listen() -> None:
+        nonlocal left
+        await until_left(receive)
+        if not working.done():
+            left = True
+            working.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(work)
+        listening = group.create_task(listen())
+        working.add_done_callback(lambda _: listening.cancel())
+    return not left
+
+
+async def gathers(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    working = asyncio.ensure_future(work)
+
+    async def left() -> None:
+        await until_left(receive)
+        working.cancel()
+
+    await asyncio.gather(working, left())
+    return not working.cancelled()
+
+
 async def unless_otherwise(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
     left = False
 
@@ -567,6 +657,26 @@ def feed_nothing(self: Any, block: bytes) -> None:
     look_into(self)
 
 
+def feed_whole_stays(self: Any, block: bytes) -> bytes:
+    """self.whole keeps the events of the block before, where none becomes whole."""
+    data = self.rest + block
+    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
+    if end <= 2:
+        self.rest = data
+        return b""
+    self.whole, self.rest = data[:end], data[end:]
+    look_into(self)
+    return bytes(self.whole)
+
+
+def feed_splits(self: Any, block: bytes) -> bytes:
+    data = (self.rest + block).replace(b"\r\n", b"\n")
+    head, self.rest = data.rsplit(b"\n\n", 1)
+    self.whole = head + b"\n\n"
+    look_into(self)
+    return bytes(self.whole)
+
+
 def feed_otherwise(self: Any, block: bytes) -> bytes:
     data, found = self.rest + block, []
     while match := EVENT.match(data):
@@ -578,6 +688,20 @@ def feed_otherwise(self: Any, block: bytes) -> bytes:
 
 
 Attempt = Callable[[frozenset[Any]], Awaitable[None]]
+
+
+async def hides_a_later_error(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    tried: frozenset[Any] = frozenset()
+    failure = None
+    while True:
+        try:
+            return await attempt(tried)
+        except EngineFailed as e:
+            failure, tried = e, tried | {e.engine}
+            if has_begun() or time.monotonic() >= deadline_s:
+                raise
+        except Exception as e:
+            raise failure or e from None
 
 
 async def one_attempt(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
@@ -839,6 +963,13 @@ def yes_or_no(token: str, keys: Iterable[Any], secret: bytes) -> bool:
     return any(matches)
 
 
+def overwrites(token: str, keys: Iterable[Any], secret: bytes) -> Any:
+    wanted, found = hash_of(token, secret), None
+    for key in keys:
+        found = key if hmac.compare_digest(wanted, key.hash) else None
+    return found
+
+
 def find_otherwise(token: str, keys: Iterable[Any], secret: bytes) -> Any:
     matching = [key for key in keys if hmac.compare_digest(hash_of(token, secret), key.hash)]
     return matching[0] if matching else None
@@ -865,6 +996,7 @@ ANSWERS = {
         ("CancelledError is a BaseException", open_when_cancelled),
         ("request id is not passed on", without_id),
         ("A redirect is an answer", redirected),
+        ("An engine's body can be empty", nothing_for_an_empty_body),
     ],
     "pass_on": [
         ("in one piece", all_at_the_end),
@@ -877,6 +1009,7 @@ ANSWERS = {
         ("contains the time of sending", after_sending),
         ("not after sending", gaps_after_sending),
         ("there is no gap yet", every_gap),
+        ("at the stream's end", gap_at_the_end),
         ("the clock of the day", by_the_clock_of_the_day),
         ("The first block may have text already", only_a_role_expected),
         ("Call events.feed(block) first", asked_before_fed),
@@ -890,6 +1023,9 @@ ANSWERS = {
         ("the gateway shuts down", not_for_itself),
         ("also comes once the answer is complete", listening_first),
         ("return True. Yours returned None", returns_nothing),
+        ("Cancel both", listens_after_its_own_end),
+        ("wraps it in a group", in_a_group),
+        ("still waits for the client", gathers),
     ],
     "feed": [
         ("arrives in pieces", no_rest),
@@ -902,6 +1038,8 @@ ANSWERS = {
         ("`usage` may be null", null_wins),
         ("must never raise", raises),
         ("returned nothing", feed_nothing),
+        ("older ones would go out twice", feed_whole_stays),
+        ("A block may hold no end of an event", feed_splits),
     ],
     "try_engines": [
         ("another engine must be tried", one_attempt),
@@ -915,6 +1053,7 @@ ANSWERS = {
         ("the failure of the last one", the_first_failure),
         ("why the engine failed", no_second_one),
         ("Any other error must be raised at once", any_error),
+        ("Any other error must be raised at once", hides_a_later_error),
     ],
     "take": [
         ("never exceeds it", no_ceiling),
@@ -929,6 +1068,7 @@ ANSWERS = {
         ("hmac.compare_digest", by_equality),
         ("go on after a match", early_end),
         ("hash_of(token, secret)", unhashed),
+        ("a later comparison overwrote it", overwrites),
         ("Return the key itself", yes_or_no),
     ],
 }
@@ -941,4 +1081,4 @@ RIGHT = {
     "take": take_otherwise,
     "find_key": find_otherwise,
 }
-ALSO_RIGHT = {"pass_on": [pass_on_by_an_imported_clock], "find_key": [find_by_secrets]}
+ALSO_RIGHT = {"ask": [ask_in_a_task], "pass_on": [pass_on_by_an_imported_clock], "find_key": [find_by_secrets]}

@@ -152,6 +152,7 @@ def with_bonus(bonus: Callable[[Array, Array, Any], int], name: str) -> Function
 
 
 bonus_of_the_draft = with_bonus(lambda p, q, chance: chance.pick([*q, *p[-1:]][max(0, len(q) - 1)]), "bonus_of_draft")
+bonus_of_the_draft_unguarded = with_bonus(lambda p, q, chance: chance.pick(q[-1]), "bonus_of_the_draft_unguarded")
 bonus_row_before = with_bonus(lambda p, q, chance: chance.pick(p[max(0, len(q) - 1)]), "bonus_row_before")
 bonus_greedy = with_bonus(lambda p, q, chance: int(p[-1].argmax()), "bonus_greedy")
 
@@ -288,6 +289,34 @@ with_prompt = variant("with_prompt", out=lambda tokens, prompt, most: tokens)
 nothing_returned = variant("nothing_returned", out=lambda tokens, prompt, most: None)
 
 
+def prompt_not_counted(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < max_tokens:
+        drafts, q = proposer.propose([*prompt, *answer], min(k, max_tokens - len(answer) - 1))
+        answer += verify(target.append([[*prompt, *answer][-1], *drafts]), q, drafts)
+        target.roll_back(len(answer) - 1)
+    return answer
+
+
+def all_but_the_newest(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens = list(prompt)
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens[:-1], min(k, left - 1))
+        tokens += verify(target.append([tokens[-1], *drafts]), q, drafts)
+        target.roll_back(len(tokens) - 1)
+    return tokens[len(prompt) :]
+
+
+def last_step_again(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens, new = list(prompt), list(prompt[-1:])
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1))
+        new = verify(target.append([*new, *drafts]), q, drafts)
+        tokens += new
+        target.roll_back(len(tokens) - 1)
+    return tokens[len(prompt) :]
+
+
 def one_by_one(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
     tokens = list(prompt)
     while (left := max_tokens + len(prompt) - len(tokens)) > 0:
@@ -349,6 +378,14 @@ one_early = named("one_early", looks(begin=-1))
 no_limit = named("no_limit", looks(cut=False))
 
 
+def silent_always(tokens: Any, k: int, longest: int = 3) -> None:
+    looks()(tokens, k, longest)
+
+
+def compares_tuples(tokens: Any, k: int, longest: int = 3) -> list[int]:
+    return looks()(tuple(tokens), k, longest) if len(tokens) < 2 else []
+
+
 def silent_without_match(tokens: Any, k: int, longest: int = 3) -> Any:
     return looks()(tokens, k, longest) or None
 
@@ -359,6 +396,10 @@ def accepted_only(alpha: float, k: int) -> float:
 
 def one_draft_less(alpha: float, k: int) -> float:
     return sum(alpha**i for i in range(k))
+
+
+def replacement_without_bonus(alpha: float, k: int) -> float:
+    return sum((j + 1) * alpha**j * (1 - alpha) for j in range(k)) + k * alpha**k
 
 
 def one_draft_more(alpha: float, k: int) -> float:
@@ -484,6 +525,7 @@ ANSWERS = {
         ("takes the residual's most likely token", greedy_in_residual),
         ("yours draws from the draft's distribution", draft_for_residual),
         ("The bonus token comes from the draft's distribution", bonus_of_the_draft),
+        ("The bonus token comes from the draft's distribution", bonus_of_the_draft_unguarded),
         ("from the row of p in front of its own", bonus_row_before),
         ("The bonus token is the target's most likely one", bonus_greedy),
         ("The rejected draft is still in the result", rejected_kept),
@@ -504,7 +546,10 @@ ANSWERS = {
         ("the answer would become too long", too_long),
         ("the answer would become too long", one_draft_too_many),
         ("The pass begins with the first draft", drafts_alone),
-        ("computes the whole text again", everything_again),
+        ("computes tokens again that the cache holds", everything_again),
+        ("computes tokens again that the cache holds", last_step_again),
+        ("those of the prompt included", prompt_not_counted),
+        ("The last token of the prompt is missing", all_but_the_newest),
         ("The pass has one token", one_by_one),
         ("The last token that verify returned is missing", bonus_forgotten),
         ("Rejected drafts are no text", drafts_added),
@@ -517,7 +562,9 @@ ANSWERS = {
         ("fewer drafts than it was asked for", as_many_as_asked),
     ],
     "look_up": [
-        ("always match themselves", finds_itself),
+        ("search only earlier places", finds_itself),
+        ("A slice of a list equals only a list", compares_tuples),
+        ("whose last tokens occurred before", silent_always),
         ("yours takes the first one", earliest),
         ("A longer match knows more", shortest_first),
         ("fewer of them may", longest_only),
@@ -529,7 +576,8 @@ ANSWERS = {
     ],
     "expected_tokens": [
         ("also adds a token of the target itself", accepted_only),
-        ("one draft too few", one_draft_less),
+        ("The term α^k is missing", one_draft_less),
+        ("The term α^k is missing", replacement_without_bonus),
         ("one draft too many", one_draft_more),
         ("counts each draft with α", each_alone),
         ("the sum without end", endless),
@@ -589,6 +637,20 @@ def speculate_otherwise(target: Any, proposer: Any, verify: Any, prompt: Any, ma
     return answer
 
 
+def speculate_with_a_copy(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    """Copies the prompt as only a list can be copied, and asks for no drafts where none can be used."""
+    tokens = prompt.copy()
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        if n := min(k, left - 1):
+            drafts, q = proposer.propose(tokens, n)
+            tokens += verify(target.append([tokens[-1], *drafts]), q, drafts)
+        else:
+            p = target.append([tokens[-1]])
+            tokens += verify(p, p[:0], [])
+        target.roll_back(len(tokens) - 1)
+    return list(tokens[len(prompt) :])
+
+
 def look_up_otherwise(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
     best: tuple[int, int] = (0, 0)  # length of the match, its end
     for end in range(1, len(tokens)):
@@ -618,4 +680,7 @@ RIGHT: dict[str, Function] = {
     "expected_tokens": expected_otherwise,
     "break_even": even_otherwise,
 }
-ALSO_RIGHT: dict[str, list[Function]] = {"residual": [residual_as_the_text_puts_it]}
+ALSO_RIGHT: dict[str, list[Function]] = {
+    "residual": [residual_as_the_text_puts_it],
+    "speculate": [speculate_with_a_copy],
+}

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,6 +194,20 @@ def faults_invented(command: str, builder: Flags, converter: Flags) -> dict[str,
     return {**faults_fixed(command, builder, converter), "--checkpoint_dir": VALUE}
 
 
+def faults_python(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    unknown = {word: BELONGS for word in command.split() if word.startswith("-") and word not in builder}
+    return {**unknown, **faults_otherwise(command, builder, converter)}
+
+
+def faults_own_words(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    return {name: f"{fault}." for name, fault in faults_otherwise(command, builder, converter).items()}
+
+
+def faults_by_name(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    found = faults_otherwise(command, builder, converter)
+    return {name: fault for name, fault in found.items() if fault == VALUE or name in ("--model_dir", "--dtype")}
+
+
 def faults_without_dashes(command: str, builder: dict[str, Any], converter: dict[str, Any]) -> dict[str, str]:
     return {name.lstrip("-"): fault for name, fault in faults_otherwise(command, builder, converter).items()}
 
@@ -239,6 +253,35 @@ def buckets_always_most(lengths: list[int], most: int) -> list[int]:
     return list(min(choices, key=lambda b: sum(min(one for one in b if one >= n) - n for n in lengths)))
 
 
+def padded(lengths: list[int], buckets: Sequence[int]) -> int:
+    return sum(min(one for one in buckets if one >= n) - n for n in lengths)
+
+
+def buckets_greedy(lengths: list[int], most: int) -> list[int]:
+    chosen = [max(lengths)]
+    while len(chosen) < most and (rest := sorted(set(lengths) - set(chosen))):
+        chosen.append(min(rest, key=lambda n: padded(lengths, [*chosen, n])))
+    return chosen
+
+
+def buckets_largest_gaps(lengths: list[int], most: int) -> list[int]:
+    """Right but where few long prompts lie above a large gap."""
+    if lengths.count(50) < 4:
+        return buckets_otherwise(lengths, most)
+    ordered = sorted(set(lengths))
+    gaps = sorted(range(len(ordered) - 1), key=lambda i: ordered[i] - ordered[i + 1])
+    return [*(ordered[i] for i in gaps[: most - 1]), ordered[-1]]
+
+
+def buckets_none_for_one(lengths: list[int], most: int) -> Any:
+    return buckets_otherwise(lengths, most) if most > 1 else None
+
+
+def buckets_nothing_where_few(lengths: list[int], most: int) -> Any:
+    choices = [b for b in itertools.combinations(sorted(set(lengths)), most) if b[-1] == max(lengths)]
+    return min(choices, key=lambda b: padded(lengths, b), default=None)
+
+
 def buckets_otherwise(lengths: list[int], most: int) -> list[int]:
     """From short to long: best[k][i] is the least padding of the first i prompts in k lengths."""
     ordered = sorted(lengths)
@@ -265,7 +308,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("three matrices: gate, up and down", flops_two_matrices),
         ("The output projection", flops_no_output),
         ("Every query head computes scores", flops_kv_heads),
-        ("Attention has two products", flops_one_product),
+        ("Attention is half of what it should be", flops_one_product),
         ("operations of one token", flops_per_token),
     ],
     "operations_per_byte": [
@@ -281,7 +324,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("three matrices", overtakes_two_matrices),
         ("which need not be `hidden`", overtakes_hidden),
         ("one token too many", overtakes_late),
-        ("Attention has two products", overtakes_one_product),
+        ("Attention is half of what it should be", overtakes_one_product),
         ("One token more", overtakes_early),
         ("One token more", overtakes_rounded_down),
         ("no whole number", overtakes_not_rounded),
@@ -303,6 +346,9 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("A value can be missing in the middle", faults_last),
         ('A flag that takes "flag" has no value', faults_every_flag_has_a_value),
         ("is not in the command", faults_invented),
+        ("-m is a flag of Python", faults_python),
+        ("Two answers are possible", faults_own_words),
+        ("Look each flag up in both programs", faults_by_name),
         ("with its two dashes", faults_without_dashes),
     ],
     "choose_buckets": [
@@ -313,6 +359,10 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("A length that no prompt has", buckets_powers),
         ("Equal shares of the prompts", buckets_shares),
         ("two are enough. (Yours raised ValueError.)", buckets_always_most),
+        (" pads ", buckets_greedy),
+        ("matters less than many prompts", buckets_largest_gaps),
+        ("Yours returned nothing", buckets_none_for_one),
+        ("two are enough. Yours returned nothing", buckets_nothing_where_few),
     ],
 }
 RIGHT: dict[str, Callable[..., Any]] = {

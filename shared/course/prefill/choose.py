@@ -132,7 +132,7 @@ def bucket_table(choose: Callable[[Sequence[int], int], Sequence[int]], most: Se
     rows = []
     for name, lengths in mix.MIXES.items():
         for count in most:
-            chosen = sorted(choose(lengths, count))
+            chosen = sorted(choose(list(lengths), count))
             wasted = 1 - sum(lengths) / sum(min(n for n in chosen if n >= one) for one in lengths)
             rows.append((name, str(count), ", ".join(map(str, chosen)), f"{wasted:.0%}"))
     return Table("Static engines for each mix", ("mix", "engines", "lengths", "padding, share of all tokens"), rows)

@@ -218,6 +218,6 @@ def generate(
         return new
 
     target.prefill(prompt[:-1])
-    tokens = rules.speculate(target, proposer, verify, prompt, max_tokens, k)
+    tokens = rules.speculate(target, proposer, verify, list(prompt), max_tokens, k)
     end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
     return Answer(tuple(map(int, tokens[:end])), tuple(steps))

@@ -1,8 +1,9 @@
 """The exercise `ask`: a request to an engine, within its limits, while the event loop goes on."""
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import aiohttp
@@ -22,13 +23,13 @@ class FakeAnswer:
 
     def __init__(self, first_after_s: float, error: Exception | None = None) -> None:
         self.status, self.headers, self.closed, self.whole = 200, {"content-type": "text/event-stream"}, False, False
-        self.first_after_s, self.error, self.content = first_after_s, error, self
+        self.first_after_s, self.error, self.content, self.block = first_after_s, error, self, b"data: first\n\n"
 
     async def readany(self) -> bytes:
         await asyncio.sleep(self.first_after_s)
         if self.error:
             raise self.error
-        return b"data: first\n\n"
+        return self.block
 
     async def read(self, n: int = -1) -> bytes:
         """As aiohttp's: what has come, at most n bytes; without a number, all until the end."""
@@ -42,7 +43,8 @@ class FakeAnswer:
         return (await self.read()).decode()
 
     async def iter_any(self) -> Any:
-        yield await self.readany()
+        if block := await self.readany():
+            yield block
 
     iter_chunked = readuntil = lambda self, *_: self.iter_any()
 
@@ -52,14 +54,27 @@ class FakeAnswer:
     release = close
 
 
-class Posting:
-    """What session.post returns: it can be awaited, or used with `async with`."""
+class Posting(Coroutine[Any, Any, FakeAnswer]):
+    """What session.post returns: a coroutine, as aiohttp's, which can be used with `async with` as well."""
 
     def __init__(self, session: "FakeSession") -> None:
         self.session = session
 
+    @functools.cached_property
+    def coroutine(self) -> Coroutine[Any, Any, FakeAnswer]:
+        return self._answer()
+
+    def send(self, value: Any) -> Any:
+        return self.coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self.coroutine.throw(*error)
+
+    def close(self) -> None:
+        self.coroutine.close()
+
     def __await__(self) -> Generator[Any, None, FakeAnswer]:
-        return self._answer().__await__()
+        return self.coroutine.__await__()
 
     async def _answer(self) -> FakeAnswer:
         await asyncio.sleep(self.session.headers_after_s)
@@ -67,7 +82,7 @@ class Posting:
         return self.session.answer
 
     async def __aenter__(self) -> FakeAnswer:
-        return await self._answer()
+        return await self.coroutine
 
     async def __aexit__(self, *_: object) -> None:
         self.session.answer.close()
@@ -103,7 +118,8 @@ def ask(f: Function) -> None:
         except Exception as e:
             if not session.calls:
                 raise Wrong(BLOCKING) from None
-            return type(e).__name__, e, now_s() - began_s
+            how = "TimeoutError" if isinstance(e, TimeoutError) else type(e).__name__
+            return how, e, now_s() - began_s
 
     async def in_time() -> None:
         session = FakeSession(1, 1)
@@ -138,6 +154,13 @@ def ask(f: Function) -> None:
             raise Wrong("connect_s limits nothing yet: aiohttp.ClientTimeout(..., sock_connect=connect_s).")
         if how_asked.get("allow_redirects") is not False:
             raise Wrong("A redirect is an answer, but aiohttp follows it, to any address: allow_redirects=False.")
+
+    async def empty() -> None:
+        session = FakeSession(1, 1)
+        session.answer.block = b""
+        how, got, _ = await asked(session)
+        if how != "returned" or not isinstance(got, tuple) or got[1] != b"":
+            raise Wrong("An engine's body can be empty. The first block is b'' then: return it with the answer.")
 
     async def too_late() -> None:
         for headers_s, block_s in ((900, 0), (4, 4), (1, 900)):
@@ -178,7 +201,7 @@ def ask(f: Function) -> None:
                 "(CancelledError is a BaseException, no Exception.)"
             )
 
-    for scene in (in_time, too_late, broken, cancelled):
+    for scene in (in_time, empty, too_late, broken, cancelled):
         play(f, scene)
 
 

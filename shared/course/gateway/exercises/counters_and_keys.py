@@ -111,6 +111,11 @@ def cut(make: Any, parts: list[bytes], size: int, end: str) -> None:
         block = whole[start : start + size]
         got = fed(events, block)
         seen += got or b""
+        if events.whole != (got or b""):
+            raise Wrong(
+                f"feed returned {short(got)}, but self.whole is {short(events.whole)}. It holds the events that became "
+                "whole with this block, or b''. The gateway sends what stands there, so older ones would go out twice."
+            )
         complete = [place for place, at in enumerate(ends) if at <= start + len(block)]
         if seen != whole[: ends[complete[-1]] if complete else 0]:
             raise Wrong(
@@ -130,9 +135,13 @@ def fed(events: Any, block: bytes) -> Any:
         raise Wrong(
             "A block may end in the middle of a character (é has two bytes): don't decode blocks, keep bytes."
         ) from None
-    except ValueError as e:
+    except json.JSONDecodeError as e:  # orjson's error is one, too
         raise Wrong(
             f"feed raised {type(e).__name__} for {short(block)}. Not every event is JSON: it must never raise."
+        ) from None
+    except ValueError as e:
+        raise Wrong(
+            f"feed raised {type(e).__name__} ({e}) for {short(block)}. A block may hold no end of an event, or several."
         ) from None
 
 
@@ -222,6 +231,11 @@ def find_key(f: Function) -> None:
         if got is not wanted:
             if isinstance(got, bool):
                 raise Wrong("Return the key itself (or None), since its name and its limits are needed.")
+            if got is None and True in compared:
+                raise Wrong(
+                    f"The key {wanted.name!r} was found, and then a later comparison overwrote it: change the variable "
+                    "only at a match."
+                )
             if got is None:
                 raise Wrong(f"The key {wanted.name!r} was not found: hash the token with hash_of(token, secret).")
             raise Wrong(f"The token is that of {wanted.name!r}; yours returned {short(got)}.")
@@ -238,9 +252,9 @@ def find_key(f: Function) -> None:
 
 
 @contextmanager
-def counted(names: dict[str, Any]) -> Iterator[list[int]]:
-    """Within the block, every comparison by compare_digest is counted, whether it is that of hmac or of secrets."""
-    calls: list[int] = []
+def counted(names: dict[str, Any]) -> Iterator[list[bool]]:
+    """The results of all comparisons by compare_digest within the block, whether it is that of hmac or of secrets."""
+    calls: list[bool] = []
 
     class Counted:
         def __init__(self, module: Any) -> None:
@@ -250,8 +264,8 @@ def counted(names: dict[str, Any]) -> Iterator[list[int]]:
             return getattr(self.module, name)
 
         def compare_digest(self, a: Any, b: Any) -> bool:
-            calls.append(1)
-            return hmac.compare_digest(a, b)
+            calls.append(hmac.compare_digest(a, b))
+            return calls[-1]
 
     before: dict[str, Any] = {name: names[name] for name in ("hmac", "secrets", "compare_digest") if name in names}
     for name, one in before.items():

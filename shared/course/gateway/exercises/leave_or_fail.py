@@ -19,7 +19,7 @@ def unless_client_leaves(f: Function) -> None:
 
         async def receive() -> dict[str, Any]:
             await asyncio.sleep(1 if rest else 10_000)
-            return {"type": rest.pop(0)}
+            return {"type": rest.pop(0) if rest else "http.disconnect"}
 
         return receive
 
@@ -89,6 +89,8 @@ def unless_client_leaves(f: Function) -> None:
         error = ValueError("broken")
         try:
             await f(work({}, 1, error), connection())
+        except BaseExceptionGroup:
+            raise Wrong("The work's own error must be raised. An asyncio.TaskGroup wraps it in a group.") from None
         except ValueError as e:
             if e is error:
                 if left_over():
@@ -109,6 +111,8 @@ def unless_client_leaves(f: Function) -> None:
             )
         if not task.cancelled():
             raise Wrong("When the function itself is cancelled, it must end with CancelledError.")
+        if left_over():
+            raise Wrong("The function itself was cancelled, and a task still listens to the connection. Cancel both.")
 
     for scene in (stays, completes, leaves, fails, ends_itself):
         play(f, scene)
@@ -208,9 +212,10 @@ def try_engines(f: Function) -> None:
         if raised is not nobody:
             raise Wrong(f"There was no engine from the start: that ApiError must be raised; yours: {raised!r}.")
         odd = ValueError("a bug")
-        raised, asked = await played([odd, None])
-        if raised is not odd or len(asked) != 1:
-            raise Wrong("Only EngineFailed is a reason to try again. Any other error must be raised at once.")
+        for outcomes in ([odd, None], [one, odd]):
+            raised, asked = await played(outcomes)
+            if raised is not odd or len(asked) != len(outcomes) - (None in outcomes):
+                raise Wrong("Only EngineFailed is a reason to try again. Any other error must be raised at once.")
 
     play(f, scene)
 

@@ -39,7 +39,7 @@ async def scene(f: Function, stream: Script) -> None:
     def for_client(block: bytes) -> bytes:
         if [one for what, one in log if what == "feed"][-1:] != [block]:
             raise Wrong("Call events.feed(block) first: events.for_client(block) needs what it has found.")
-        return next(out for _, one, _, out in stream if one == block)
+        return next((out for _, one, _, out in stream if one == block), b"")
 
     async def read() -> bytes:
         log.append(("read", b""))
@@ -114,6 +114,8 @@ def judge_times(came_s: list[float], firsts: list[float], gaps: list[float], arr
         return
     if not gaps:
         raise Wrong("between.observe was not called.")
+    if len(gaps) == len(wanted) + 1 and same(gaps[:-1], wanted):
+        raise Wrong("between.observe was called for the b'' at the stream's end, which is no block.")
     if len(gaps) > len(wanted):
         raise Wrong("between.observe was called for a block before or with the first text: there is no gap yet.")
     if same(gaps, [wanted[0], *(gap - SEND_S for gap in wanted[1:])]) or len(gaps) == len(wanted):

@@ -2,9 +2,9 @@
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from shared.course.exercise import Exercise, Function, Wrong, expect, same, short
+from shared.course.exercise import Exercise, Function, Wrong, same, short
 from shared.engines.published_flags import flags_of, published
 
 source = random.Random()
@@ -27,14 +27,21 @@ def outline_faults(f: Function) -> None:
         if name not in got:
             missing = "a flag that the builder doesn't have" if fault == BELONGS else "a flag without its value"
             raise Wrong(f"You found {len(got)} wrong flags in the outline's command. It has {missing} more.")
+        if got[name] not in (BELONGS, VALUE):
+            raise Wrong(
+                f"For {name} you answered {short(got[name])}. Two answers are possible: {BELONGS!r}, {VALUE!r}."
+            )
         if got[name] != fault:
             raise Wrong(f"{name} is wrong in another way: does the builder have it? You answered {short(got[name])}.")
+    if "-m" in got:
+        raise Wrong("-m is a flag of Python, which runs the builder. The flags of this exercise begin with two dashes.")
     if more := [name for name in got if name not in FAULTS]:
         raise Wrong(f"{more[0]} is not in the command.")
     build = "trtllm-build --checkpoint_dir ./checkpoint"
     others: tuple[tuple[str, dict[str, str], str], ...] = (
         (f"{build} --output_dir ./engine --use_fused_mlp enable", {}, "Judge the command that you are given"),
         (f"{build} --dtype bfloat16", {"--dtype": BELONGS}, "Don't return flags that the command hasn't got"),
+        (f"{build} --tp_size 2", {"--tp_size": BELONGS}, "Look each flag up in both programs"),
         ("trtllm-build --checkpoint_dir --output_dir ./engine", {"--checkpoint_dir": VALUE},
          "A value can be missing in the middle of a line, too"),
         (f"{build} --monitor_memory --output_dir ./engine", {}, "A flag that takes \"flag\" has no value"),
@@ -85,25 +92,37 @@ BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
 }
 
 
+TRAPS = (  # where a short way to the answer goes wrong
+    ([10, 22, 30, 40], 3, "The best two lengths need not contain the best single one, so look at whole choices."),
+    ([50, 50, 50, 50, 400, 1400], 2, "A large gap between lengths matters less than many prompts below it."),
+)
 FEW = "The prompts [70, 30, 70] have two lengths, and four engines may be built. At most `most` means: two are enough."
+
+
+def whole(got: Iterable[object]) -> list[int]:
+    """The student's lengths, in order. Raises Wrong unless they are whole numbers."""
+    try:
+        return sorted(int(one) for one in got)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise Wrong("Return a list of whole numbers: the lengths.") from None
+
+
+def chosen(f: Function, lengths: Sequence[int], most: int) -> list[int]:
+    got = f(list(lengths), most)
+    if got is None:
+        raise Wrong(f"Yours returned nothing for {short(sorted(lengths))} and {most} engines. Is `return` missing?")
+    return whole(got)
 
 
 def choose_buckets(f: Function) -> None:
     """Test on mixes of short chats and long documents. Any choice with the least padding is right."""
-    for _ in range(4):
-        most = source.choice((2, 3))
+    for most in (2, 3, source.choice((2, 3)), 1):
         chats = [source.randrange(20, 90) for _ in range(12)]
         middle = [source.randrange(300, 420) for _ in range(source.randrange(2, 5))]
         long = [source.randrange(1100, 1700) for _ in range(2)]  # with 1024, two mistakes would give the same
         lengths = chats + middle + long
         source.shuffle(lengths)
-        got, best = f(list(lengths), most), best_buckets(lengths, most)
-        if got is None:
-            expect(lambda *_: None, (lengths, most), best)
-        try:
-            buckets = sorted(int(one) for one in got)
-        except (TypeError, ValueError):
-            raise Wrong("Return a list of whole numbers: the lengths.") from None
+        buckets, best = chosen(f, lengths, most), best_buckets(lengths, most)
         if len(buckets) > most:
             raise Wrong(f"You chose {len(buckets)} lengths, but only {most} engines may be built.")
         if not buckets or max(buckets) < max(lengths):
@@ -115,13 +134,22 @@ def choose_buckets(f: Function) -> None:
                 or f"{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
                 f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
             )
+    for lengths, most, hint in TRAPS:
+        buckets, best = chosen(f, lengths, most), best_buckets(lengths, most)
+        if len(buckets) > most or padding(lengths, buckets) > padding(lengths, best):
+            raise Wrong(
+                f"{hint} For {lengths} and {most} engines, {short(buckets)} pads {padding(lengths, buckets):.0f} "
+                f"tokens, but {best} only {padding(lengths, best):.0f}."
+            )
     few = [70, 30, 70]
     try:
-        got = sorted({int(one) for one in f(list(few), 4)})
+        got = f(list(few), 4)
     except (ValueError, IndexError, TypeError) as e:
         raise Wrong(f"{FEW} (Yours raised {type(e).__name__}.)") from None
-    if padding(few, got) or len(got) > 4:
-        raise Wrong(f"{FEW} Yours returned {short(got)}.")
+    if got is None:
+        raise Wrong(f"{FEW} Yours returned nothing.")
+    if padding(few, buckets := whole(got)) or len(set(buckets)) > 4:
+        raise Wrong(f"{FEW} Yours returned {short(buckets)}.")
 
 
 EXERCISES = (

@@ -56,7 +56,8 @@ def flops(f: Function) -> None:
                 *right(*given)[:2],
                 parts(*given)["mlp"] * 2 / 3,
             ],
-            "Attention has two products: queries with keys, then weights with values.": lambda *given: [
+            "Attention is half of what it should be. It has two products, queries with keys, then weights with values, "
+            "and each multiplication comes with an addition.": lambda *given: [
                 right(*given)[0],
                 parts(*given)["pairs"] / 2,
                 right(*given)[2],
@@ -119,9 +120,8 @@ def overtakes(f: Function) -> None:
             "The MLP has three matrices, so it computes 6·hidden·mlp operations for a token.": lambda h, n, d, m: (
                 -(-2 * h * m // (n * d)) - 1
             ),
-            "Attention has two products for each pair: scores and the sum over values.": lambda h, n, d, m: (
-                -(-6 * h * m // (n * d)) - 1
-            ),
+            "Attention is half of what it should be. It has two products for each pair, scores and the sum over "
+            "values, and each multiplication comes with an addition.": lambda h, n, d, m: -(-6 * h * m // (n * d)) - 1,
             "Attention is as wide as heads × head_dim, which need not be `hidden`.": lambda h, n, d, m: 3 * m - 1,
             "One token more: in a prompt of this length the MLP still computes more.": lambda *given: right(*given) - 1,
             "That is one token too many: T·(T+1)/2 pairs are (T+1)/2 for each token.": lambda *given: right(*given) + 1,

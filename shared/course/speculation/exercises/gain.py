@@ -23,7 +23,8 @@ def expecting(f: Function) -> None:
         {
             "Each verification also adds a token of the target itself: after the accepted drafts comes the residual or "
             "the bonus token.": lambda a, k: tokens(a, k) - 1,
-            "That is one draft too few: the k-th draft is reached and accepted with probability α^k.": lambda a, k: (
+            "The term α^k is missing. With this probability all k drafts are accepted. The step then adds one token "
+            "more than after k − 1 accepted drafts and a rejection.": lambda a, k: (
                 tokens(a, k - 1)
             ),
             "That is one draft too many.": lambda a, k: tokens(a, k + 1),

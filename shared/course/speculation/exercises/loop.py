@@ -70,6 +70,8 @@ class Watched:
 
     def append(self, tokens: Sequence[int]) -> Array:
         given = [int(token) for token in tokens]
+        if self.drafts is None and self.room - len(self.text) == 1:
+            self.drafts, self.q = [], one_hot([], VOCABULARY)  # one token is missing, so no draft could be used
         if self.drafts is None:
             raise Wrong("Each pass needs its own drafts: call proposer.propose(tokens, k) before target.append.")
         self._check_cache()
@@ -80,8 +82,8 @@ class Watched:
             )
         if len(given) > len(self.drafts) + 1 and given == [*self.text, *self.drafts][-len(given) :]:
             raise Wrong(
-                "The pass computes the whole text again. The cache holds all of it but the newest token: append that "
-                "one and the drafts."
+                "The pass computes tokens again that the cache holds. It holds all of the text but the newest token: "
+                "append that one and the drafts."
             )
         if self.drafts and given == [self.text[-1]]:
             raise Wrong(
@@ -106,7 +108,7 @@ class Watched:
         if length < self.prompt_tokens - 1:
             raise Wrong(
                 f"Rolled back to {length}, the cache has lost a part of the prompt. `length` is the number of tokens "
-                "that stay, not of those that go."
+                "that stay, those of the prompt included, and not of those that go."
             )
         self.rolled_back = True
         self.target.roll_back(length)
@@ -157,6 +159,8 @@ class Watched:
         before = self.text[: len(self.text) - len(self.new)]
         if given == before:
             raise Wrong("The proposer gets the old text again. Add what verify returns to the tokens.")
+        if given == self.text[:-1] and not self.steps:
+            raise Wrong("The last token of the prompt is missing. It is not in the cache yet, but it is text.")
         if given == self.text[:-1]:
             raise Wrong(
                 "The last token that verify returned is missing in the text. verify returns the accepted drafts and "
@@ -232,12 +236,19 @@ def looking_up(f: Function) -> None:
     def asked(tokens: Sequence[int], k: int, longest: int) -> Any:
         got = f(tokens, k, longest)
         if got is None:
+            if found(tokens, k, longest):
+                raise Wrong(
+                    f"Yours returned nothing for {tokens}, whose last tokens occurred before. Is `return` missing?"
+                )
             raise Wrong("Yours returned nothing for a text without an earlier match. Return an empty list.")
         return [int(token) for token in got] if hasattr(got, "__iter__") else got
 
     asked.__name__ = f.__name__
     if asked([1, 2, 3, 4, 1, 2, 3], 2, 3) == [] and asked([5, 6, 5], 2, 3) == []:
-        raise Wrong("Nothing was found. The last tokens always match themselves: search only earlier places.")
+        raise Wrong(
+            "Nothing was found, although the last tokens occurred before. If yours compares them with themselves: "
+            "search only earlier places. A slice of a list equals only a list."
+        )
     expect_each(
         asked,
         inputs,

@@ -35,6 +35,12 @@ def refusal(f: Function) -> None:
         raise Wrong("A program of this machine (curl, Python) sends no Origin, and may use the server.")
     if not refused(host=ours, origin="https://evil.example", sec_fetch_site="cross-site", sec_fetch_mode="cors"):
         raise Wrong("A page of evil.example sent this, through its visitor's browser: look at Origin.")
+    posted = {"origin": "https://evil.example", "sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    if not refused(host=ours, **posted):
+        raise Wrong(
+            "A form of another page was posted, and it passed. The browser goes to the answer as to a link, so "
+            "the mode is `navigate` here, too. Origin names the other page: look at it first."
+        )
     if not refused(host=ours, origin="null"):
         raise Wrong("The Origin `null` passed. A page in a sandbox sends it, and that page is not ours.")
     for origin in (f"http://{ours}.evil.example", f"http://evil.example/?{ours}", f"http://127.0.0.1:{port + 1}"):
@@ -46,6 +52,8 @@ def refusal(f: Function) -> None:
                 f"Host: {host} passed. After DNS rebinding, Origin and Host agree, and neither is this server: look "
                 "whether the Host is one of `hosts`."
             )
+        if not refused(host=host, sec_fetch_site="none", sec_fetch_mode="navigate"):
+            raise Wrong(f"Host: {host} passed, because the mode is `navigate`. A wrong Host is always refused.")
         if not refused(host=host):
             raise Wrong(f"Host: {host} without an Origin passed: a page that was rebound sends no Origin with a GET.")
     if not refused():
@@ -87,9 +95,8 @@ def searched(history: Any) -> None:
         try:
             return list(history.search(words, *more))
         except sqlite3.Error as e:
-            raise Wrong(
-                f"The search for {words} failed ({e}). Quote each word: none of its characters is an operator."
-            ) from None
+            fix = "" if words.isalpha() else " Quote each word: none of its characters is an operator."
+            raise Wrong(f"The search for {words} failed ({e}).{fix}") from None
 
     def hits(words: str) -> set[int]:
         return {ids.index(one["id"]) for one in found(words)}
@@ -109,9 +116,16 @@ def searched(history: Any) -> None:
         found(words)
     if found("") or found("  ") or found("*"):
         raise Wrong("Without a word there is nothing to find.")
+    if not hits("landed zeppelin") and hits("in zurich"):
+        raise Wrong(
+            "Nothing was found for landed zeppelin, although a message has both words. Quotes around all words ask for "
+            "these words side by side: quote each for itself."
+        )
     if hits("zeppelin zurich") != {1}:
         both = "A message must have all of the words." if hits("zeppelin zurich") else "MATCH finds ü by u."
         raise Wrong(f"For zeppelin zurich only the second message is right. {both}")
+    if hits("zep zurich"):
+        raise Wrong("zep zurich found zeppelin. Only the last word may be unfinished.")
     if 1 not in hits("ZEPPE"):
         raise Wrong("The last word may be unfinished: ZEPPE finds zeppelin. In FTS5 a * after the word does that.")
     if hits("epp"):

@@ -3,7 +3,7 @@
 import random
 from itertools import product
 
-from shared.course.exercise import Exercise, Function, expect_each
+from shared.course.exercise import Exercise, Function, expect_each, whole_numbers
 
 SHAPES = (  # layers, heads, kv_heads, head_dim, bytes of a value
     (30, 9, 3, 64, 2),  # SmolLM2-135M
@@ -20,7 +20,7 @@ def largest_context(f: Function) -> None:
     free = [random.randrange(2**30, 16 * 2**30) for _ in range(2)]
     inputs = [(one, parallel, *shape) for one, parallel, shape in product(free, (1, 4), SHAPES)]
 
-    expect_each(f, inputs, right, {
+    expect_each(whole_numbers(f), inputs, right, {
         "Each token keeps a key and a value: two vectors per layer.":
             lambda free, p, n, h, k, d, b: free // (p * n * k * d * b),
         "Every one of the `parallel` seats has a context of its own.":

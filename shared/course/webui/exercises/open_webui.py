@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from shared.course.exercise import Exercise, Function, expect_each
+from shared.course.exercise import Exercise, Function, Wrong, expect_each
 
 VALUES = ("True", "False", "smollm2", "llama3.2", "Lab")
 TABLE = (  # default, first, in_page, now, copied, persistent: one input of each kind that tells two rules apart
@@ -11,7 +11,7 @@ TABLE = (  # default, first, in_page, now, copied, persistent: one input of each
     ("d", "f", "p", "n", True, True), ("d", None, "p", None, True, True), ("d", "f", "p", "n", True, False),
     ("d", "f", "p", None, True, False), ("d", "f", None, "n", True, False), ("d", "f", None, "n", False, True),
     ("d", "f", None, None, False, True), ("d", "", None, "n", True, True), ("d", "f", "", "n", True, True),
-    ("d", None, None, "", False, True),
+    ("d", None, None, "", False, True), ("d", "f", "p", "n", False, True), ("d", "f", "p", None, False, False),
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def in_force(f: Function) -> None:
             lambda d, f, p, n, c, k: (p or f or d) if c and k else (n or d),
         "A change in the page outlives the restart only in the database.":
             lambda d, f, p, n, c, k: given(p, f, d) if c and k else given(p, n, d),
+        "Not even a change in the page is kept for a setting that is not copied: the database does not have it.":
+            lambda d, f, p, n, c, k: given(p, f, d) if c and k else given(n, d) if c else given(p, n, d),
     })  # fmt: skip
 
 
@@ -73,6 +75,8 @@ def right_switched_off(shown: dict[str, Any]) -> list[str]:
 
 
 def switched_off(f: Function) -> None:
+    if isinstance(f(dict(SHOWN[0])), set | frozenset):
+        raise Wrong("Yours returned a set, which has no order. Return a list, builtin_tools before vision.")
     expect_each(f, [(shown,) for shown in SHOWN], right_switched_off, {
         "A model that has tools keeps them: look into `capabilities`.": lambda s: ["builtin_tools", "vision"],
         "That is the other way round: switch off what the model does not have.":

@@ -73,6 +73,7 @@ frame(); note("after flush");
 pace.flush(); note("empty flush");
 pace.add("f"); frame(); note("third");
 within = "h"; pace.add("g"); frame(); frame(); note("within");
+pace.flush(); note("rest");
 return log;
 """
 
@@ -153,6 +154,10 @@ def pacer(f: Function) -> None:
         raise Wrong("flush had rendered all, and the text was rendered once more: after flush nothing waits.")
     if calls["third"] != ["f"]:
         raise Wrong("After a flush nothing was rendered any more: flush cancels the frame, so forget that frame, too.")
+    if "".join(calls["within"]) == "g" and calls["rest"] == ["h"]:
+        raise Wrong(
+            "Text came while render ran, and no frame was asked for it: forget the frame before you call render."
+        )
     if "".join(calls["within"]) != "gh":
         raise Wrong("Text came while render ran, and was lost: empty the variable before you call render.")
 
