@@ -6,7 +6,8 @@
             ...  # the first use of any of them starts all of them
 
 vLLM and SGLang spend most of their start on Python's imports, in one process after the other. That keeps one core busy.
-So two of them start in little more time than one.
+So two of them start in little more time than one. llama.cpp starts within seconds, and its threads wait for each other
+in loops: several that start at the same moment slow each other down. So they start one after another.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from shared.hardware.machine import detect
 from shared.launch import launcher
 from shared.launch.running import Engine, PutOff
 
+SLOW_S = 10  # from so long a start on, several are started at the same moment
 Turns = Callable[[int], Iterator[tuple[int, Engine]]]  # rounds → (round from 1 on, engine) of every turn
 
 
@@ -75,6 +77,7 @@ class Starts:
     def __init__(self, engines: Sequence[PutOff]) -> None:
         self.own = [engine._start for engine in engines]
         self.names = {engine.spec.name for engine in engines}
+        self.at_once = max(1, sum(bool(one.spec.native and one.spec.native.startup_s >= SLOW_S) for one in engines))
         self.begun: list[Future[Engine]] = []
         for place, engine in enumerate(engines):
             engine._start = functools.partial(self.started, place)
@@ -82,7 +85,7 @@ class Starts:
     def started(self, place: int) -> Engine:
         """The engine at this place, once all starts have ended."""
         if not self.begun:
-            threads = ThreadPoolExecutor(len(self.own))
+            threads = ThreadPoolExecutor(self.at_once)
             self.begun = [threads.submit(start) for start in self.own]
             threads.shutdown(wait=False)  # each thread ends with its start
         wait(self.begun)
@@ -92,11 +95,12 @@ class Starts:
 
     def end(self, engines: Iterable[Engine]) -> None:
         """Stop these engines and all that has started here, and end what is still starting, as after Ctrl-C."""
-        while wait(self.begun, timeout=0.2).not_done:
+        begun = [one for one in self.begun if not one.cancel()]  # one that waits for the others never starts
+        while wait(begun, timeout=0.2).not_done:
             for engine in list(launcher._running.values()):
                 if engine.spec.name in self.names and not engine.startup_s:
                     engine.end()
-        for one in self.begun:
+        for one in begun:
             if not one.exception():
                 one.result().stop()
         for engine in engines:

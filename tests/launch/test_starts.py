@@ -149,13 +149,15 @@ def test_an_engine_that_was_taken_over_twice_is_not_paused_for_itself(model: Mod
                 assert post_json(engine.url + "/tokenize", {"content": "a word"}, 10)["tokens"]
 
 
-def test_ctrl_c_ends_the_starts(model: ModelChoice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engines are still loading, which takes vLLM half a minute."""
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_ctrl_c_ends_the_starts(model: ModelChoice, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """The engines are still loading, which takes vLLM half a minute. One that waits for the others doesn't start."""
     monkeypatch.setattr("shared.launch.launcher.get", lambda *_: None)  # never ready
+    monkeypatch.setattr("shared.launch.starts.SLOW_S", 0 if at_once == 2 else 100)
     plain, drafting = put_off(model), put_off(model, NGRAM)
 
     def interrupt() -> None:
-        while len(launcher._running) < 2:
+        while len(launcher._running) < at_once:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -164,4 +166,4 @@ def test_ctrl_c_ends_the_starts(model: ModelChoice, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt), together([plain, drafting]):
         _ = plain.url
     assert time.monotonic() - began < 60
-    assert [engine.alive for engine in launcher._running.values()] == [False, False]
+    assert [engine.alive for engine in launcher._running.values()] == [False] * at_once
