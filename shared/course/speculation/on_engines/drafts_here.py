@@ -33,7 +33,7 @@ class Sizes:
     """How much is measured."""
 
     rounds: int  # of each load of one user, who has one answer in a round
-    few_rounds: int  # of many users, who have an answer each
+    few_rounds: int  # of many users, who have an answer each; the median of two would follow one disturbed round
     further_rounds: int  # of one user with other questions, temperatures, or synthetic acceptance
     tokens: int  # of each answer
     lengths: tuple[int, ...]  # of drafts, k, on llama.cpp
@@ -48,7 +48,7 @@ class Sizes:
 # Both sizes have the lengths that later cells need: 2 for the few drafts, 3 as on vLLM and SGLang, and 8 for the open
 # task. So each draft's text is checked before its speed is measured.
 SIZES = {
-    "full": Sizes(8, 2, 5, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, 6, True),
+    "full": Sizes(8, 3, 5, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, 6, True),
     "quick": Sizes(1, 1, 1, 64, (2, 3, 8), (1, 4), (1, 4, 8), (1, 4), 100, 2, False),
 }
 
