@@ -1,4 +1,4 @@
-"""Exercises on the loop: draft, verify and roll back; and the n-gram proposal.
+"""The exercise `speculate`, the loop: draft, verify and roll back.
 
 The test of the loop gives it a target, a proposer and a `verify` that know what the text must be at each moment. So a
 mistake is found in the call in which it happens, not in a text that differs later.
@@ -6,11 +6,10 @@ mistake is found in the call in which it happens, not in a text that differs lat
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from shared.course.exercise import Exercise, Function, Wrong, expect, expect_each, short
+from shared.course.exercise import Exercise, Function, Wrong, short
 from shared.course.speculation.draft_and_verify import Array, one_hot
 from shared.course.speculation.exactness import ToyModel, ToyTarget
 
@@ -191,116 +190,13 @@ def speculating(f: Function) -> None:
             raise Wrong(f"verify returned the tokens {short(wanted)} in all; yours returned {short(answer)}.")
 
 
-def found(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
-    for n in range(min(longest, len(tokens) - 1), 0, -1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if tokens[start : start + n] == tokens[-n:]:
-                return list(tokens[start + n : start + n + k])
-    return []
-
-
-def search(
-    first: bool = False, shortest: bool = False, only: bool = False, shift: int = 0, limit: bool = True
-) -> Function:
-    """A look-up with one mistake."""
-
-    def run(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
-        most = min(longest, len(tokens) - 1)
-        lengths = list(range(1, most + 1) if shortest else range(most, 0, -1))
-        for n in [longest] if only else lengths:
-            starts = range(len(tokens) - n)
-            for start in starts if first else reversed(starts):
-                if tokens[start : start + n] == tokens[-n:]:
-                    begin = start + n + shift
-                    return list(tokens[max(0, begin) : begin + k if limit else len(tokens)])
-        return []
-
-    return run
-
-
-def looking_up(f: Function) -> None:
-    inputs: list[tuple[Any, ...]] = [
-        ([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], 3, 3),
-        ([1, 2, 3, 8, 8, 3, 9, 9, 1, 2, 3], 2, 3),  # the longest match is not the latest
-        ([1, 2, 3, 7, 7, 1, 2, 3, 8, 8, 1, 2, 3], 4, 3),  # twice: the later one
-        ([5, 3, 6, 6, 4, 3], 3, 3),  # only one token matches
-        ([1, 2, 3, 4], 3, 3),
-        ([4, 5, 4], 3, 3),  # fewer tokens follow than are asked for
-        ([2, 2, 2, 2], 3, 2),
-        ([7], 3, 3),
-        ([], 3, 3),
-        ([1, 2, 1], 0, 3),
-        ([8, 1, 2, 9, 3, 2, 5, 1, 2], 2, 1),  # longest: 1
-    ]
-
-    def asked(tokens: Sequence[int], k: int, longest: int) -> Any:
-        got = f(tokens, k, longest)
-        if got is None:
-            if found(tokens, k, longest):
-                raise Wrong(
-                    f"Yours returned nothing for {tokens}, whose last tokens occurred before. Is `return` missing?"
-                )
-            raise Wrong("Yours returned nothing for a text without an earlier match. Return an empty list.")
-        return [int(token) for token in got] if hasattr(got, "__iter__") else got
-
-    asked.__name__ = f.__name__
-    if asked([1, 2, 3, 4, 1, 2, 3], 2, 3) == [] and asked([5, 6, 5], 2, 3) == []:
-        raise Wrong(
-            "Nothing was found, although the last tokens occurred before. If yours compares them with themselves: "
-            "search only earlier places. A slice of a list equals only a list."
-        )
-    expect_each(
-        asked,
-        inputs,
-        found,
-        {
-            "Among several matches yours takes the first one. The latest is the likeliest to go on in the same way.": (
-                search(first=True)
-            ),
-            "A longer match knows more of the text: try `longest` tokens first, and fewer only if they don't occur.": (
-                search(shortest=True)
-            ),
-            "If the last `longest` tokens don't occur earlier, fewer of them may: try these too.": search(only=True),
-            "The draft begins with the matching tokens, which the text has already. Return what follows them.": (
-                lambda tokens, k, longest: matched(tokens, k, longest)
-            ),
-            "The draft begins one token too late.": search(shift=1),
-            "The draft begins one token too early: its first token is the last of the match.": search(shift=-1),
-            "Return at most k tokens.": search(limit=False),
-        },
-    )  # fmt: skip
-    source = random.Random()
-    for _ in range(20):
-        tokens = [source.randrange(3) for _ in range(source.randrange(2, 14))]
-        case = tokens, source.randrange(1, 5), source.randrange(1, 4)
-        expect(asked, case, found(*case))
-
-
-def matched(tokens: Sequence[int], k: int, longest: int) -> list[int]:
-    for n in range(min(longest, len(tokens) - 1), 0, -1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if tokens[start : start + n] == tokens[-n:]:
-                return list(tokens[start : start + k])
-    return []
-
-
-EXERCISES = (
-    Exercise(
-        "speculate", "ex-speculate", 3, 3, 20,
-        "Only the cache and the acceptance rule keep the text right. The proposer may guess what it likes.",
-        ("What does the cache hold when a step begins, and what must it hold when the next one begins?",
-         "Propose; one pass over the newest token and the drafts; verify; add what it returns; roll back to all tokens "
-         "but the newest.",
-         "drafts, q = proposer.propose(tokens, min(k, left - 1)), with `left` the tokens that are still missing.",
-         "target.roll_back(len(tokens) - 1)."),
-        speculating,
-    ),
-    Exercise(
-        "look_up", "ex-look-up", 2, 2, 12,
-        "This draft costs no pass at all, and where a text repeats itself it is often right.",
-        ("Where did the last tokens occur before? What came behind them then?",
-         "for n from `longest` down to 1, for each earlier place from the latest on: compare n tokens.",
-         "An earlier place starts at most at len(tokens) - n - 1. Return tokens[start + n : start + n + k]."),
-        looking_up,
-    ),
+EXERCISE = Exercise(
+    "speculate", "ex-speculate", 3, 3, 20,
+    "Only the cache and the acceptance rule keep the text right. The proposer may guess what it likes.",
+    ("What does the cache hold when a step begins, and what must it hold when the next one begins?",
+     "Propose; one pass over the newest token and the drafts; verify; add what it returns; roll back to all tokens "
+     "but the newest.",
+     "drafts, q = proposer.propose(tokens, min(k, left - 1)), with `left` the tokens that are still missing.",
+     "target.roll_back(len(tokens) - 1)."),
+    speculating,
 )  # fmt: skip
