@@ -28,9 +28,7 @@ SIZES = replace(drafts_here.SIZES["quick"], tokens=16, samples=12)
 @pytest.mark.parametrize("group", experiments.GROUPS)
 def test_questions_are_held_out_long_enough_and_asked_as_they_were_trained(group: str, model: ModelChoice) -> None:
     questions = experiments.questions_of(group, 64)
-    assert (
-        len(questions) == len(set(questions)) >= 32
-    )  # 16 users ask others in the second round; a third one repeats a few
+    assert len(questions) == len(set(questions)) >= 32  # for 16 users in two rounds; a third one repeats a few
     assert all(len(one) > 0 and "<|im_" not in one for one in questions)
     asked = list(islice(Questions(group, model, questions, first=2), 2))
     assert [one[-1]["content"] for one in asked] == list(questions[2:4])

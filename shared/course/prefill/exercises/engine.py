@@ -93,8 +93,8 @@ BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
 
 
 TRAPS = (  # where a short way to the answer goes wrong
-    ([10, 22, 30, 40], 3, "The best two lengths need not contain the best single one, so look at whole choices."),
-    ([50, 50, 50, 50, 400, 1400], 2, "A large gap between lengths matters less than many prompts below it."),
+    ([10, 22, 30, 40], 3, "The best two lengths need not contain the best single one, so look at whole choices. "),
+    ([50, 50, 50, 50, 400, 1400], 2, "A large gap between lengths matters less than many prompts below it. "),
 )
 FEW = "The prompts [70, 30, 70] have two lengths, and four engines may be built. At most `most` means: two are enough."
 
@@ -107,11 +107,23 @@ def whole(got: Iterable[object]) -> list[int]:
         raise Wrong("Return a list of whole numbers: the lengths.") from None
 
 
-def chosen(f: Function, lengths: Sequence[int], most: int) -> list[int]:
+def least_padding(f: Function, lengths: list[int], most: int, trap: str = "") -> None:
+    """Raise Wrong unless the student's choice pads least. `trap`: the hint for a mistake that is none of the usual."""
     got = f(list(lengths), most)
     if got is None:
         raise Wrong(f"Yours returned nothing for {short(sorted(lengths))} and {most} engines. Is `return` missing?")
-    return whole(got)
+    buckets, best = whole(got), best_buckets(lengths, most)
+    if len(buckets) > most:
+        raise Wrong(f"You chose {len(buckets)} lengths, but only {most} engines may be built.")
+    if not buckets or max(buckets) < max(lengths):
+        raise Wrong(f"A prompt of {max(lengths)} tokens fits none of your engines: the longest prompt needs one.")
+    if padding(lengths, buckets) > padding(lengths, best):
+        hint = next((h for h, mistake in BUCKET_MISTAKES.items() if same(buckets, mistake(lengths, most))), "")
+        raise Wrong(
+            hint
+            or f"{trap}{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
+            f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
+        )
 
 
 def choose_buckets(f: Function) -> None:
@@ -122,25 +134,9 @@ def choose_buckets(f: Function) -> None:
         long = [source.randrange(1100, 1700) for _ in range(2)]  # with 1024, two mistakes would give the same
         lengths = chats + middle + long
         source.shuffle(lengths)
-        buckets, best = chosen(f, lengths, most), best_buckets(lengths, most)
-        if len(buckets) > most:
-            raise Wrong(f"You chose {len(buckets)} lengths, but only {most} engines may be built.")
-        if not buckets or max(buckets) < max(lengths):
-            raise Wrong(f"A prompt of {max(lengths)} tokens fits none of your engines: the longest prompt needs one.")
-        if padding(lengths, buckets) > padding(lengths, best):
-            hint = next((h for h, mistake in BUCKET_MISTAKES.items() if same(buckets, mistake(lengths, most))), "")
-            raise Wrong(
-                hint
-                or f"{short(buckets)} pads {padding(lengths, buckets):.0f} tokens, but {short(best)} only "
-                f"{padding(lengths, best):.0f}: {short(sorted(lengths))} in {most} engines."
-            )
-    for lengths, most, hint in TRAPS:
-        buckets, best = chosen(f, lengths, most), best_buckets(lengths, most)
-        if len(buckets) > most or padding(lengths, buckets) > padding(lengths, best):
-            raise Wrong(
-                f"{hint} For {lengths} and {most} engines, {short(buckets)} pads {padding(lengths, buckets):.0f} "
-                f"tokens, but {best} only {padding(lengths, best):.0f}."
-            )
+        least_padding(f, lengths, most)
+    for lengths, most, trap in TRAPS:
+        least_padding(f, lengths, most, trap)
     few = [70, 30, 70]
     try:
         got = f(list(few), 4)

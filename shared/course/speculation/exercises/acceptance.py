@@ -250,7 +250,7 @@ def verifying(f: Function) -> None:
         p, q = np.array([row for row, _ in rows]), np.array([row for _, row in rows[:k]]).reshape(k, 4)
         # Drafts that the target likes less than the draft does, so that each may be rejected, and all be accepted.
         cases.append((p, q, [int((q[i] - p[i]).argmax()) for i in range(k)]))
-    followed = [outcomes(f, *case) for case in cases[:2]]  # without drafts, a mistake may be an error of the code
+    followed = [outcomes(f, *case) for case in cases[:2]]
     if not any(asked for _, asked in followed):
         raise Wrong(
             "Yours never asked `chance`. Use chance.happens(probability) to decide whether a draft is accepted, "
@@ -262,7 +262,7 @@ def verifying(f: Function) -> None:
         for hint, mistake in STEPS.items():
             if all(equal(found, outcomes(mistake, *case)[0]) for found, case in zip(got, cases, strict=False)):
                 raise Wrong(hint)
-    got.append(outcomes(f, *cases[2])[0])
+    got.append(outcomes(f, *cases[2])[0])  # last, because without drafts a mistake such as q[-1] raises an error
     for found, wanted, (_, _, drafts) in zip(got, right, cases, strict=True):
         for result in {*found, *wanted}:
             if not same(round(found.get(result, 0.0), 9), round(wanted.get(result, 0.0), 9)):

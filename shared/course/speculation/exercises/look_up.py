@@ -7,18 +7,15 @@ from typing import Any
 from shared.course.exercise import Exercise, Function, Wrong, expect, expect_each
 
 
-def found(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
-    for n in range(min(longest, len(tokens) - 1), 0, -1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if tokens[start : start + n] == tokens[-n:]:
-                return list(tokens[start + n : start + n + k])
-    return []
-
-
 def search(
-    first: bool = False, shortest: bool = False, only: bool = False, shift: int = 0, limit: bool = True
+    first: bool = False,
+    shortest: bool = False,
+    only: bool = False,
+    matched: bool = False,
+    shift: int = 0,
+    limit: bool = True,
 ) -> Function:
-    """A look-up with one mistake."""
+    """A look-up with these mistakes; without any it is right."""
 
     def run(tokens: Sequence[int], k: int, longest: int = 3) -> list[int]:
         most = min(longest, len(tokens) - 1)
@@ -27,11 +24,14 @@ def search(
             starts = range(len(tokens) - n)
             for start in starts if first else reversed(starts):
                 if tokens[start : start + n] == tokens[-n:]:
-                    begin = start + n + shift
+                    begin = start + (0 if matched else n) + shift
                     return list(tokens[max(0, begin) : begin + k if limit else len(tokens)])
         return []
 
     return run
+
+
+found = search()
 
 
 def looking_up(f: Function) -> None:
@@ -77,8 +77,8 @@ def looking_up(f: Function) -> None:
                 search(shortest=True)
             ),
             "If the last `longest` tokens don't occur earlier, fewer of them may: try these too.": search(only=True),
-            "The draft begins with the matching tokens, which the text has already. Return what follows them.": (
-                lambda tokens, k, longest: matched(tokens, k, longest)
+            "The draft begins with the matching tokens, which the text has already. Return what follows them.": search(
+                matched=True
             ),
             "The draft begins one token too late.": search(shift=1),
             "The draft begins one token too early: its first token is the last of the match.": search(shift=-1),
@@ -90,14 +90,6 @@ def looking_up(f: Function) -> None:
         tokens = [source.randrange(3) for _ in range(source.randrange(2, 14))]
         case = tokens, source.randrange(1, 5), source.randrange(1, 4)
         expect(asked, case, found(*case))
-
-
-def matched(tokens: Sequence[int], k: int, longest: int) -> list[int]:
-    for n in range(min(longest, len(tokens) - 1), 0, -1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if tokens[start : start + n] == tokens[-n:]:
-                return list(tokens[start : start + k])
-    return []
 
 
 EXERCISE = Exercise(
