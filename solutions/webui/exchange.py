@@ -3,7 +3,7 @@
 import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from webui.errors import WebError
 from webui.history import History, Row
@@ -11,6 +11,7 @@ from webui.parameters import Parameters
 from webui.settings import Settings
 
 ALL = 1_000_000
+MOST_QUESTION = 2**20  # characters
 CREATED = Field(default=None, ge=0, le=1e11)  # seconds since 1970
 HALF = "The chat was exported while this answer was written."
 
@@ -36,17 +37,23 @@ class Figures(Part):
 
 
 class FileMessage(Part):
-    """One message of an exported chat."""
+    """One message of an exported chat. An answer is as long as the engine made it; only the whole file has a limit."""
 
     role: Literal["user", "assistant"]
-    text: str = Field(max_length=2**20)
-    thinking: str = Field(default="", max_length=2**20)
+    text: str
+    thinking: str = ""
     target: str = Field(default="", max_length=300)
     state: Literal["running", "done", "stopped", "failed", "lost"] = "done"
-    note: str = Field(default="", max_length=10_000)
+    note: str = ""
     stats: Figures = Figures()
     created: float | None = CREATED
     parent: int | None = -1  # its place in the list, None for none; -1: the message before
+
+    @model_validator(mode="after")
+    def question_has_a_limit(self) -> "FileMessage":
+        if self.role == "user" and len(self.text) > MOST_QUESTION:
+            raise ValueError(f"A question of {len(self.text):,} characters is longer than {MOST_QUESTION:,}")
+        return self
 
 
 class FileChat(Part):

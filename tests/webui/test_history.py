@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.webui import Scripted, WebUI, running
+from tests.helpers.webui import LAST, Scripted, WebUI, line, running, said
 
 
 def file_of(*texts: str, **more: Any) -> dict[str, Any]:
@@ -117,6 +117,16 @@ def test_an_answer_that_is_exported_while_it_is_written_is_marked(ui: WebUI, scr
     assert "exported" in message["note"]
 
 
+def test_an_export_with_a_very_long_answer_can_be_imported(ui: WebUI, scripted: Scripted) -> None:
+    """A question has a limit, an answer has none: an engine without a limit of tokens may write for hours."""
+    scripted.blocks = [said("x" * 2**18)] * 5 + [line(LAST)]
+    message = ui.whole(ui.ask(chat := ui.new_chat(), "Talk."))
+    file = ui.client.get(f"/api/export?chat={chat}").json()
+    ui.api("POST", "/api/import", file)
+    [lane] = ui.api("GET", f"/api/chats/{newest(ui)}")["lanes"]
+    assert lane["messages"][-1]["text"] == message["text"] == "x" * (5 * 2**18)
+
+
 def test_markdown_is_for_reading(ui: WebUI, scripted: Scripted) -> None:
     chat = ui.new_chat(system="Be kind.")
     ui.whole(ui.ask(chat, "A *question*"))
@@ -132,7 +142,7 @@ WRONG: dict[str, Any] = {
         "format": "inference-labs-webui/1",
         "chats": [{"title": "x", "messages": [{"role": "system", "text": "x"}]}],
     },
-    "a long text": file_of("x" * (2**20 + 1)),
+    "a long question": file_of("x" * (2**20 + 1)),
     "a wrong parameter": file_of("x", parameters={"temperature": 99}),
     "a parent that comes later": file_of("x", messages=[{"role": "user", "text": "x", "parent": 0}]),
     "a last message that is not there": file_of("x", leaf=1),
