@@ -91,8 +91,9 @@ async def pass_on(
 
     Each block goes through `events.feed(block)`; what `events.for_client(block)` returns is sent, unless it is empty.
     `first_token` observes the time since `arrived_s` once: when the first text has come, which need not be in the first
-    block. For each later block, `between` observes the time since the block before it. Take these times with
-    time.perf_counter() when a block comes, before the client gets it.
+    block. For each block after the one with the first text, `between` observes the time since the block before it.
+    Take these times with time.perf_counter() when a block comes, before the client gets it. What `read` or `send`
+    raises is raised here, too.
     """
     # TODO: pass_on: for each block take the time, feed, observe, send; then read the next
     raise NotImplementedError("relay: pass_on: for each block take the time, feed, observe, send; then read the next")

@@ -77,11 +77,9 @@ class Checker:
         given = attempts.read_attempts(self.lab.number).get(exercise.function, attempts.FRESH)["hints"]
         number = min(given + 1, len(exercise.hints))
         attempts.add_attempt(self.lab.number, exercise.function, hints=1)
-        rest = (
-            ""
-            if number < len(exercise.hints)
-            else f" (This is the last hint. check.reveal({exercise.function}) shows the solution.)"
-        )
+        name = f'"{exercise.function}"' if exercise.file else exercise.function
+        last = number == len(exercise.hints)
+        rest = f" (This is the last hint. check.reveal({name}) shows the solution.)" if last else ""
         return Feedback("hint", f"{number} of {len(exercise.hints)}: {exercise.hints[number - 1]}{rest}")
 
     def reveal(self, function: Function | str) -> Feedback:

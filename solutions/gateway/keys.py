@@ -71,7 +71,7 @@ def hash_of(token: str, secret: bytes) -> str:
 
 
 def find_key(token: str, keys: Iterable[Key], secret: bytes) -> Key | None:
-    """The key with this text, or None.
+    """The key whose hash is that of `token`, or None.
 
     The time that this takes must tell a caller nothing: neither which key matched, nor how much of a hash was right.
     """
@@ -94,7 +94,8 @@ class Bucket:
     def take(self) -> float:
         """Take one token. Returns 0.0, or the seconds until there is a whole one: a client gets them as Retry-After.
 
-        Nothing refills the bucket meanwhile: the level is brought up to date here, and never exceeds `burst`.
+        Nothing refills the bucket meanwhile: the level is brought up to date here, by `self.clock()`, and never exceeds
+        `burst`.
         """
         # BEGIN SOLUTION: take: bring the level up to date, then take one or compute the wait
         now_s = self.clock()

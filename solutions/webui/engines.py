@@ -103,7 +103,7 @@ class Engines:
                     for line in whole_lines(rest + b"\n")[0]:
                         yield line
                 finally:
-                    response.close()  # release() would read an unread answer to its end
+                    response.close()  # an engine stops when its client has gone
         except (aiohttp.ClientError, OSError) as e:
             raise unreachable(engine, url.partition("/v1/")[0].partition("/api/")[0], e) from None
 
@@ -123,7 +123,9 @@ class Engines:
 
 
 def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """The lines that are whole, without empty ones, and what is left: the beginning of a line that is not whole yet.
+    """The lines that are whole, and what is left: the beginning of a line that is not whole yet.
+
+    A line with nothing but spaces, or with nothing at all, is left out.
 
     The network cuts a stream anywhere, also in the middle of a UTF-8 character. So lines are cut as bytes.
     """

@@ -1,9 +1,10 @@
 """Who may talk to this server: its own page, and programs on this machine. No other web page may.
 
-A page of another origin can send requests to 127.0.0.1 from its visitor's browser. Two checks stop it:
+A page of another origin can send requests to 127.0.0.1 from its visitor's browser. Three checks stop it:
 - Origin: a browser names the page that sends a request. It must be ours.
 - Host: with DNS rebinding, evil.example resolves to 127.0.0.1 and the browser takes its page and our server for one
   origin. The Host header still reads evil.example.
+- Sec-Fetch-Site: a page gets an image or a script without an Origin. The browser marks such a request as cross-site.
 """
 
 from collections.abc import Iterable
@@ -39,7 +40,9 @@ def own_hosts(port: int) -> set[str]:
 def refusal(headers: Headers, hosts: Iterable[str]) -> WebError | None:
     """Why a request is refused: a WebError with status 403. None if the request may pass.
 
-    hosts: every Host header that names this server, with its port.
+    hosts: every Host header that names this server, with its port. Of the requests without an Origin, those with the
+    header sec-fetch-site: cross-site are refused, unless sec-fetch-mode is `navigate`: a link on another page may open
+    ours.
     """
     # BEGIN SOLUTION: refuse a foreign Host, a foreign Origin, and what the browser calls cross-site
     host, origin = headers.get("host", ""), headers.get("origin")

@@ -164,7 +164,8 @@ class History:
     def search(self, words: str, limit: int = 50) -> list[Row]:
         """Messages with all these words (the last may be unfinished), best first.
 
-        The FTS5 table `words` holds the texts. Its rowid is the id of a message.
+        The FTS5 table `words` holds the texts. Its rowid is the id of a message. If `words` holds no word, nothing is
+        found.
 
         A row has the message's id, role and created; its chat, that chat's title, and `opens`, the chat that the page
         shows (the left one of a pair); and a snippet of about 16 words, in which \\x01 and \\x02 enclose a hit.

@@ -32,7 +32,10 @@ def test_safetensors_and_gguf_hold_the_same_numbers(model: ModelChoice) -> None:
         same(f"{here}.self_attn.q_proj.weight", f"{there}.attn_q.weight", heads=9)
         same(f"{here}.self_attn.k_proj.weight", f"{there}.attn_k.weight", heads=3)
         same(f"{here}.self_attn.v_proj.weight", f"{there}.attn_v.weight")
-        same(f"{here}.mlp.down_proj.weight", f"{there}.ffn_down.weight")
+        same(f"{here}.self_attn.o_proj.weight", f"{there}.attn_output.weight")
+        same(f"{here}.post_attention_layernorm.weight", f"{there}.ffn_norm.weight")
+        for name in ("gate", "up", "down"):
+            same(f"{here}.mlp.{name}_proj.weight", f"{there}.ffn_{name}.weight")
 
 
 def test_sizes_follow_from_the_shape(model: ModelChoice) -> None:

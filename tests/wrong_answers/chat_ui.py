@@ -16,6 +16,21 @@ def splits_lines(data: bytes) -> tuple[list[bytes], bytes]:
     return [line for line in data.splitlines() if line.strip()], b""
 
 
+def splits_at_returns(data: bytes) -> tuple[list[bytes], bytes]:
+    end = data.rfind(b"\n") + 1
+    return [line for line in data[:end].splitlines() if line.strip()], data[end:]
+
+
+def keeps_newlines(data: bytes) -> tuple[list[bytes], bytes]:
+    end = data.rfind(b"\n") + 1
+    return [line + b"\n" for line in data[:end].split(b"\n") if line.strip()], data[end:]
+
+
+def drops_half_characters(data: bytes) -> tuple[list[bytes], bytes]:
+    *whole, rest = data.decode(errors="ignore").split("\n")
+    return [line.encode() for line in whole if line.strip()], rest.encode()
+
+
 def as_text(data: bytes) -> Any:
     *whole, rest = data.decode(errors="replace").split("\n")
     return [line for line in whole if line.strip()], rest
@@ -54,6 +69,13 @@ def state_only(self: Any, note: str = "") -> None:
     if self.state == "running":
         self.note, self.state = note, "stopped"
         self.tell()
+
+
+def stop_without_task(self: Any, note: str = "") -> None:
+    if self.task and self.state == "running":
+        self.note = note
+        self.task.cancel()
+        self.task = None
 
 
 def stop_without_note(self: Any, note: str = "") -> None:
@@ -288,6 +310,17 @@ def links_to_any_host(headers: Any, hosts: Iterable[str]) -> Any:
     return refusal_otherwise(headers, hosts)
 
 
+def part_of_the_host(headers: Any, hosts: Iterable[str]) -> Any:
+    host = headers.get("host", "")
+    if not any(host.startswith(one) for one in hosts):
+        return refused()
+    return refusal_otherwise(headers, [*hosts, host]) if "origin" not in headers else refusal_otherwise(headers, hosts)
+
+
+def another_status(headers: Any, hosts: Iterable[str]) -> Any:
+    return WebError(400, "No.", "Go.") if refusal_otherwise(headers, hosts) else None
+
+
 def says_false(headers: Any, hosts: Iterable[str]) -> Any:
     return no_fetch_site(headers, hosts) is None
 
@@ -342,6 +375,24 @@ def search_unmarked(self: Any, words: str, limit: int = 50) -> list[Row]:
 
 def search_unordered(self: Any, words: str, limit: int = 50) -> list[Row]:
     return matched(self, quoted(words) + "*", limit, order="messages.id") if quoted(words) else []
+
+
+def search_newest(self: Any, words: str, limit: int = 50) -> list[Row]:
+    return matched(self, quoted(words) + "*", limit, order="messages.created DESC") if quoted(words) else []
+
+
+def search_with_the_chats_time(self: Any, words: str, limit: int = 50) -> list[Row]:
+    times = {one["id"]: one["created"] for one in self.rows("SELECT id, created FROM chats")}
+    return [{**one, "created": times[one["chat"]]} for one in search_otherwise(self, words, limit)]
+
+
+def search_without_words(self: Any, words: str, limit: int = 50) -> list[Row]:
+    parts = [part.replace('"', '""') for part in words.split()]
+    return matched(self, " ".join(f'"{part}"' for part in parts) + "*", limit)
+
+
+def search_single_quotes(self: Any, words: str, limit: int = 50) -> list[Row]:
+    return matched(self, " ".join(f'"{part}"' for part in words.split()) + "*", limit)
 
 
 def search_everything(self: Any, words: str, limit: int = 50) -> list[Row]:
@@ -407,6 +458,9 @@ def module(name: str, *wrong: tuple[str, str]) -> list[tuple[str, Any]]:
 ANSWERS = {
     "whole_lines": [
         ("is not whole", splits_lines),
+        ("splitlines() ends a line at", splits_at_returns),
+        ("Yours keeps it", keeps_newlines),
+        ("Don't decode it", drops_half_characters),
         ("Lines stay bytes", as_text),
         ("leave it out", with_empty),
         ("would be lost", drops_rest),
@@ -416,6 +470,7 @@ ANSWERS = {
     ],
     "stop": [
         ("The engine goes on", state_only),
+        ("self.task must stay", stop_without_task),
         ("The note was lost", stop_without_note),
         ("comes after the end", stop_always),
         ("so look at the state", stop_while_it_is_saved),
@@ -464,6 +519,8 @@ ANSWERS = {
         ("A link on another page", no_links),
         ("A form of another page", links_first),
         ("because the mode is `navigate`", links_to_any_host),
+        ("The whole Host must be one of", part_of_the_host),
+        ("with status 400", another_status),
         ("Return a WebError", says_false),
     ],
     "search": [
@@ -472,6 +529,10 @@ ANSWERS = {
         ("may be unfinished", search_whole_words),
         ("enclosed by", search_unmarked),
         ("ORDER BY rank", search_unordered),
+        ("ORDER BY rank", search_newest),
+        ("the message's own time", search_with_the_chats_time),
+        ("nothing to search", search_without_words),
+        ("must be doubled", search_single_quotes),
         ("nothing to find", search_everything),
         ("the most rows", search_unlimited),
         ("none of a pair", search_pairs_only),

@@ -1,6 +1,7 @@
 """Lab 3.3.5."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import secrets
@@ -168,6 +169,20 @@ async def ask_otherwise(
 
 Read = Callable[[], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
+
+
+async def swallows_errors(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    with contextlib.suppress(Exception):
+        await pass_on_otherwise(block, read, send, events, arrived_s, first_token, between)
+
+
+async def swallows_its_end(
+    block: bytes, read: Read, send: Send, events: Any, arrived_s: float, first_token: Any, between: Any
+) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await pass_on_otherwise(block, read, send, events, arrived_s, first_token, between)
 
 
 async def all_at_the_end(
@@ -583,6 +598,17 @@ def by_text(self: Any, block: bytes) -> bytes:
     return bytes(self.whole)
 
 
+def half_characters_lost(self: Any, block: bytes) -> bytes:
+    return feed_otherwise(self, block.decode(errors="ignore").encode())
+
+
+def done_again(self: Any, block: bytes) -> bytes:
+    whole = feed_otherwise(self, block)
+    for event in EVENT.findall(whole):
+        self.done = data_of(event) == b"[DONE]"
+    return whole
+
+
 def look_into(self: Any) -> None:
     for event in EVENT.findall(self.whole):
         if data_of(event) == b"[DONE]":
@@ -844,6 +870,35 @@ async def the_first_failure(attempt: Attempt, has_begun: Callable[[], bool], dea
             raise failure or e from None
 
 
+async def three_times(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    tried: frozenset[Any] = frozenset()
+    failure = None
+    for _ in range(3):
+        try:
+            await attempt(tried)
+            break
+        except EngineFailed as e:
+            if has_begun() or time.monotonic() >= deadline_s:
+                raise
+            failure, tried = e, tried | {e.engine}
+        except ApiError as e:
+            raise failure or e from None
+
+
+async def not_if_busy(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
+    tried: frozenset[Any] = frozenset()
+    failure = None
+    while True:
+        try:
+            return await attempt(tried)
+        except EngineFailed as e:
+            if has_begun() or e.status < 500 or time.monotonic() >= deadline_s:
+                raise
+            failure, tried = e, tried | {e.engine}
+        except ApiError as e:
+            raise failure or e from None
+
+
 async def try_otherwise(attempt: Attempt, has_begun: Callable[[], bool], deadline_s: float) -> None:
     failures: list[Any] = []
     while not failures or (not has_begun() and time.monotonic() < deadline_s):
@@ -858,6 +913,36 @@ async def try_otherwise(attempt: Attempt, has_begun: Callable[[], bool], deadlin
         else:
             return
     raise failures[-1]
+
+
+def own_clock(self: Any) -> float:
+    now = time.perf_counter()
+    self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
+    self.at_s = now
+    if self.level < 1:
+        return float((1 - self.level) / self.rate_per_s)
+    self.level -= 1
+    return 0.0
+
+
+def half_a_token(self: Any) -> float:
+    now = self.clock()
+    self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
+    self.at_s = now
+    if self.level > 0:
+        self.level -= 1
+        return 0.0
+    return float((1 - self.level) / self.rate_per_s)
+
+
+def whole_wait(self: Any) -> float:
+    now = self.clock()
+    self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
+    self.at_s = now
+    if self.level < 1:
+        return float(1 / self.rate_per_s)
+    self.level -= 1
+    return 0.0
 
 
 def no_ceiling(self: Any) -> float:
@@ -1008,7 +1093,9 @@ ANSWERS = {
         ("had only a role", role_is_first),
         ("contains the time of sending", after_sending),
         ("not after sending", gaps_after_sending),
-        ("there is no gap yet", every_gap),
+        ("behind the block with the first text", every_gap),
+        ("broke the connection, and yours swallowed it", swallows_errors),
+        ("swallowed the CancelledError", swallows_its_end),
         ("at the stream's end", gap_at_the_end),
         ("the clock of the day", by_the_clock_of_the_day),
         ("The first block may have text already", only_a_role_expected),
@@ -1030,6 +1117,8 @@ ANSWERS = {
     "feed": [
         ("arrives in pieces", no_rest),
         ("keep bytes", by_text),
+        ("no longer the stream's bytes", half_characters_lost),
+        ("has reset `done`", done_again),
         ("(Lines end with '\\r\\n' here.)", only_newlines),
         ("too early", done_in_text),
         ("data:[DONE] has no space", done_with_a_space),
@@ -1050,6 +1139,8 @@ ANSWERS = {
         ("forgot one", only_the_last),
         ("gets a frozenset", a_set_that_grows),
         ("a third would have answered", only_once_more),
+        ("a seventh would have answered", three_times),
+        ("whatever its status", not_if_busy),
         ("the failure of the last one", the_first_failure),
         ("why the engine failed", no_second_one),
         ("Any other error must be raised at once", any_error),
@@ -1060,6 +1151,9 @@ ANSWERS = {
         ("refused request took a token", takes_anyway),
         ("the request got in", never_refused),
         ("keep fractions", whole_tokens),
+        ("another clock", own_clock),
+        ("needs a whole one", half_a_token),
+        ("does the wait count them", whole_wait),
         ("counted twice", counted_twice),
         ("after 0.5 s", per_minute),
         ("three tokens at once", true_or_false),

@@ -98,6 +98,18 @@ def softened(p: Array, q: Array) -> Any:
     return np.exp(p - q) / np.exp(p - q).sum()
 
 
+def negative_normalised(p: Array, q: Array) -> Any:
+    with np.errstate(all="ignore"):
+        return (p - q) / (p - q).sum()
+
+
+def zero_by_zero(p: Array, q: Array) -> Any:
+    """p less what accepted drafts supply: q times the probability of exercise 3.1. It needs q above 0."""
+    with np.errstate(all="ignore"):
+        missing = p - q * np.minimum(1, p / q)
+        return missing / missing.sum()
+
+
 def in_place(p: Array, q: Array) -> Any:
     p -= q
     p[p < 0] = 0
@@ -199,6 +211,62 @@ def swapped(p: Array, q: Array, drafts: Any, accept: Function, residual: Functio
     return [*drafts, chance.pick(p[-1])]
 
 
+def replaced_and_on(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    new = []
+    for i, token in enumerate(drafts):
+        new.append(token if chance.happens(accept(p[i], q[i], token)) else chance.pick(residual(p[i], q[i])))
+    return [*new, chance.pick(p[-1])]
+
+
+def bonus_always(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    new = []
+    for i, token in enumerate(drafts):
+        if not chance.happens(accept(p[i], q[i], token)):
+            new.append(chance.pick(residual(p[i], q[i])))
+            break
+        new.append(token)
+    return [*new, chance.pick(p[-1])]
+
+
+def from_a_half(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    for i, token in enumerate(drafts):
+        if accept(p[i], q[i], token) < 0.5:
+            return [*drafts[:i], chance.pick(residual(p[i], q[i]))]
+    return [*drafts, chance.pick(p[-1])]
+
+
+def residual_swapped(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    for i, token in enumerate(drafts):
+        if not chance.happens(accept(p[i], q[i], token)):
+            return [*drafts[:i], chance.pick(residual(q[i], p[i]))]
+    return [*drafts, chance.pick(p[-1])]
+
+
+def an_array(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> Any:
+    return np.array(verify_otherwise(p, q, drafts, accept, residual, chance))
+
+
+def drafts_rewritten(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    for i, token in enumerate(drafts):
+        if not chance.happens(accept(p[i], q[i], token)):
+            drafts[i:] = [chance.pick(residual(p[i], q[i]))]
+            return list(drafts)
+    return [*drafts, chance.pick(p[-1])]
+
+
+def array_rewritten(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    new = verify_otherwise(p, q, drafts, accept, residual, chance)
+    p[0] = 0
+    return new
+
+
+def half_own_dice(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
+    for i, token in enumerate(drafts):
+        if random.random() > accept(p[i], q[i], token):
+            return [*drafts[:i], chance.pick(residual(p[i], q[i]))]
+    return [*drafts, chance.pick(p[-1])]
+
+
 def own_dice(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
     for i, token in enumerate(drafts):
         if random.random() > accept(p[i], q[i], token):
@@ -233,6 +301,52 @@ def rolled_to(offset: int, name: str) -> Function:
 
 
 one_too_many, one_too_few = rolled_to(1, "one_too_many"), rolled_to(-1, "one_too_few")
+
+
+def rolled_back_first(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens = list(prompt)
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1))
+        p = target.append([tokens[-1], *drafts])
+        target.roll_back(len(tokens) - 1)
+        tokens += verify(p, q, drafts)
+    return tokens[len(prompt) :]
+
+
+def prompt_again(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    target.append(prompt[:-1])
+    return speculate_otherwise(target, proposer, verify, prompt, max_tokens, k)
+
+
+def rows_exchanged(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens = list(prompt)
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1))
+        tokens += verify(q, target.append([tokens[-1], *drafts]), drafts)
+        target.roll_back(len(tokens) - 1)
+    return tokens[len(prompt) :]
+
+
+def not_asked_for_none(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
+    tokens = list(prompt)
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1)) if left > 1 else ([], [])
+        tokens += verify(target.append([tokens[-1], *drafts]), q, drafts)
+        target.roll_back(len(tokens) - 1)
+    return tokens[len(prompt) :]
+
+
+def computes_the_last_step_again(
+    target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int
+) -> list[int]:
+    tokens, cached = list(prompt), len(prompt) - 1
+    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
+        drafts, q = proposer.propose(tokens, min(k, left - 1))
+        p = target.append(tokens[cached:] + drafts)[-len(drafts) - 1 :]
+        cached = len(tokens)
+        tokens += verify(p, q, drafts)
+        target.roll_back(cached)
+    return tokens[len(prompt) :]
 
 
 def counts_what_goes(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
@@ -508,6 +622,8 @@ ANSWERS = {
     "residual": [
         ("don't sum to 1", not_normalised),
         ("Some values are negative", negative),
+        ("Some values are negative", negative_normalised),
+        ("divides 0 by 0", zero_by_zero),
         ("upside down", exchanged),
         ("That is the target's own distribution", target_again),
         ("That is greedy", greedy),
@@ -534,6 +650,14 @@ ANSWERS = {
         ("compared with row i + 1", row_behind),
         ("when chance decides against it", negated),
         ("p and q are exchanged", swapped),
+        ("goes on with the next one", replaced_and_on),
+        ("bonus token after a rejection, too", bonus_always),
+        ("at least one half", from_a_half),
+        ("in the call of residual", residual_swapped),
+        ("Return a list", an_array),
+        ("changed the list of drafts", drafts_rewritten),
+        ("wrote into p or q", array_rewritten),
+        ("something else than `chance`", half_own_dice),
         ("never asked `chance`", own_dice),
         ("returned nothing", no_return),
     ],
@@ -541,6 +665,11 @@ ANSWERS = {
         ("Stale entries", no_roll_back),
         ("one entry too many", one_too_many),
         ("Roll back less far", one_too_few),
+        ("rolls back before verify", rolled_back_first),
+        ("don't add them again", prompt_again),
+        ("exchanged in the call of verify", rows_exchanged),
+        ("also without drafts", not_asked_for_none),
+        ("Roll back less far", computes_the_last_step_again),
         ("not of those that go", counts_what_goes),
         ("one entry too many", beyond_the_cache),
         ("the answer would become too long", too_long),
@@ -611,9 +740,8 @@ def residual_otherwise(p: Array, q: Array) -> Any:
 
 
 def residual_as_the_text_puts_it(p: Array, q: Array) -> Any:
-    """p less what accepted drafts supply: q times the probability of exercise 3.1."""
-    with np.errstate(divide="ignore"):
-        missing = p - q * np.minimum(1, p / q)
+    """p less what accepted drafts supply: q times the probability of exercise 3.1, without a division."""
+    missing = p - np.minimum(q, p)
     return missing / missing.sum()
 
 

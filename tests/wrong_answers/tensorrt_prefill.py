@@ -40,6 +40,31 @@ def flops_one_product(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: i
     return [2 * t * hidden * dim * (2 * heads + 2 * kv), heads * dim * t * (t + 1), 6 * t * hidden * mlp]
 
 
+def flops_half_square(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), 2 * heads * dim * t**2, 6 * t * hidden * mlp]
+
+
+def flops_without_itself(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), 2 * heads * dim * t * (t - 1), 6 * t * hidden * mlp]
+
+
+def flops_hidden_wide(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), 2 * hidden * t * (t + 1), 6 * t * hidden * mlp]
+
+
+def flops_square_output(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    projections = 2 * t * hidden * (dim * (heads + 2 * kv) + hidden)
+    return [projections, 2 * heads * dim * t * (t + 1), 6 * t * hidden * mlp]
+
+
+def flops_half_projections(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [t * hidden * dim * (2 * heads + 2 * kv), 2 * heads * dim * t * (t + 1), 6 * t * hidden * mlp]
+
+
+def flops_half_mlp(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> list[float]:
+    return [2 * t * hidden * dim * (2 * heads + 2 * kv), 2 * heads * dim * t * (t + 1), 3 * t * hidden * mlp]
+
+
 def flops_otherwise(t: int, hidden: int, heads: int, kv: int, dim: int, mlp: int) -> tuple[float, ...]:
     attention = sum(4 * heads * dim * place for place in range(1, t + 1))
     return 2 * t * (2 * hidden * heads * dim + 2 * hidden * kv * dim), attention, 2 * t * (3 * hidden * mlp)
@@ -144,6 +169,14 @@ def ttft_added(lengths: list[int], ttft: list[float], queue: list[float]) -> lis
     return ttft_otherwise(lengths, [a + 2 * b for a, b in zip(ttft, queue, strict=True)], queue)
 
 
+def ttft_whole_lstsq(lengths: list[int], ttft: list[float], queue: list[float]) -> Any:
+    return np.linalg.lstsq(np.vander(np.array(lengths, float), 3, True), np.array(ttft) - np.array(queue), rcond=None)
+
+
+def ttft_two(lengths: list[int], ttft: list[float], queue: list[float]) -> Any:
+    return list(ttft_line(lengths, ttft, queue))[:2]
+
+
 def ttft_otherwise(lengths: list[int], ttft: list[float], queue: list[float]) -> list[float]:
     found = np.polynomial.Polynomial.fit(lengths, np.array(ttft) - np.array(queue), 2).convert().coef
     return [float(one) for one in found]
@@ -210,6 +243,13 @@ def faults_by_name(command: str, builder: Flags, converter: Flags) -> dict[str, 
 
 def faults_without_dashes(command: str, builder: dict[str, Any], converter: dict[str, Any]) -> dict[str, str]:
     return {name.lstrip("-"): fault for name, fault in faults_otherwise(command, builder, converter).items()}
+
+
+def faults_not_before_another(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
+    found = faults_otherwise(command, builder, converter)
+    following = dict(itertools.pairwise(command.split()))
+    unseen = {one for one, behind in following.items() if behind in converter.keys() - builder.keys()}
+    return {name: fault for name, fault in found.items() if fault == BELONGS or name not in unseen}
 
 
 def faults_otherwise(command: str, builder: Flags, converter: Flags) -> dict[str, str]:
@@ -310,6 +350,12 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("Every query head computes scores", flops_kv_heads),
         ("Attention is half of what it should be", flops_one_product),
         ("operations of one token", flops_per_token),
+        ("not T²/2", flops_half_square),
+        ("not T·(T−1)/2", flops_without_itself),
+        ("Attention is as wide as heads · head_dim", flops_hidden_wide),
+        ("has heads · head_dim rows", flops_square_output),
+        ("The projections are half", flops_half_projections),
+        ("The MLP is half", flops_half_mlp),
     ],
     "operations_per_byte": [
         ("once for the whole prompt", intensity_each),
@@ -336,6 +382,8 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("fit a constant", ttft_no_constant),
         ("the other way round", ttft_backwards),
         ("don't add it", ttft_added),
+        ("the solution is the first", ttft_whole_lstsq),
+        ("Three are wanted", ttft_two),
     ],
     "outline_faults": [
         ("Judge the command that you are given", faults_fixed),
@@ -345,6 +393,7 @@ ANSWERS: dict[str, list[tuple[str, Callable[..., Any]]]] = {
         ("Don't return flags that the command hasn't got", faults_always_the_same_dtype),
         ("A value can be missing in the middle", faults_last),
         ('A flag that takes "flag" has no value', faults_every_flag_has_a_value),
+        ("is never a value", faults_not_before_another),
         ("is not in the command", faults_invented),
         ("-m is a flag of Python", faults_python),
         ("Two answers are possible", faults_own_words),

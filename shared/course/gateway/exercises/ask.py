@@ -25,6 +25,9 @@ class FakeAnswer:
         self.status, self.headers, self.closed, self.whole = 200, {"content-type": "text/event-stream"}, False, False
         self.first_after_s, self.error, self.content, self.block = first_after_s, error, self, b"data: first\n\n"
 
+    async def readline(self) -> bytes:
+        return await self.readany()
+
     async def readany(self) -> bytes:
         await asyncio.sleep(self.first_after_s)
         if self.error:
@@ -176,6 +179,8 @@ def ask(f: Function) -> None:
             if session.answered and not session.answer.closed:
                 raise Wrong(
                     "After the TimeoutError the answer is still open, so the engine goes on generating: answer.close()."
+                    " Inside `async with asyncio.timeout(…)` the error is still a CancelledError, which "
+                    "`except Exception` doesn't catch."
                 )
 
     async def broken() -> None:

@@ -97,7 +97,10 @@ def one_by_one(make: Any, parts: list[bytes], end: str) -> None:
                 f"The block {short(part)} is a whole event, so feed returns it, and sets self.whole; yours returned "
                 f"{short(got)}, and self.whole is {short(events.whole)}. (Lines end with {end!r} here.)"
             )
-        state(events, place, f"(lines end with {end!r})")
+        state(events, place, f"where lines end with {end!r}")
+    fed(events, b": a comment\n\n")
+    if not events.done:
+        raise Wrong("A comment behind [DONE] has reset `done`. Once the stream is done, it stays so.")
 
 
 def cut(make: Any, parts: list[bytes], size: int, end: str) -> None:
@@ -114,6 +117,11 @@ def cut(make: Any, parts: list[bytes], size: int, end: str) -> None:
                 "whole with this block, or b''. The gateway sends what stands there, so older ones would go out twice."
             )
         complete = [place for place, at in enumerate(ends) if at <= start + len(block)]
+        if events.rest and seen + as_bytes(events.rest) != whole[: start + len(block)]:
+            raise Wrong(
+                "What feed returned and self.rest together are no longer the stream's bytes. A block may end in the "
+                "middle of a character (é has two bytes): don't decode blocks, keep bytes."
+            )
         if seen != whole[: ends[complete[-1]] if complete else 0]:
             raise Wrong(
                 f"In blocks of {size} bytes an event arrives in pieces: keep the beginning in self.rest and return it "
@@ -121,6 +129,10 @@ def cut(make: Any, parts: list[bytes], size: int, end: str) -> None:
             )
         if complete:
             state(events, complete[-1], f"in blocks of {size} bytes, whose lines end with {end!r}")
+
+
+def as_bytes(rest: object) -> bytes:
+    return rest if isinstance(rest, bytes) else str(rest).encode()
 
 
 def fed(events: Any, block: bytes) -> Any:

@@ -30,6 +30,8 @@ def take(f: Function) -> None:
         wait_s = full.take()
         if wait_s == 0:
             raise Wrong("The bucket was empty, and take returned 0: the request got in.")
+        if not near(wait_s, 0.5) and abs(wait_s - 0.5) < 0.05:
+            raise Wrong("Yours takes the time from another clock. The bucket has its own: self.clock().")
         if not near(wait_s, 0.5):
             raise Wrong(f"At 2 tokens a second an empty bucket has one after 0.5 s; yours returned {short(wait_s)}.")
         again_s = full.take()
@@ -38,7 +40,15 @@ def take(f: Function) -> None:
                 f"A refused request took a token: asked again at once, the wait must still be 0.5 s, not {again_s:g}."
             )
         now[0] += 0.25
-        if not near(full.take(), 0.25):
+        wait_s = full.take()
+        if wait_s == 0:
+            raise Wrong("Half a token was in the bucket, and take returned 0. A request needs a whole one.")
+        if near(wait_s, 0.5):
+            raise Wrong(
+                "Half a token was in the bucket already, so only the other half is missing. Does the level keep "
+                "fractions, and does the wait count them (1 - self.level)?"
+            )
+        if not near(wait_s, 0.25):
             raise Wrong(
                 "Half the time has passed since, so half the wait is left: 0.25 s. Does the level keep fractions?"
             )

@@ -134,8 +134,8 @@ def try_engines(f: Function) -> None:
     failed_type, api_error = package["relay"].EngineFailed, package["errors"].ApiError
     first, second = Named("first"), Named("second")
 
-    def failure(engine: Any) -> Any:
-        return failed_type(engine, "reset", "broke the connection")
+    def failure(engine: Any, status: int = 502) -> Any:
+        return failed_type(engine, "reset", "broke the connection", status)
 
     nobody = api_error(503, "No engine is available.", "no_engine", 1)
 
@@ -147,7 +147,7 @@ def try_engines(f: Function) -> None:
             if not isinstance(tried, frozenset):
                 raise Wrong(f"`attempt` gets a frozenset, which has a hash; yours is a {type(tried).__name__}.")
             asked.append(tried)
-            if len(asked) > 4:
+            if len(asked) > 12:
                 raise Again
             await asyncio.sleep(10)
             outcome = outcomes[len(asked) - 1] if len(asked) <= len(outcomes) else nobody
@@ -186,6 +186,19 @@ def try_engines(f: Function) -> None:
             raise Wrong("After two failures both engines are in `tried`. Yours forgot one.")
         if raised or len(asked) != 3:
             raise Wrong("Two engines failed, and a third would have answered. Go on until `attempt` finds no engine.")
+        many = [failure(Named(f"engine {number}")) for number in range(6)]
+        raised, asked = await played([*many, None])
+        if raised or len(asked) != 7:
+            raise Wrong(
+                "Six engines failed, and a seventh would have answered. No number limits the attempts: go on until "
+                "`attempt` finds no engine."
+            )
+        raised, asked = await played([failure(first, 429), None])
+        if raised or len(asked) != 2:
+            raise Wrong(
+                "An engine was busy (status 429), and another one was free: EngineFailed is a reason, whatever "
+                "its status."
+            )
         raised, asked = await played([one, None], begun_after=1)
         if len(asked) > 1:
             raise Wrong(

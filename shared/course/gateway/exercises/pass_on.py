@@ -1,6 +1,7 @@
 """The exercise `pass_on`: a stream's blocks on their way to the client, and the times of its tokens."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -21,6 +22,46 @@ SEND_S = 3.0  # the client is slow
 def pass_on(f: Function) -> None:
     play(f, lambda: scene(f, STREAM))
     play(f, lambda: scene(f, STREAM[1:]))  # some engines send text in the first block
+    play(f, lambda: fails(f))
+    play(f, lambda: is_cancelled(f))
+
+
+async def passed(f: Function, read: Callable[[], Awaitable[bytes]]) -> None:
+    """One stream whose first block has text. Its client gets each block at once."""
+
+    async def send(out: bytes) -> None: ...
+
+    events = SimpleNamespace(
+        text_seen=True, done=False, whole=b"", feed=lambda block: block, for_client=lambda one: one
+    )
+    nothing = SimpleNamespace(observe=lambda seconds: None)
+    await f(b"Hel", read, send, events, now_s(), nothing, nothing)
+
+
+async def fails(f: Function) -> None:
+    error = ConnectionResetError("the engine broke the connection")
+
+    async def read() -> bytes:
+        raise error
+
+    try:
+        await passed(f, read)
+    except ConnectionResetError:
+        return
+    raise Wrong("`read` raised an error, because the engine broke the connection, and yours swallowed it: let it pass.")
+
+
+async def is_cancelled(f: Function) -> None:
+    async def read() -> bytes:
+        await asyncio.sleep(3600)
+        return b""
+
+    task = asyncio.ensure_future(passed(f, read))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait((task,), timeout=10)
+    if not task.cancelled():
+        raise Wrong("When the client leaves, pass_on is cancelled. Yours swallowed the CancelledError: let it pass.")
 
 
 async def scene(f: Function, stream: Script) -> None:
@@ -29,7 +70,7 @@ async def scene(f: Function, stream: Script) -> None:
     firsts: list[float] = []
     gaps: list[float] = []
     rest = stream[1:]
-    events = SimpleNamespace(text_seen=False)
+    events = SimpleNamespace(text_seen=False, done=False, whole=b"")
 
     def feed(block: bytes) -> bytes:
         log.append(("feed", block))
@@ -117,7 +158,10 @@ def judge_times(came_s: list[float], firsts: list[float], gaps: list[float], arr
     if len(gaps) == len(wanted) + 1 and same(gaps[:-1], wanted):
         raise Wrong("between.observe was called for the b'' at the stream's end, which is no block.")
     if len(gaps) > len(wanted):
-        raise Wrong("between.observe was called for a block before or with the first text: there is no gap yet.")
+        raise Wrong(
+            "between.observe was called for a block before or with the first text. Its gaps begin behind the "
+            "block with the first text."
+        )
     if same(gaps, [wanted[0], *(gap - SEND_S for gap in wanted[1:])]) or len(gaps) == len(wanted):
         raise Wrong(
             f"The times between blocks should be {listed(wanted)} s, from one block's coming to the next one's; yours "

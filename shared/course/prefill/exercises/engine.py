@@ -26,7 +26,7 @@ def outline_faults(f: Function) -> None:
     for name, fault in FAULTS.items():
         if name not in got:
             missing = "a flag that the builder doesn't have" if fault == BELONGS else "a flag without its value"
-            raise Wrong(f"You found {len(got)} wrong flags in the outline's command. It has {missing} more.")
+            raise Wrong(f"The outline's command has {missing} that your answer lacks.")
         if got[name] not in (BELONGS, VALUE):
             raise Wrong(
                 f"For {name} you answered {short(got[name])}. Two answers are possible: {BELONGS!r}, {VALUE!r}."
@@ -44,6 +44,9 @@ def outline_faults(f: Function) -> None:
         (f"{build} --tp_size 2", {"--tp_size": BELONGS}, "Look each flag up in both programs"),
         ("trtllm-build --checkpoint_dir --output_dir ./engine", {"--checkpoint_dir": VALUE},
          "A value can be missing in the middle of a line, too"),
+        ("trtllm-build --checkpoint_dir --dtype float16 --output_dir ./engine",
+         {"--checkpoint_dir": VALUE, "--dtype": BELONGS},
+         "A word that begins with two dashes is never a value, whatever program it belongs to"),
         (f"{build} --monitor_memory --output_dir ./engine", {}, "A flag that takes \"flag\" has no value"),
     )  # fmt: skip
     for line, right, hint in others:
@@ -93,7 +96,12 @@ BUCKET_MISTAKES: dict[str, Callable[[list[int], int], list[int]]] = {
 
 
 TRAPS = (  # where a short way to the answer goes wrong
-    ([10, 22, 30, 40], 3, "The best two lengths need not contain the best single one, so look at whole choices. "),
+    (
+        [10, 22, 30, 40],
+        3,
+        "Look at whole choices, and count padding in tokens: the best two lengths need not contain the best single "
+        "one. ",
+    ),
     ([50, 50, 50, 50, 400, 1400], 2, "A large gap between lengths matters less than many prompts below it. "),
 )
 FEW = "The prompts [70, 30, 70] have two lengths, and four engines may be built. At most `most` means: two are enough."

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from shared.course.exercise import Exercise, Function, expect, expect_each
+from shared.course.exercise import Exercise, Function, Wrong, expect, expect_each
 
 source = random.Random()
 
@@ -22,6 +22,10 @@ def flops(f: Function) -> None:
     def parts(tokens: int, hidden: int, heads: int, kv_heads: int, head_dim: int, mlp: int) -> dict[str, float]:
         return {
             "qkv": 2 * tokens * hidden * head_dim * (heads + 2 * kv_heads),
+            "out, hidden": 2 * tokens * hidden * hidden,
+            "pairs, hidden": 4 * hidden * tokens * (tokens + 1) / 2,
+            "half of all pairs": 4 * heads * head_dim * tokens * tokens / 2,
+            "pairs without its own": 4 * heads * head_dim * tokens * (tokens - 1) / 2,
             "qkv, all heads": 2 * tokens * hidden * head_dim * 3 * heads,
             "out": 2 * tokens * heads * head_dim * hidden,
             "pairs": 4 * heads * head_dim * tokens * (tokens + 1) / 2,
@@ -44,6 +48,24 @@ def flops(f: Function) -> None:
             ),
             "Attention is causal: token t reads t keys, so there are T·(T+1)/2 pairs, not T².": made_of(
                 ("qkv", "out"), ("all pairs",), ("mlp",)
+            ),
+            "A token also reads its own key: token t reads t keys, so there are T·(T+1)/2 pairs, not T²/2.": made_of(
+                ("qkv", "out"), ("half of all pairs",), ("mlp",)
+            ),
+            "A token also reads its own key: token t reads t keys, so there are T·(T+1)/2 pairs, not T·(T−1)/2.": (
+                made_of(("qkv", "out"), ("pairs without its own",), ("mlp",))
+            ),
+            "Attention is as wide as heads · head_dim, which need not be `hidden`.": made_of(
+                ("qkv", "out"), ("pairs, hidden",), ("mlp",)
+            ),
+            "The output projection has heads · head_dim rows, which need not be `hidden`.": made_of(
+                ("qkv", "out, hidden"), ("pairs",), ("mlp",)
+            ),
+            "The projections are half of what they should be: a multiplication and an addition are two operations.": (
+                lambda *given: [right(*given)[0] / 2, *right(*given)[1:]]
+            ),
+            "The MLP is half of what it should be: a multiplication and an addition are two operations.": (
+                lambda *given: [*right(*given)[:2], right(*given)[2] / 2]
             ),
             "Keys and values have fewer heads than queries: their matrices are smaller.": made_of(
                 ("qkv, all heads", "out"), ("pairs",), ("mlp",)
@@ -152,6 +174,15 @@ def ttft_parts(f: Function) -> None:
             q + fixed + linear * n + square * n * n + source.uniform(-1, 1) for n, q in zip(lengths, queue, strict=True)
         ]
         inputs.append((lengths, times, queue))
+
+    got = f(*inputs[0])
+    if isinstance(got, tuple) and len(got) == 4:
+        raise Wrong("numpy.linalg.lstsq returns four things, and the solution is the first: lstsq(…)[0].")
+    if hasattr(got, "__len__") and len(got) != 3:
+        raise Wrong(
+            f"Yours returned {len(got)} numbers. Three are wanted: the constant, the part per token, and the part per "
+            "token squared."
+        )
 
     def without_queue(times: list[float], queue: list[float]) -> list[float]:
         return [t - q for t, q in zip(times, queue, strict=True)]

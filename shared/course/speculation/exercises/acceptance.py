@@ -1,19 +1,12 @@
-"""Exercises on one verification: whether a draft is accepted, what replaces a rejected one, and the whole step.
-
-A step is random, so its test follows every path of its decisions (exactness.explore) and compares the probabilities of
-all results with the right ones and with those of the common mistakes.
-"""
+"""Exercises on one draft: the probability with which it is accepted, and what replaces a rejected one."""
 
 import functools
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from shared.course.exercise import Exercise, Function, Wrong, expect_each, same, short
-from shared.course.speculation.draft_and_verify import Array, Chance
-from shared.course.speculation.exactness import Branches, explore
+from shared.course.exercise import Exercise, Function, Wrong, expect_each
+from shared.course.speculation.draft_and_verify import Array
 
 
 def plain(f: Function) -> Function:
@@ -102,16 +95,33 @@ def apart(source: np.random.Generator, vocabulary: int) -> tuple[Array, Array]:
             return p, q
 
 
+NEGATIVE = (
+    "Some values are negative: for these tokens the draft already proposes more than the target wants. How much of "
+    "them is still missing?"
+)
+
+
 def replacing(f: Function) -> None:
     source = np.random.default_rng()
     inputs = [apart(source, 6) for _ in range(3)]
     inputs += [(p, np.eye(6)[int(q.argmin())]) for p, q in inputs]  # an n-gram is certain of its draft
+    inputs.append((np.eye(6)[1], np.eye(6)[4]))  # and a greedy target of its token: most values of both are 0
     before = [(p.copy(), q.copy()) for p, q in inputs]
 
     def excluded(p: Array, q: Array) -> list[float]:
         others = np.where(np.arange(len(p)) == q.argmax(), 0, p)
         return list(others / others.sum())
 
+    got = [np.ravel(np.asarray(f(p.copy(), q.copy()), dtype=float)) for p, q in inputs[:-1]]
+    if all((one < -1e-9).any() and not (one > 0).all() for one in got):
+        raise Wrong(NEGATIVE)
+    with np.errstate(all="ignore"):
+        last = np.ravel(np.asarray(f(*(one.copy() for one in inputs[-1])), dtype=float))
+    if np.isnan(last).any() and not any(np.isnan(one).any() for one in got):
+        raise Wrong(
+            "Yours gives nan for a token that p and q both give 0: p / q divides 0 by 0. A greedy target and an n-gram "
+            "give most tokens 0. q · min(1, p / q) is the smaller one of p and q, without a division."
+        )
     expect_each(
         without_rounding(plain(f)),
         inputs,
@@ -120,8 +130,6 @@ def replacing(f: Function) -> None:
             "The values don't sum to 1. What must a distribution that a token is drawn from sum to?": lambda p, q: (
                 (p - q).clip(min=0).tolist()
             ),
-            "Some values are negative: for these tokens the draft already proposes more than the target wants. How "
-            "much of them is still missing?": lambda p, q: (p - q).tolist(),
             "That is p − q upside down: it gives more to tokens that the draft proposes too often already.": (
                 lambda p, q: rest(q, p).tolist()
             ),
@@ -147,131 +155,6 @@ def replacing(f: Function) -> None:
             raise Wrong("p or q has changed: -= and out= write into the array that was given. Make a new one.")
 
 
-def right_step(
-    p: Array, q: Array, drafts: Sequence[int], accept: Function, residual: Function, chance: Chance
-) -> list[int]:
-    for place, token in enumerate(drafts):
-        if not chance.happens(accept(p[place], q[place], token)):
-            return [*drafts[:place], chance.pick(residual(p[place], q[place]))]
-    return [*drafts, chance.pick(p[len(drafts)])]
-
-
-def step(
-    instead: Function | None = None,
-    bonus: Function | None = None,
-    row: int = 0,
-    keep: int = 0,
-    go_on: bool = False,
-    inverted: bool = False,
-    swapped: bool = False,
-) -> Function:
-    """A step with one mistake. `instead` and `bonus` give the list behind the accepted drafts."""
-
-    def run(
-        p: Array, q: Array, drafts: Sequence[int], accept: Function, residual: Function, chance: Chance
-    ) -> list[int]:
-        new: list[int] = []
-        for place, token in enumerate(drafts):
-            at = p[min(place + row, len(p) - 1)]
-            asked = accept(q[place], at, token) if swapped else accept(at, q[place], token)
-            if chance.happens(asked) != inverted:
-                new.append(token)
-            elif not go_on:
-                kept = list(drafts[: max(0, place + keep)])
-                return kept + (instead(at, q[place], chance) if instead else [chance.pick(residual(at, q[place]))])
-        return new + (bonus(p, q, chance) if bonus else [chance.pick(p[-1])])
-
-    return run
-
-
-STEPS = {
-    "When all drafts are accepted, the last row of p is still unused: it is the distribution behind the last draft. "
-    "One more token can be drawn from it, the bonus token.": step(bonus=lambda p, q, chance: []),
-    "After a rejection, the step must still add a token: without one, a step could add none at all, and the text would "
-    "lack what the rejected draft stood for.": step(instead=lambda p, q, chance: []),
-    "After a rejection yours draws from the target's distribution. Accepted drafts have delivered a part of it "
-    "already: draw from residual(p[i], q[i]).": step(instead=lambda p, q, chance: [chance.pick(p)]),
-    "After a rejection yours takes the target's best token. That is greedy: draw from residual(p[i], q[i]).": step(
-        instead=lambda p, q, chance: [int(p.argmax())]
-    ),
-    "After a rejection yours takes the residual's most likely token. It is a distribution: draw from it.": step(
-        instead=lambda p, q, chance: [int(rest(p, q).argmax())]
-    ),
-    "After a rejection yours draws from the draft's distribution. The token that replaces a draft comes from the "
-    "residual.": step(instead=lambda p, q, chance: [chance.pick(q)]),
-    "The bonus token comes from the draft's distribution. Which row of p belongs to it?": step(
-        bonus=lambda p, q, chance: [chance.pick(q[-1] if len(q) else p[-1])]
-    ),
-    "The bonus token comes from the row of p in front of its own. Row i is the distribution of draft i; the bonus "
-    "token stands behind the last draft.": step(bonus=lambda p, q, chance: [chance.pick(p[max(0, len(p) - 2)])]),
-    "The bonus token is the target's most likely one. Draw it from the last row of p.": step(
-        bonus=lambda p, q, chance: [int(p[-1].argmax())]
-    ),
-    "The rejected draft is still in the result. Only the drafts in front of it are accepted.": step(keep=1),
-    "An accepted draft is missing: all drafts in front of the rejected one belong to the result.": step(keep=-1),
-    "Yours goes on behind a rejected draft. Those that follow were drafted behind a token that is not in the text: "
-    "they are dropped with it.": step(go_on=True),
-    "Draft i is compared with row i + 1 of p. Row 0 is the target's distribution of the first draft.": step(row=1),
-    "Yours keeps a draft when chance decides against it: happens(…) is True if it is accepted.": step(inverted=True),
-    "p and q are exchanged in the call of accept_probability.": step(swapped=True),
-}  # fmt: skip
-
-
-def outcomes(run: Function, p: Array, q: Array, drafts: list[int]) -> tuple[dict[tuple[int, ...], float], bool]:
-    """The probability of each result, and whether `chance` was asked at all."""
-    asked = False
-
-    def once(chance: Chance) -> tuple[int, ...]:
-        nonlocal asked
-        got = run(p, q, list(drafts), accepted, rest, chance)
-        asked = asked or bool(isinstance(chance, Branches) and chance.made)
-        if got is None:
-            raise Wrong("Yours returned nothing. Is `return` missing?")
-        try:
-            return tuple(int(token) for token in got)
-        except (TypeError, ValueError):
-            raise Wrong(f"Return a list of tokens; yours returned {short(got)}.") from None
-
-    found: Counter[tuple[int, ...]] = Counter()
-    for result, probability in explore(once):
-        found[result] += probability  # type: ignore[assignment]
-    return dict(found), asked
-
-
-def equal(one: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float]) -> bool:
-    return all(abs(one.get(result, 0) - other.get(result, 0)) < 1e-9 for result in {*one, *other})
-
-
-def verifying(f: Function) -> None:
-    source = np.random.default_rng()
-    cases = []
-    for k in (3, 2, 0):
-        rows = [apart(source, 4) for _ in range(k + 1)]
-        p, q = np.array([row for row, _ in rows]), np.array([row for _, row in rows[:k]]).reshape(k, 4)
-        # Drafts that the target likes less than the draft does, so that each may be rejected, and all be accepted.
-        cases.append((p, q, [int((q[i] - p[i]).argmax()) for i in range(k)]))
-    followed = [outcomes(f, *case) for case in cases[:2]]
-    if not any(asked for _, asked in followed):
-        raise Wrong(
-            "Yours never asked `chance`. Use chance.happens(probability) to decide whether a draft is accepted, "
-            "and chance.pick(distribution) to draw a token, so that a proof can follow every decision."
-        )
-    got = [found for found, _ in followed]
-    right = [outcomes(right_step, *case)[0] for case in cases]
-    if not all(map(equal, got, right)):
-        for hint, mistake in STEPS.items():
-            if all(equal(found, outcomes(mistake, *case)[0]) for found, case in zip(got, cases, strict=False)):
-                raise Wrong(hint)
-    got.append(outcomes(f, *cases[2])[0])  # last, because without drafts a mistake such as q[-1] raises an error
-    for found, wanted, (_, _, drafts) in zip(got, right, cases, strict=True):
-        for result in {*found, *wanted}:
-            if not same(round(found.get(result, 0.0), 9), round(wanted.get(result, 0.0), 9)):
-                raise Wrong(
-                    f"With the drafts {drafts}, the step should add {list(result)} with probability "
-                    f"{wanted.get(result, 0):.4f}; yours does so with probability {found.get(result, 0):.4f}."
-                )
-
-
 EXERCISES = (
     Exercise(
         "accept_probability", "ex-accept-probability", 1, 3, 5,
@@ -288,13 +171,5 @@ EXERCISES = (
          "Nothing is missing where q is larger than p. The rest must sum to 1.",
          "above = (p - q).clip(min=0), divided by its sum."),
         replacing,
-    ),
-    Exercise(
-        "verify", "ex-verify", 3, 3, 15,
-        "Each step adds at least one token of the target, so speculation needs no more passes than plain decoding.",
-        ("Go through the drafts in order. What ends the walk?",
-         "At the first rejection: the drafts in front of it, and one token from the residual of its row.",
-         "Behind the loop all drafts are accepted: one further token comes from the last row of p."),
-        verifying,
     ),
 )  # fmt: skip

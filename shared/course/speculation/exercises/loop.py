@@ -30,6 +30,7 @@ class Watched:
         self.drafts: list[int] | None = None  # proposed, and not verified yet
         self.q = self.p = one_hot([], VOCABULARY)
         self.steps, self.rolled_back, self.fewer = 0, False, False
+        self.passed = False  # whether the pass of this step is over, and its drafts are not verified yet
 
     @property
     def length(self) -> int:
@@ -47,16 +48,16 @@ class Watched:
         left = self.room - len(self.text)
         if k > left - 1:
             raise Wrong(
-                f"{left} tokens of the answer are missing, and yours asks for {k} drafts. A step adds one token more "
-                "than it accepts, so the answer would become too long, and the cache has no room for it. Ask for fewer "
-                "drafts near the end."
+                f"Tokens of the answer that are missing: {left}. Drafts that yours asks for: {k}. A step adds one "
+                "token more than it accepts, so the answer would become too long, and the cache has no room for it. "
+                "Ask for fewer drafts near the end."
             )
         if k > self.k or k < 0:
             raise Wrong(f"Yours asks for {k} drafts; at most {self.k} were wanted.")
         if k < min(self.k, left - 1):
             raise Wrong(
-                f"{left} tokens of the answer are missing, and yours asks for {k} drafts where {min(self.k, left - 1)} "
-                "could still be used."
+                f"Tokens of the answer that are missing: {left}. Drafts that yours asks for: {k}. More could be used: "
+                f"{min(self.k, left - 1)}."
             )
         drafts: list[int] = []
         right = (1, k, 0)[self.steps % 3]  # some, all and none accepted, whatever chance decides
@@ -71,6 +72,10 @@ class Watched:
         given = [int(token) for token in tokens]
         if self.drafts is None and self.room - len(self.text) == 1:
             self.drafts, self.q = [], one_hot([], VOCABULARY)  # one token is missing, so no draft could be used
+        if self.drafts is None and not self.steps and len(given) > 1 and given == self.text[: len(given)]:
+            raise Wrong(
+                "The cache holds all tokens of the prompt but the last from the beginning: don't add them again."
+            )
         if self.drafts is None:
             raise Wrong("Each pass needs its own drafts: call proposer.propose(tokens, k) before target.append.")
         self._check_cache()
@@ -93,10 +98,12 @@ class Watched:
             raise Wrong(
                 f"The newest token is {self.text[-1]} and the drafts are {self.drafts}; the pass was given {given}."
             )
-        self.p = self.target.append(given)
+        self.p, self.passed = self.target.append(given), True
         return self.p.copy()
 
     def roll_back(self, length: int) -> None:
+        if self.passed:
+            raise Wrong("Yours rolls back before verify. Only verify decides which drafts stay: roll back after it.")
         if self.fewer and length == len(self.text) - 2:
             raise Wrong("The proposer returned fewer drafts than it was asked for: count them, len(drafts).")
         if not 0 <= length <= self.length:
@@ -117,12 +124,19 @@ class Watched:
         if self.drafts is None or given != self.drafts:
             raise Wrong(f"verify got the drafts {given}; the proposer made {self.drafts}. Verify each draft once.")
         rows = np.shape(p)
+        if given and np.array_equal(p, self.q) and np.array_equal(q, self.p):
+            raise Wrong("p and q are exchanged in the call of verify. p is what the pass returned.")
         if rows != self.p.shape or not np.array_equal(p, self.p):
             raise Wrong(
                 f"verify needs all rows of p that the pass returned, {len(given) + 1} for {len(given)} drafts: the "
                 "last one is for the bonus token."
             )
         if np.shape(q) != self.q.shape or not np.array_equal(q, self.q):
+            if not given:
+                raise Wrong(
+                    "verify needs q as the proposer returns it, also without drafts: proposer.propose(tokens, 0) "
+                    "returns an array without rows."
+                )
             raise Wrong("verify needs q as the proposer returned it, one row for each draft.")
         self.new = []
         for draft in [*given, None]:
@@ -130,7 +144,7 @@ class Watched:
             if self.new[-1] != draft:
                 break
         self.text += self.new
-        self.steps, self.rolled_back = self.steps + 1, False
+        self.steps, self.rolled_back, self.passed = self.steps + 1, False, False
         self.drafts = None
         return list(self.new)
 
@@ -140,9 +154,9 @@ class Watched:
             return
         if not self.rolled_back:
             raise Wrong(
-                f"Stale entries: the cache holds {cached} tokens, the last of them rejected drafts, but only "
-                f"{computed} tokens of the text are computed. Later tokens would attend to text that doesn't "
-                "exist. Roll back after each verification."
+                f"Stale entries: the cache holds {cached} tokens, but only {computed} of them are the text's; the "
+                "others are rejected drafts. Later tokens would attend to text that doesn't exist. Roll back after "
+                "each verification."
             )
         if cached > computed:
             raise Wrong(
@@ -150,8 +164,8 @@ class Watched:
                 "computed by the last pass. At its place lies a rejected draft, if anything."
             )
         raise Wrong(
-            f"The cache keeps {cached} tokens, but the pass goes on behind token {computed}: {computed - cached} "
-            "accepted tokens have lost their keys and values. Roll back less far."
+            f"The cache keeps {cached} tokens, but {computed} tokens of the text were computed already: the keys and "
+            "values of accepted ones are lost. Roll back less far."
         )
 
     def _wrong_text(self, given: list[int]) -> None:

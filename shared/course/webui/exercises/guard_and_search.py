@@ -23,7 +23,10 @@ def refusal(f: Function) -> None:
     def refused(**headers: str) -> bool:
         got = f(Headers({name.replace("_", "-"): value for name, value in headers.items()}), hosts)
         if got is not None and getattr(got, "status", None) != 403:
-            raise Wrong(f"Return a WebError with status 403, or None for what may pass; yours returned {got!r}.")
+            status = f" with status {got.status}" if hasattr(got, "status") else ""
+            raise Wrong(
+                f"Return a WebError with status 403, or None for what may pass; yours returned {got!r}{status}."
+            )
         return got is not None
 
     def same(host: str) -> dict[str, str]:
@@ -52,10 +55,13 @@ def refusal(f: Function) -> None:
                 f"Host: {host} passed. After DNS rebinding, Origin and Host agree, and neither is this server: look "
                 "whether the Host is one of `hosts`."
             )
+        if not refused(host=host):
+            raise Wrong(
+                f"Host: {host} without an Origin passed: a page that was rebound sends no Origin with a GET. The whole "
+                "Host must be one of `hosts`."
+            )
         if not refused(host=host, sec_fetch_site="none", sec_fetch_mode="navigate"):
             raise Wrong(f"Host: {host} passed, because the mode is `navigate`. A wrong Host is always refused.")
-        if not refused(host=host):
-            raise Wrong(f"Host: {host} without an Origin passed: a page that was rebound sends no Origin with a GET.")
     if not refused():
         raise Wrong("A request without a Host passed.")
     if not refused(host=ours, sec_fetch_site="cross-site", sec_fetch_mode="no-cors"):
@@ -71,8 +77,9 @@ MESSAGES = (
     ("assistant", "The zeppelin landed in Zürich. " + "It was a long way over the lake. " * 30 + "Then it left."),
     ("user", "zeppelin zeppelin zeppelin"),
     ("user", "Say \"a AND b\", 100 %, 'quoted'; NEAR the lake."),
+    ("assistant", "An airship has a frame. " * 20 + "A zeppelin is one."),  # the newest match is not the best
 )
-ODD = ('"', "lake AND", "NEAR(", "*", "title:x", "^x", "-lake", "(", "' OR 1 --", "%", "\\", "a-b")
+ODD = ("lake AND", "NEAR(", "*", "title:x", "^x", "-lake", "(", "' OR 1 --", "%", "\\", "a-b", '"')
 
 
 def search(f: Function) -> None:
@@ -96,6 +103,10 @@ def searched(history: Any) -> None:
             return list(history.search(words, *more))
         except sqlite3.Error as e:
             fix = "" if words.isalpha() else " Quote each word: none of its characters is an operator."
+            if not words.strip():
+                fix = " Without a word there is nothing to search: return []."
+            elif '"' in words and "unterminated" in str(e):
+                fix = " Inside quotes a quote must be doubled, or left out."
             raise Wrong(f"The search for {words} failed ({e}).{fix}") from None
 
     def hits(words: str) -> set[int]:
@@ -103,7 +114,7 @@ def searched(history: Any) -> None:
 
     first = found("zeppelin")
     if not first:
-        raise Wrong("The word zeppelin is in two messages, and none was found. `words` is the table to search.")
+        raise Wrong("The word zeppelin is in several messages, and none was found. `words` is the table to search.")
     if missing := ROW - set(first[0]):
         raise Wrong(f"A row lacks {', '.join(sorted(missing))}.")
     if (first[0]["chat"], first[0]["opens"]) != (chat, chat - 1):
@@ -135,8 +146,11 @@ def searched(history: Any) -> None:
         raise Wrong("A hit is enclosed by \\x01 and \\x02, so that the page can mark it without HTML.")
     if len(snippets[1]) > 300:
         raise Wrong("A snippet is a part of the text around the hit. Yours is the whole message.")
-    if [ids.index(one["id"]) for one in first] != [2, 1]:
+    if sorted(one["id"] for one in first) != [ids[1], ids[2], ids[4]] or first[0]["id"] != ids[2]:
         raise Wrong("The best match comes first: ORDER BY rank.")
+    [written] = history.rows("SELECT created FROM messages WHERE id = ?", ids[2])
+    if first[0]["created"] != written["created"]:
+        raise Wrong("`created` is the message's own time. A chat has one, too.")
     if len(found("zeppelin", 1)) != 1:
         raise Wrong("`limit` is the most rows that are wanted.")
 

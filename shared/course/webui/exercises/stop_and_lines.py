@@ -11,8 +11,8 @@ from shared.course.exercise import Exercise, Function, Wrong, short
 from shared.load.loops import in_own_loop
 
 LAB = registry.find_lab("3.3.6")
-STREAM = '{"text": "Grüße"}\n\n{"text": "世界\u2028🙂"}\n \n{"text": "a\\nb\x0c"}\r\n{"te'.encode()
-WHOLE = [b'{"text": "Gr\xc3\xbc\xc3\x9fe"}', '{"text": "世界\u2028🙂"}'.encode(), b'{"text": "a\\nb\x0c"}']
+STREAM = '{"text": "Grüße"}\n\n{"text": "世界\u2028🙂"}\n \n{"text":\r"a\\nb\x0c"}\r\n{"te'.encode()
+WHOLE = [b'{"text": "Gr\xc3\xbc\xc3\x9fe"}', '{"text": "世界\u2028🙂"}'.encode(), b'{"text":\r"a\\nb\x0c"}']
 REST = b'{"te'
 SOON_S = 4.0  # an answer has ended and is saved by then
 
@@ -31,6 +31,10 @@ def whole_lines(f: Function) -> None:
         raise Wrong("Lines stay bytes: the rest may end in the middle of a character, which can't be decoded.")
     if REST in whole:
         raise Wrong(f"The line {REST!r} is not whole: no newline has come yet. It is what is left.")
+    if any(one.endswith(b"\n") for one in whole):
+        raise Wrong("The newline ends a line and is no part of it. Yours keeps it.")
+    if [one for one in whole if one.strip()] == [one for one in STREAM.splitlines()[:-1] if one.strip()]:
+        raise Wrong("splitlines() ends a line at \\r, too. Only b'\\n' ends one of Ollama's lines.")
     if any(not one.strip() for one in whole):
         raise Wrong("A line without anything but spaces is no event: leave it out.")
     if [one.rstrip(b"\r") for one in whole] != WHOLE:
@@ -41,6 +45,11 @@ def whole_lines(f: Function) -> None:
         wanted = [b"{}"] if data == b"{}\n" else [], b"{}" if data == b"{}" else b""
         if tuple(f(data)) != wanted:
             raise Wrong(f"whole_lines({data!r}) should return {wanted}; yours returned {short(f(data))}.")
+    if (lost := f(half := STREAM[: STREAM.index(b"\xbc")])[1]) != half:
+        raise Wrong(
+            f"A block may end in the middle of a character. Of {half!r} all is left, but yours kept {short(lost)}. "
+            "Don't decode it."
+        )
     for size in range(1, 9):
         found: list[bytes] = []
         rest = b""
@@ -119,6 +128,8 @@ async def stop_scene(package: Any) -> None:
         raise Wrong("stop was called before the answer began, and now the answer doesn't begin.")
     running.answer.stop("somebody pressed stop")
     await asyncio.sleep(0.01)
+    if running.answer.task is None:
+        raise Wrong("self.task must stay: `events` sees by it whether the answer is saved. Only cancel it.")
     if not (running.answer.task.cancelling() or running.answer.task.done()):
         running.answer.task.cancel()
         await running.end()
