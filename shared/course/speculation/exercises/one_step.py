@@ -15,15 +15,6 @@ from shared.course.speculation.exactness import Branches, explore
 from shared.course.speculation.exercises.acceptance import accepted, apart, rest
 
 
-def right_step(
-    p: Array, q: Array, drafts: Sequence[int], accept: Function, residual: Function, chance: Chance
-) -> list[int]:
-    for place, token in enumerate(drafts):
-        if not chance.happens(accept(p[place], q[place], token)):
-            return [*drafts[:place], chance.pick(residual(p[place], q[place]))]
-    return [*drafts, chance.pick(p[len(drafts)])]
-
-
 def step(
     instead: Function | None = None,
     bonus: Function | None = None,
@@ -34,7 +25,9 @@ def step(
     swapped: bool = False,
     bonus_too: bool = False,
 ) -> Function:
-    """A step with one mistake. `instead` and `bonus` give the list behind the accepted drafts.
+    """A step with these mistakes; without any it is right.
+
+    `instead` and `bonus` give the list behind the accepted drafts.
 
     goes_on: "without" a rejected draft, or "with a substitute" in its place.
     """
@@ -59,6 +52,7 @@ def step(
     return run
 
 
+right_step = step()
 STEPS = {
     "When all drafts are accepted, the last row of p is still unused: it is the distribution behind the last draft. "
     "One more token can be drawn from it, the bonus token.": step(bonus=lambda p, q, chance: []),
