@@ -82,7 +82,7 @@ def test_a_cell_that_fails_ends_it(tmp_path: Path, code: str, message: str) -> N
     assert process.returncode == 1
     assert message in err
     assert err.endswith("unfinished-tiny.ipynb.\n")
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert kept(tmp_path)[0] == "measured\n"
     assert (tmp_path / "results" / "tiny.ipynb").read_text() == "an earlier whole run"
 
