@@ -137,6 +137,32 @@ async def nothing_for_an_empty_body(
             raise
 
 
+async def first_line(
+    session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
+) -> Any:
+    answer = None
+    try:
+        async with asyncio.timeout(first_byte_s):
+            answer = await session.post(url, data=data, **how(request_id, connect_s))
+            return answer, await answer.content.readline()
+    except BaseException:
+        if answer is not None:
+            answer.close()
+        raise
+
+
+async def closes_inside_the_limit(
+    session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
+) -> Any:
+    async with asyncio.timeout(first_byte_s):
+        answer = await session.post(url, data=data, **how(request_id, connect_s))
+        try:
+            return answer, await answer.content.readany()
+        except Exception:
+            answer.close()
+            raise
+
+
 async def ask_in_a_task(
     session: Any, url: str, data: bytes, request_id: str, connect_s: float, first_byte_s: float
 ) -> Asked:
@@ -925,6 +951,11 @@ def own_clock(self: Any) -> float:
     return 0.0
 
 
+def nothing_for_the_refused(self: Any) -> float | None:
+    wait_s = take_otherwise(self)
+    return None if wait_s else wait_s
+
+
 def half_a_token(self: Any) -> float:
     now = self.clock()
     self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
@@ -1078,6 +1109,8 @@ ANSWERS = {
         ("would cut a long answer", total_limit),
         ("headers and the first block together", two_limits),
         ("still open, so the engine goes on generating", left_open),
+        ("which `except Exception` doesn't catch", closes_inside_the_limit),
+        ("yours returned b'data: first\\n'", first_line),
         ("CancelledError is a BaseException", open_when_cancelled),
         ("request id is not passed on", without_id),
         ("A redirect is an answer", redirected),
@@ -1151,6 +1184,7 @@ ANSWERS = {
         ("refused request took a token", takes_anyway),
         ("the request got in", never_refused),
         ("keep fractions", whole_tokens),
+        ("yours returned None", nothing_for_the_refused),
         ("another clock", own_clock),
         ("needs a whole one", half_a_token),
         ("does the wait count them", whole_wait),

@@ -26,7 +26,8 @@ class FakeAnswer:
         self.first_after_s, self.error, self.content, self.block = first_after_s, error, self, b"data: first\n\n"
 
     async def readline(self) -> bytes:
-        return await self.readany()
+        line, end, _ = (await self.readany()).partition(b"\n")
+        return line + end
 
     async def readany(self) -> bytes:
         await asyncio.sleep(self.first_after_s)

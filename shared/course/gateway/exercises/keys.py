@@ -30,7 +30,7 @@ def take(f: Function) -> None:
         wait_s = full.take()
         if wait_s == 0:
             raise Wrong("The bucket was empty, and take returned 0: the request got in.")
-        if not near(wait_s, 0.5) and abs(wait_s - 0.5) < 0.05:
+        if near(wait_s, 0.5, within=0.05) and not near(wait_s, 0.5):
             raise Wrong("Yours takes the time from another clock. The bucket has its own: self.clock().")
         if not near(wait_s, 0.5):
             raise Wrong(f"At 2 tokens a second an empty bucket has one after 0.5 s; yours returned {short(wait_s)}.")
@@ -132,8 +132,8 @@ def counted(names: dict[str, Any]) -> Iterator[list[bool]]:
         names.update(before)
 
 
-def near(a: Any, b: float) -> bool:
-    return isinstance(a, int | float) and abs(a - b) < 1e-6
+def near(a: Any, b: float, within: float = 1e-6) -> bool:
+    return isinstance(a, int | float) and abs(a - b) < within
 
 
 EXERCISES = (
