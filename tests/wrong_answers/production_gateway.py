@@ -942,13 +942,8 @@ async def try_otherwise(attempt: Attempt, has_begun: Callable[[], bool], deadlin
 
 
 def own_clock(self: Any) -> float:
-    now = time.perf_counter()
-    self.level = min(self.burst, self.level + (now - self.at_s) * self.rate_per_s)
-    self.at_s = now
-    if self.level < 1:
-        return float((1 - self.level) / self.rate_per_s)
-    self.level -= 1
-    return 0.0
+    self.clock = time.perf_counter
+    return take_otherwise(self)
 
 
 def nothing_for_the_refused(self: Any) -> float | None:

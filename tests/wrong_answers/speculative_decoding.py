@@ -219,13 +219,7 @@ def replaced_and_on(p: Array, q: Array, drafts: Any, accept: Function, residual:
 
 
 def bonus_always(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
-    new = []
-    for i, token in enumerate(drafts):
-        if not chance.happens(accept(p[i], q[i], token)):
-            new.append(chance.pick(residual(p[i], q[i])))
-            break
-        new.append(token)
-    return [*new, chance.pick(p[-1])]
+    return [*no_bonus(p, q, drafts, accept, residual, chance), chance.pick(p[-1])]
 
 
 def from_a_half(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
@@ -236,10 +230,7 @@ def from_a_half(p: Array, q: Array, drafts: Any, accept: Function, residual: Fun
 
 
 def residual_swapped(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> list[int]:
-    for i, token in enumerate(drafts):
-        if not chance.happens(accept(p[i], q[i], token)):
-            return [*drafts[:i], chance.pick(residual(q[i], p[i]))]
-    return [*drafts, chance.pick(p[-1])]
+    return verify_otherwise(p, q, drafts, accept, lambda p, q: residual(q, p), chance)
 
 
 def an_array(p: Array, q: Array, drafts: Any, accept: Function, residual: Function, chance: Any) -> Any:
@@ -319,12 +310,7 @@ def prompt_again(target: Any, proposer: Any, verify: Any, prompt: Any, max_token
 
 
 def rows_exchanged(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:
-    tokens = list(prompt)
-    while (left := max_tokens + len(prompt) - len(tokens)) > 0:
-        drafts, q = proposer.propose(tokens, min(k, left - 1))
-        tokens += verify(q, target.append([tokens[-1], *drafts]), drafts)
-        target.roll_back(len(tokens) - 1)
-    return tokens[len(prompt) :]
+    return speculate_otherwise(target, proposer, lambda p, q, drafts: verify(q, p, drafts), prompt, max_tokens, k)
 
 
 def not_asked_for_none(target: Any, proposer: Any, verify: Any, prompt: Any, max_tokens: int, k: int) -> list[int]:

@@ -113,7 +113,7 @@ def replacing(f: Function) -> None:
         return list(others / others.sum())
 
     got = [np.ravel(np.asarray(f(p.copy(), q.copy()), dtype=float)) for p, q in inputs[:-1]]
-    if all((one < -1e-9).any() and not np.allclose(one, q - p) for one, (p, q) in zip(got, inputs, strict=False)):
+    if all((one < -1e-9).any() and not np.allclose(one, q - p) for one, (p, q) in zip(got, inputs[:-1], strict=True)):
         raise Wrong(NEGATIVE)
     with np.errstate(all="ignore"):
         last = np.ravel(np.asarray(f(*(one.copy() for one in inputs[-1])), dtype=float))
