@@ -118,7 +118,7 @@ def make_app(settings: Settings) -> Guard:
         found: Answers = app.state.answers
         return found
 
-    def shown(chat: int, before: int | None = None, at: int | None = None, limit: int = 60) -> Any:
+    def shown(chat: int, before: int | None = None, at: int | None = None, limit: int = 30) -> Any:
         """The lanes of a chat, each with the last messages of its path, those before a message, or those around one."""
         lanes = history.lanes(chat)
         for lane in lanes:

@@ -176,10 +176,10 @@ def test_a_long_history_opens_at_its_end_and_is_read_backwards(ui: WebUI, script
     ui.api("POST", "/api/import", file_of(*[f"Message {n}" for n in range(1000)]))
     chat = newest(ui)
     [lane] = ui.api("GET", f"/api/chats/{chat}")["lanes"]
-    assert [lane["messages"][0]["text"], lane["messages"][-1]["text"]] == ["Message 940", "Message 999"]
+    assert [lane["messages"][0]["text"], lane["messages"][-1]["text"]] == ["Message 970", "Message 999"]
     assert lane["more"]
     [lane] = ui.api("GET", f"/api/chats/{chat}?before={lane['messages'][0]['id']}")["lanes"]
-    assert [lane["messages"][0]["text"], lane["messages"][-1]["text"]] == ["Message 880", "Message 939"]
+    assert [lane["messages"][0]["text"], lane["messages"][-1]["text"]] == ["Message 940", "Message 969"]
     [hit] = ui.api("GET", "/api/search?q=Message 123")["found"]
     [lane] = ui.api("GET", f"/api/chats/{chat}?at={hit['id']}")["lanes"]
     assert "Message 123" in [one["text"] for one in lane["messages"]]
@@ -195,7 +195,7 @@ def test_ten_thousand_messages_are_opened_and_searched(ui: WebUI) -> None:
     opened = time.monotonic()
     found = ui.api("GET", "/api/search?q=weather 9999")["found"]
     searched = time.monotonic()
-    assert len(lane["messages"]) == 60
+    assert len(lane["messages"]) == 30
     assert len(found) == 1
     print(f"opened in {1e3 * (opened - began):.0f} ms, searched in {1e3 * (searched - opened):.0f} ms")
     ui.api("DELETE", f"/api/chats/{chat}")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.browser
 def relay(ollama: Engine) -> Iterator[OllamaRelay]:
     with OllamaRelay(ollama.url) as relay:
         yield relay
-    open_webui.stop_all()
+    open_webui.stop()
 
 
 @pytest.fixture

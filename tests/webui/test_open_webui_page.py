@@ -43,9 +43,9 @@ def do_all(lab: OpenLab, request: pytest.FixtureRequest) -> None:
             open_webui_experiments.tools(lab, relay, ollama, right_switched_off)
             open_webui_experiments.hidden(lab, relay, ollama)
             open_webui_experiments.checks(lab, relay, ollama)
-            open_webui_experiments.settings(lab, relay, ollama, right_in_force)  # restarts it, and ends it
+            open_webui_experiments.settings(lab, relay, ollama, right_in_force)
         finally:
-            open_webui.stop_all()
+            open_webui.stop()
 
 
 def test_a_model_without_tools_fails_in_its_page_until_they_are_switched_off(lab: OpenLab) -> None:

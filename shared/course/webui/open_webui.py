@@ -1,6 +1,6 @@
 """Open WebUI, started for a lab in front of an engine and set up by its own API.
 
-    webui = open_webui.before(ollama.url)                # started once; later calls return the same one
+    webui = open_webui.before(ollama.url)                # started once; later calls return it, in front of theirs
     webui.connect(gateway.url)                           # an OpenAI-compatible server beside Ollama
     webui.url, webui.models(), webui.chat_page           # the last for the checks in a browser
 
@@ -9,10 +9,12 @@ it. Its database is in a temporary folder. It listens on 127.0.0.1 and looks for
 """
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +44,7 @@ OFFLINE = {
 TASKS = ("TITLE", "TAGS", "FOLLOW_UP")
 NO_TASKS = {f"ENABLE_{task}_GENERATION": "False" for task in TASKS}
 
-_running: dict[str, "OpenWebUI"] = {}  # those of this program, by the address of their Ollama
+_running: list["OpenWebUI"] = []  # what `before` started: one at most
 
 
 def home() -> Path:
@@ -74,7 +76,6 @@ class OpenWebUI:
     token: str = field(default="", repr=False)
     version: str = ""
     startup_s: float = 0.0
-    keep: bool = False  # whether its folder stays after its end
 
     @property
     def url(self) -> str:
@@ -98,33 +99,37 @@ class OpenWebUI:
     def end(self) -> None:
         """End it, and remove its database."""
         self.process.end()
-        for name, one in list(_running.items()):
-            if one is self:
-                del _running[name]
-        if not self.keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        _running[:] = [one for one in _running if one is not self]
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def restart(self, *each: Mapping[str, object]) -> list["OpenWebUI"]:
-        """End it, and start it again with each of these settings in its environment, all at the same moment.
+    def started_again(self, *each: Mapping[str, object]) -> list["OpenWebUI"]:
+        """It as it would be after a restart with each of these settings in its environment, all started at once.
 
-        Each has a copy of the database, which is removed when it ends.
+        Each has a copy of the database as it is now, which is removed when it ends. This one goes on.
         """
-        self.keep = True
-        self.end()
 
         def again(settings: Mapping[str, object]) -> OpenWebUI:
-            folder = Path(shutil.copytree(self.folder, tempfile.mkdtemp(prefix="labs-open-webui-"), dirs_exist_ok=True))
-            return start(settings={**self.settings, **settings}, folder=folder)
+            return start(settings={**self.settings, **settings}, folder=self.copied())
 
         with ThreadPoolExecutor(len(each)) as at_once:
             starts = [at_once.submit(again, settings) for settings in each]
-        shutil.rmtree(self.folder, ignore_errors=True)
         if error := next((e for one in starts if (e := one.exception())), None):
             for one in starts:
                 if not one.exception():
                     one.result().end()
             raise error
         return [one.result() for one in starts]
+
+    def copied(self) -> Path:
+        """A copy of its folder. SQLite makes that of the database, because it may be written to meanwhile."""
+        database, folder = Path("data", "webui.db"), Path(tempfile.mkdtemp(prefix="labs-open-webui-"))
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(f"{database.name}*"), dirs_exist_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(self.folder / database)) as now,
+            contextlib.closing(sqlite3.connect(folder / database)) as copy,
+        ):
+            now.backup(copy)
+        return folder
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 60) -> Any:
         """One request to its API, as the administrator. Raises LabError unless it succeeds."""
@@ -153,6 +158,16 @@ class OpenWebUI:
     def models(self) -> list[str]:
         """The names of all models, those of Ollama and those of other connections."""
         return [one["id"] for one in self.call("GET", "/api/models?refresh=true")["data"]]
+
+    def tasks(self) -> list[str]:
+        """The answers that it is working on, each with the requests that follow it: title, tags, follow-ups."""
+        return list(self.call("GET", "/api/tasks")["tasks"])
+
+    def stand_before(self, ollama: str) -> None:
+        """From now on its Ollama is the one at this address."""
+        body = {"ENABLE_OLLAMA_API": True, "OLLAMA_BASE_URLS": [ollama], "OLLAMA_API_CONFIGS": {}}
+        self.call("POST", "/ollama/config/update", body)
+        self.models()
 
     def connect(self, url: str, prefix: str = "gateway", key: str = "none") -> None:
         """Add the OpenAI-compatible server at `url` (without /v1). Its models are called PREFIX.MODEL."""
@@ -226,18 +241,22 @@ def start(ollama: str = "", *, settings: Mapping[str, object] | None = None, fol
 
 
 def before(ollama: str) -> OpenWebUI:
-    """The running Open WebUI in front of the Ollama at this address; it is started if there is none."""
-    found = _running.get(ollama)
-    if found is None or found.process.exit_code() is not None:
-        found = _running[ollama] = start(ollama)
-        print(f"Open WebUI {found.version} answers on {found.url} after {found.startup_s:.0f} s")
+    """The running Open WebUI, in front of the Ollama at this address; it is started if there is none."""
+    for found in list(_running):
+        if found.process.exit_code() is None:
+            found.stand_before(ollama)
+            return found
+        found.end()
+    found = start(ollama)
+    _running.append(found)
+    print(f"Open WebUI {found.version} answers on {found.url} after {found.startup_s:.0f} s")
     return found
 
 
-def stop_all() -> None:
-    """End every Open WebUI that `before` started."""
-    for webui in list(_running.values()):
+def stop() -> None:
+    """End the Open WebUI that `before` started."""
+    for webui in list(_running):
         webui.end()
 
 
-atexit.register(stop_all)
+atexit.register(stop)

@@ -38,7 +38,7 @@ Values = dict[str, Any]
 PREFIX = "open-webui/"
 QUESTIONS = ("Name three fruits.", "Name three animals.")
 FEW_TOKENS = 24  # of an answer whose length does not matter
-QUIET_S = 2  # after so long without a request, no further one belongs to the message
+QUIET_S = 0.5  # so long after its last request, and with no task left in Open WebUI, a message is over
 KINDS = {"title": '"title":', "tags": '"tags":', "follow-ups": '"follow_ups":'}  # what the prompt of each asks for
 
 
@@ -52,7 +52,7 @@ async def typed(browser: "Browser", webui: OpenWebUI, relay: OllamaRelay, texts:
             if not await until(lambda at=since: len(relay.asked) > at, 60):  # type: ignore[misc]
                 raise TimeoutError("the message did not reach Ollama")
             answers = tab.page.locator(webui.chat_page.answer)
-            await until(lambda at=since: quiet(relay.asked[at:]), 240)  # type: ignore[misc]
+            await until(lambda at=since: quiet(relay.asked[at:]) and not webui.tasks(), 240)  # type: ignore[misc]
             await answers.nth(number - 1).wait_for()
             await tab.rest(60)  # else it would not take the next message
             shown = await tab.answer_of(1, limit_s=30)  # an error comes on the screen later than its empty answer
@@ -92,9 +92,13 @@ def tools(
         shown = post_json(f"{ollama.url}/api/show", {"model": ollama.served_name})
         off = list(switched_off({"capabilities": shown.get("capabilities", [])}))
         raw: Raw = {"capabilities": shown.get("capabilities"), "switched_off": off}
-        for name, capabilities in (("before", []), ("after", off)):
-            webui.switch_off(capabilities, FEW_TOKENS)
-            [raw[name]] = chromium.run(lambda browser: typed(browser, webui, relay, QUESTIONS[:1]))
+
+        async def both(browser: "Browser") -> None:
+            for name, capabilities in (("before", []), ("after", off)):
+                webui.switch_off(capabilities, FEW_TOKENS)
+                [raw[name]] = await typed(browser, webui, relay, QUESTIONS[:1])
+
+        chromium.run(both)
         return read_tools(raw), raw
 
     return _recorded(lab, "tools", measured, ollama, uses=(switched_off,))
@@ -118,9 +122,13 @@ def hidden(lab: OpenLab, relay: OllamaRelay, ollama: Engine) -> Values:
         webui = open_webui.before(relay.url)
         webui.switch_off(["builtin_tools", "vision"], FEW_TOKENS)
         raw: Raw = {}
-        for name, tasks in (("off", ()), ("on", TASKS)):
-            webui.set_tasks(tasks, FEW_TOKENS)
-            raw[name] = chromium.run(lambda browser: typed(browser, webui, relay, QUESTIONS))
+
+        async def both(browser: "Browser") -> None:
+            for name, tasks in (("off", ()), ("on", TASKS)):
+                webui.set_tasks(tasks, FEW_TOKENS)
+                raw[name] = await typed(browser, webui, relay, QUESTIONS)
+
+        chromium.run(both)
         webui.set_tasks(())
         return read_hidden(raw), raw
 
@@ -193,7 +201,7 @@ def settings(lab: OpenLab, relay: OllamaRelay, ollama: Engine, in_force: Callabl
         webui.set_tasks(("TAGS",))  # by its API, as its page does it
         raw: Raw = {"first": read(webui), "found": {}, "predicted": {}}
         ways = (True, False)
-        restarted = webui.restart(*({**NOW, "ENABLE_PERSISTENT_CONFIG": persistent} for persistent in ways))
+        restarted = webui.started_again(*({**NOW, "ENABLE_PERSISTENT_CONFIG": persistent} for persistent in ways))
         try:
             raw["found"] = {str(persistent): read(one) for persistent, one in zip(ways, restarted, strict=True)}
         finally:

@@ -1,6 +1,7 @@
 """The checks in Chromium: on the plain page, on ours, and on a page that does everything wrong. No engine is needed."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ from shared.course import labs
 from shared.course.webui import browser_checks, own_renderer, render_lag, student_webui, tables
 from shared.course.webui.in_chromium import any_page, chromium, ollama_relay
 from shared.course.webui.in_chromium.any_page import ANY, Target
-from shared.course.webui.in_chromium.chat_page import ChatPage
+from shared.course.webui.in_chromium.chat_page import ChatPage, opened
 from shared.course.webui.in_chromium.ollama_relay import OllamaRelay
 from shared.course.webui.render_lag import Stream
 from shared.hardware import host
@@ -100,6 +101,27 @@ def test_each_check_of_any_page_can_fail(relay: OllamaRelay, monkeypatch: pytest
     assert browser_checks.values(found)["verdicts"] == dict.fromkeys(ANY, False)
     assert found["scripts"]["ran"] > 0
     assert "scripts ran" in browser_checks.came("scripts", found["scripts"])
+
+
+@pytest.mark.browser
+def test_a_tab_finds_nothing_of_an_earlier_one_and_reaches_no_other_machine(relay: OllamaRelay) -> None:
+    chat = ChatPage("bad", relay.url, **SELECTORS)
+
+    with socket.create_server(("127.0.0.2", 0)) as another:  # as another machine: it listens, and could be reached
+        address = f"http://127.0.0.2:{another.getsockname()[1]}/x"
+
+        async def two_tabs(browser: Any) -> tuple[int, list[str], bool]:
+            async with opened(browser, chat) as tab:
+                await tab.page.evaluate("localStorage.kept = document.cookie = 'kept=1'; open('about:blank')")
+            async with opened(browser, chat) as tab:
+                kept = await tab.page.evaluate("localStorage.length + document.cookie.length")
+                failed = await tab.page.evaluate(f"fetch('{address}', {{mode: 'no-cors'}}).then(() => 0, () => 1)")
+                return kept + len(tab.page.context.pages) - 1, tab.foreign, bool(failed)
+
+        assert chromium.run(two_tabs, limit_s=30) == (0, [address], True)
+        another.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            another.accept()
 
 
 @pytest.mark.browser

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Request, ViewportSize
 
 PATIENCE_MS = 20_000
-WIDTH, HEIGHT = 900, 640
+VIEW: "ViewportSize" = {"width": 900, "height": 640}
+KEPT_BY_PAGES = "cookies,local_storage,indexeddb,service_workers,cache_storage,file_systems"
 # What an injected script would call, and when the last click was, before any script of the page runs.
 WATCH = """
 window.hits = [];
@@ -49,7 +50,7 @@ class ChatPage:
 
 @dataclass
 class Tab:
-    """An open chat page. `foreign` notes the requests to other servers, which are refused."""
+    """An open chat page. `foreign` notes the requests to other servers."""
 
     chat: ChatPage
     page: "Page"
@@ -104,30 +105,36 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def opened(browser: "Browser", chat: ChatPage) -> AsyncIterator[Tab]:
-    """A tab of a browser that has never been here, with the page loaded. At the end the answer is stopped."""
-    context = await browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
+    """A tab with the page loaded. At the end the answer is stopped.
+
+    Of an earlier tab of the same browser nothing is left but the files that it downloaded.
+    """
+    context = next(iter(browser.contexts), None) or await browser.new_context(viewport=VIEW, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
     tab = Tab(chat, await context.new_page(), [])
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(chat.url))
+    session = await context.new_cdp_session(tab.page)
+    await session.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": KEPT_BY_PAGES})
     entries = "".join(
         f"localStorage[{json.dumps(name)}] = {json.dumps(value)};" for name, value in chat.storage.items()
     )
-    await context.add_init_script(WATCH + (f"if (location.protocol === 'http:') {{ {entries} }}" if entries else ""))
+    await tab.page.add_init_script(WATCH + (f"if (location.protocol === 'http:') {{ {entries} }}" if entries else ""))
 
-    origin = "{0.scheme}://{0.netloc}/".format(urlsplit(chat.url))
+    def note(request: "Request") -> None:
+        if not request.url.startswith((f"{origin}/", "data:", "blob:")):
+            tab.foreign.append(request.url)
 
-    async def refuse(route: Any) -> None:
-        tab.foreign.append(route.request.url)
-        await route.abort()
-
-    await context.route(lambda url: not url.startswith((origin, "data:", "blob:")), refuse)
+    context.on("request", note)  # to refuse them one by one would switch the browser's cache off
     tab.page.on("dialog", lambda dialog: dialog.dismiss())
     try:
         await tab.load()
         yield tab
         with contextlib.suppress(Exception):  # whatever the page is like now, closing it frees the engine, too
-            await tab.stop(patience_ms=1e3)  # an answer that has just ended takes its button along
+            await tab.stop(patience_ms=300)  # an answer that has just ended takes its button along
     finally:
-        await context.close()
+        context.remove_listener("request", note)
+        for page in context.pages:  # an injected script may have opened one
+            await page.close()
 
 
 async def until(what: Callable[[], Any], limit_s: float = 30) -> bool:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 Done = TypeVar("Done")
 MISSING = "No Chromium or Chrome was found on this machine."
 FIX = ".venv/bin/python -m environment.browser installs one; then run this cell again"
-# No proxy stands between this machine and itself. A page in the background gets as many frames as one in front.
+# No proxy stands between this machine and itself, and no other machine can be reached. A page in the background gets as
+# many frames as one in front.
 ARGUMENTS = [
     "--no-sandbox", "--no-proxy-server", "--disable-background-timer-throttling",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
 ]  # fmt: skip
 
