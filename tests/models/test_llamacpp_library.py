@@ -54,7 +54,7 @@ def test_an_engine_is_judged_by_the_reference_or_by_known_answers(model: ModelCh
 
 
 def test_gaps_between_busy_slots_cost_no_passes(model: ModelChoice) -> None:
-    """With a KV cache for each slot, four slots with gaps between them take two to three times as long as neighbours."""
+    """With a KV cache for each slot, four slots with gaps between them take twice as long as four neighbours."""
     try:
         with (
             launch("llamacpp", model, {"-np": 8, "-c": 8 * 512}, quiet=True) as engine,

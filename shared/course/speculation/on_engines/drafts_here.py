@@ -48,7 +48,7 @@ class Sizes:
 # Both sizes have the lengths that later cells need: 2 for the few drafts, 3 as on vLLM and SGLang, and 8 for the open
 # task. So each draft's text is checked before its speed is measured.
 SIZES = {
-    "full": Sizes(5, 3, 3, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, 6, True),
+    "full": Sizes(8, 3, 5, 64, (1, 2, 3, 8), (1, 4, 16), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 200, 6, True),
     "quick": Sizes(1, 1, 1, 64, (2, 3, 8), (1, 4), (1, 4, 8), (1, 4), 100, 2, False),
 }
 
