@@ -6,12 +6,6 @@ from collections.abc import Mapping
 from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.models.choice import ModelChoice
 
-# One KV cache for all slots, as the server has it by default, but not where `-np` is given. Without it, a step is
-# computed in one pass for each run of neighbouring slots that are busy, so gaps between them cost passes
-# (github.com/ggml-org/llama.cpp/issues/25840). Measured with 32 slots on two cores of an AMD EPYC (2026-11-29), without
-# it and with it: 80 and 125 tokens/s at 4 users, 110 and 204 at 16, 231 and 214 at 32.
-ONE_CACHE = "--kv-unified"
-
 
 def command(plan: LaunchPlan) -> list[str]:
     return [
@@ -21,7 +15,7 @@ def command(plan: LaunchPlan) -> list[str]:
         "--host", "127.0.0.1", "--port", str(plan.port),
         "--threads", str(plan.cores),
         "--metrics",
-        ONE_CACHE,
+        *one_cache(plan.flags),
     ]  # fmt: skip
 
 
@@ -36,8 +30,20 @@ def arguments(plan: LaunchPlan) -> list[str]:
         "--host", "0.0.0.0", "--port", str(plan.port),
         "--n-gpu-layers", "999",
         "--metrics",
-        ONE_CACHE,
+        *one_cache(plan.flags),
     ]  # fmt: skip
+
+
+def one_cache(flags: Flags) -> list[str]:
+    """One KV cache for all slots, of which each may use its share. The server's default, but not where `-np` is given.
+
+    With a cache for each slot, a step is computed in one pass for each run of neighbouring slots that are busy, so gaps
+    between them cost passes (github.com/ggml-org/llama.cpp/issues/25840). Measured with 32 slots on two cores of an AMD
+    EPYC (2026-11-29), without this and with it: 80 and 125 tokens/s at 4 users, 110 and 204 at 16, 231 and 214 at 32.
+    """
+    tokens, slots = context(flags), whole_number(flags, "-np", least=1, also=("--parallel",))
+    share = ["--kv-unified-per-slot", str(tokens // slots)] if tokens and slots else []
+    return ["--kv-unified", *share]
 
 
 def kv_bytes(model: ModelChoice, flags: Flags) -> int:
