@@ -9,6 +9,7 @@ import pytest
 
 from shared import LabError, launch, paths
 from shared.course.speculation.eagle3 import head_gguf
+from shared.course.speculation.on_engines.questions import HELD_OUT, questions_of
 from shared.engines import Draft
 from shared.engines.draft_counts import DraftCounts, draft_counts
 from shared.engines.http import counters, post_json
@@ -86,7 +87,7 @@ def test_llamacpp_with_a_head(model: ModelChoice, reference: Reference) -> None:
 @pytest.mark.programs
 def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelChoice) -> None:
     engine = llamacpp(model, Draft("eagle3", 2, head_gguf.path(model)))
-    questions = ("What is gravity?", "Why is the sky blue?")
+    questions = questions_of(HELD_OUT, 64)[:8]
     accepted = []
     for at_once in (1, 2):
         before = counters(engine)
@@ -98,7 +99,7 @@ def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelCh
     alone, together = accepted
     assert alone
     assert together
-    assert together > 0.9 * alone  # one sequence of two would give half; a near-tie may change a text
+    assert together > 0.8 * alone  # one sequence of two would give half; a near-tie may change a text
 
 
 @pytest.mark.programs
