@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_what_a_users_shell_sets_reaches_no_engine(
         in told[0]
     )
     assert "LABS_MARK" not in told[0]
+
+
+def test_gaps_between_busy_slots_cost_no_passes(model: ModelChoice) -> None:
+    """With a KV cache for each slot, four slots with gaps between them take twice as long as four neighbours."""
+    engine = launch("llamacpp", model, {"-np": 8, "-c": 8 * 512}, quiet=True)
+
+    def ask(slot: int) -> None:
+        body = {"prompt": f"Slot {slot} writes", "n_predict": 48, "ignore_eos": True, "cache_prompt": False}
+        post_json(f"{engine.url}/completion", {**body, "id_slot": slot})
+
+    def took_s(slots: tuple[int, ...]) -> float:
+        began_s = time.monotonic()
+        list(users.map(ask, slots))
+        return time.monotonic() - began_s
+
+    with ThreadPoolExecutor(4) as users:
+        rounds = [(took_s((0, 2, 4, 6)), took_s((0, 1, 2, 3))) for _ in range(4)]
+    assert min(gaps / neighbours for gaps, neighbours in rounds) < 1.4, rounds
 
 
 def generated(engine: Engine) -> int:

@@ -99,7 +99,7 @@ def test_llamacpp_accepts_as_many_drafts_of_two_sequences_at_once(model: ModelCh
     alone, together = accepted
     assert alone
     assert together
-    assert together > 0.8 * alone  # one sequence of two would give half; a near-tie may change a text
+    assert together > 0.9 * alone  # one sequence of two would give half; a near-tie may change a text
 
 
 @pytest.mark.programs

@@ -1,15 +1,12 @@
 """llama.cpp as a library computes the same perplexity as torch; greedy text is judged by known answers too."""
 
 import math
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from shared import LabError
-from shared.engines.http import post_json
 from shared.launch import launch, stop_all
 from shared.metrics import correctness
 from shared.models import ModelChoice, llamacpp_library
@@ -49,28 +46,5 @@ def test_an_engine_is_judged_by_the_reference_or_by_known_answers(model: ModelCh
             assert values == {"right": sum(a["right"] for a in answers), "texts": len(correctness.KNOWN)}
             assert answers[0]["right"], answers[0]["answer"]
             assert correctness.row(values)[2] == f"{values['right']} of 4 known answers"
-    finally:
-        stop_all()
-
-
-def test_gaps_between_busy_slots_cost_no_passes(model: ModelChoice) -> None:
-    """With a KV cache for each slot, four slots with gaps between them take twice as long as four neighbours."""
-    try:
-        with (
-            launch("llamacpp", model, {"-np": 8, "-c": 8 * 512}, quiet=True) as engine,
-            ThreadPoolExecutor(4) as users,
-        ):
-
-            def took_s(slots: tuple[int, ...]) -> float:
-                def ask(slot: int) -> None:
-                    body = {"prompt": f"Slot {slot} writes", "n_predict": 48, "ignore_eos": True, "id_slot": slot}
-                    post_json(f"{engine.url}/completion", body | {"cache_prompt": False})
-
-                began_s = time.monotonic()
-                list(users.map(ask, slots))
-                return time.monotonic() - began_s
-
-            rounds = [(took_s((0, 2, 4, 6)), took_s((0, 1, 2, 3))) for _ in range(4)]
-        assert min(gaps / neighbours for gaps, neighbours in rounds) < 1.4, rounds
     finally:
         stop_all()

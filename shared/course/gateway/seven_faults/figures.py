@@ -103,7 +103,7 @@ def moved(figure: str, before: Figures, now: Figures, direction: int) -> bool:
 def hint(engine: str, injected: str, answered: str, before: Figures, now: Figures) -> str:
     """Why the evidence doesn't fit an answer that names the wrong fault, without naming the right one."""
     if answered == KV and engine == "llamacpp":
-        return "llama.cpp gives each slot its part of the cache at its start, so it never preempts: look for another."
+        return "llama.cpp gives each slot a fixed share of the cache, so it never preempts: look for another."
     if text := CONFUSED.get((injected, answered)):
         return text
     shows = FAULTS[answered].shows
