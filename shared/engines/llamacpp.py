@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, LaunchPlan, Native, whole_number
 from shared.models.choice import ModelChoice
 
+# The server keeps the KV of earlier prompts in main memory, up to a limit. By default that is 8 GiB: too much to set
+# aside for each launch on a small machine, or on one whose GPU shares the memory.
+STORED_PROMPTS_GIB = 0.5
+STORED_PROMPTS_GPU_GIB = 2.0  # a token of an 8B model takes six times as much as one of the small model
+
 
 def command(plan: LaunchPlan) -> list[str]:
     return [
@@ -15,6 +20,7 @@ def command(plan: LaunchPlan) -> list[str]:
         "--host", "127.0.0.1", "--port", str(plan.port),
         "--threads", str(plan.cores),
         "--metrics",
+        *stored_prompts(plan.flags, STORED_PROMPTS_GIB),
         *one_cache(plan.flags),
     ]  # fmt: skip
 
@@ -30,8 +36,17 @@ def arguments(plan: LaunchPlan) -> list[str]:
         "--host", "0.0.0.0", "--port", str(plan.port),
         "--n-gpu-layers", "999",
         "--metrics",
+        *stored_prompts(plan.flags, STORED_PROMPTS_GPU_GIB),
         *one_cache(plan.flags),
     ]  # fmt: skip
+
+
+def stored_prompts(flags: Flags, gib: float) -> list[str]:
+    return [] if flags.keys() & {"--cache-ram", "-cram"} else ["--cache-ram", mib(gib)]
+
+
+def mib(gib: float) -> str:
+    return str(round(gib * 1024))
 
 
 def one_cache(flags: Flags) -> list[str]:
@@ -103,7 +118,7 @@ SPEC = EngineSpec(
         env=env,
         precisions=("BF16", "Q8_0", "Q4_0"),
         startup_s=2,
-        overhead_gib=0.3,
+        overhead_gib=0.3 + STORED_PROMPTS_GIB,
         kv_bytes=kv_bytes,
         speculate=speculate,
         cannot={"tensor parallel": "it splits a model over GPUs, not over processor cores"},
@@ -113,7 +128,7 @@ SPEC = EngineSpec(
         arguments=arguments,
         precisions=("BF16", "Q8_0"),
         startup_s=60,
-        overhead_gib=2.0,
+        overhead_gib=2.0 + STORED_PROMPTS_GPU_GIB,
         kv_bytes=kv_bytes_asked,
         bound_by="-c",
         speculate=speculate,

@@ -1,7 +1,7 @@
 """Ollama's own server. It reads its settings from the environment, so its flags are variables.
 
 Ollama runs llama.cpp's `llama-server` as a child and passes its environment on. That is how the number of threads is
-set and the counters are switched on.
+set, the counters are switched on, and the memory for earlier prompts is limited.
 """
 
 import re
@@ -34,6 +34,7 @@ def env(plan: LaunchPlan) -> Mapping[str, str]:
         "OLLAMA_NO_CLOUD": "1",
         "LLAMA_ARG_THREADS": str(plan.cores),
         "LLAMA_ARG_ENDPOINT_METRICS": "1",
+        "LLAMA_ARG_CACHE_RAM": llamacpp.mib(llamacpp.STORED_PROMPTS_GIB),
     }
 
 
@@ -106,6 +107,7 @@ def container_env(plan: LaunchPlan) -> Mapping[str, str]:
         "OLLAMA_HOST": f"0.0.0.0:{plan.port}",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_NO_CLOUD": "1",
+        "LLAMA_ARG_CACHE_RAM": llamacpp.mib(llamacpp.STORED_PROMPTS_GPU_GIB),
         **context,
     }
 
@@ -132,7 +134,7 @@ SPEC = EngineSpec(
         env=env,
         precisions=("BF16", "Q8_0", "Q4_0"),
         startup_s=3,
-        overhead_gib=0.5,
+        overhead_gib=0.5 + llamacpp.STORED_PROMPTS_GIB,
         kv_bytes=kv_bytes,
         cannot={
             **DRAFTS,
@@ -146,7 +148,7 @@ SPEC = EngineSpec(
         env=container_env,
         precisions=("BF16", "Q8_0"),
         startup_s=60,
-        overhead_gib=2.0,
+        overhead_gib=2.0 + llamacpp.STORED_PROMPTS_GPU_GIB,
         kv_bytes=kv_bytes_asked,
         bound_by="OLLAMA_CONTEXT_LENGTH",
         cannot={

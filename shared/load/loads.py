@@ -95,6 +95,7 @@ class Load:
     rhythm: Closed | Poisson
     max_tokens: int = 64  # of each answer; an exact length where the engine can be held to one
     warmup: bool = True  # a few short requests beforehand, which don't count
+    settle: bool = False  # one more just before the load, on which falls what the engine has put off
     limits: Limits | None = None
     temperature: float = 0  # 0: greedy
 

@@ -87,7 +87,12 @@ SHELL = {
         (
             "ollama",
             {"OLLAMA_CONTEXT_LENGTH": 2048},
-            {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NO_CLOUD": "1", "LLAMA_ARG_ENDPOINT_METRICS": "1"},
+            {
+                "OLLAMA_KEEP_ALIVE": "-1",
+                "OLLAMA_NO_CLOUD": "1",
+                "LLAMA_ARG_ENDPOINT_METRICS": "1",
+                "LLAMA_ARG_CACHE_RAM": "512",
+            },
         ),
     ],
 )
@@ -138,6 +143,19 @@ def test_gaps_between_busy_slots_cost_no_passes(model: ModelChoice) -> None:
     with ThreadPoolExecutor(4) as users:
         rounds = [(took_s((0, 2, 4, 6)), took_s((0, 1, 2, 3))) for _ in range(4)]
     assert min(gaps / neighbours for gaps, neighbours in rounds) < 1.4, rounds
+
+
+def test_a_load_that_settles_the_engine_does_not_wait_for_the_prompts_of_the_one_before(model: ModelChoice) -> None:
+    """llama.cpp stores the prompts of idle slots when the next request arrives."""
+    engine = launch("llamacpp", model, {"-np": 6, "-c": 6 * 1024}, quiet=True)
+
+    def first_to_second() -> float:
+        load.run(Load(engine, prompts.long(model, 900), Closed(6, 6), max_tokens=1, warmup=False))
+        settled = load.run(Load(engine, prompts.short(model), Closed(1, 2), max_tokens=1, warmup=False, settle=True))
+        first, second = (trace.ttft_ms or 0 for trace in settled.traces)
+        return first / second
+
+    assert min(found := [first_to_second() for _ in range(2)]) < 1.5, found
 
 
 def generated(engine: Engine) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from shared import LabError
 from shared.engines import ENGINES, LaunchPlan
+from shared.engines.spec import Native
 from shared.hardware import Machine
 from shared.launch import memory
 from shared.launch.memory import Need, floors_gib, guard, need, require, share, story
@@ -158,6 +159,21 @@ def test_ollama_has_the_context_that_it_has_on_a_processor(spark: Machine, spark
     assert spec.container.env(start)["OLLAMA_CONTEXT_LENGTH"] == "4096"
     named = replace(start, flags={"OLLAMA_CONTEXT_LENGTH": 8192})
     assert "OLLAMA_CONTEXT_LENGTH" not in spec.container.env(named)
+
+
+@pytest.mark.parametrize("runner", ["native", "container"])
+@pytest.mark.parametrize("name", ["llamacpp", "ollama"])
+def test_the_prompts_that_an_engine_stores_are_limited_and_counted(
+    name: str, runner: str, spark_model: ModelChoice
+) -> None:
+    """llama.cpp's own limit is 8 GiB."""
+    way, start = ENGINES[name].way(runner), LaunchPlan(Path(), spark_model, "BF16", 4711, 20, {"-c": 4096})
+    if name == "ollama":
+        limit_mib = int(way.env(start)["LLAMA_ARG_CACHE_RAM"])
+    else:
+        line = way.command(start) if isinstance(way, Native) else way.arguments(start)
+        limit_mib = int(line[line.index("--cache-ram") + 1])
+    assert 0 < limit_mib / 1024 < way.overhead_gib
 
 
 def test_a_second_engine_that_does_not_fit_on_a_spark_is_refused(spark: Machine, spark_model: ModelChoice) -> None:

@@ -78,6 +78,19 @@ def test_warm_up_is_asked_and_not_counted(engine: TruthEngine) -> None:
     assert max(r["closed_ns"] for r in records[:3]) <= min(t.sent_ns for t in run.traces)
 
 
+@pytest.mark.parametrize(("warmup", "before"), [(False, 1), (True, 4)])
+def test_what_settles_the_engine_is_short_comes_last_and_is_not_counted(
+    engine: TruthEngine, warmup: bool, before: int
+) -> None:
+    run = load.run(Load(engine, PROMPTS, Closed(users=3, requests=3), max_tokens=8, warmup=warmup, settle=True))
+    records = engine.records()
+    assert (len(records), len(run.traces)) == (before + 3, 3)
+    *warming, settling = records[:before]
+    assert [len(settling["asked"]) < 40, sum(tokens for _, tokens in settling["sends"])] == [True, 1]
+    assert all(one["closed_ns"] <= settling["received_ns"] for one in warming)
+    assert settling["closed_ns"] <= min(t.sent_ns for t in run.traces)
+
+
 @pytest.mark.parametrize(("more", "recorded"), [({}, None), ({"temperature": 0.7}, 0.7)])
 def test_answers_are_greedy_unless_the_load_has_a_temperature(
     engine: TruthEngine, more: dict[str, float], recorded: float | None

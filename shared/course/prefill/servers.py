@@ -23,7 +23,8 @@ NAMES = {"quick": ("llamacpp",), "full": ("llamacpp", "vllm")}
 OWN_CLOCK = ", own clock"  # the end of a line's name, if the server timed itself
 ROOM = 4608  # tokens: the longest prompt of the curve, its answer, and some more
 FLAGS: dict[str, dict[str, Any]] = {
-    "llamacpp": {"-np": 1, "-c": ROOM},
+    # Without --cache-ram 0 it would store each prompt, in the time of the next one.
+    "llamacpp": {"-np": 1, "-c": ROOM, "--cache-ram": 0},
     "vllm": {
         "--max-num-seqs": 1, "--max-model-len": ROOM, "--enforce-eager": True, "--no-enable-prefix-caching": True,
     },
