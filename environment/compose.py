@@ -35,7 +35,7 @@ HEADER = """\
 """
 FLAGS: dict[str, Flags] = {  # 16 users with 8192 tokens each
     "ollama": {"OLLAMA_NUM_PARALLEL": 16, "OLLAMA_CONTEXT_LENGTH": 8192},
-    # In MiB. A chat that goes on finds its earlier tokens there, after other users' questions.
+    # --cache-ram in MiB: a chat that goes on finds its earlier tokens there, after other users' questions.
     "llamacpp": {"-np": 16, "-c": 16 * 8192, "--cache-ram": 8192},
     "vllm": {"--max-num-seqs": 16, "--max-model-len": 8192},
     "sglang": {"--max-running-requests": 16, "--max-total-tokens": 16 * 8192, "--context-length": 8192},

@@ -7,7 +7,8 @@ from shared.engines.spec import ONE_GPU, Container, Draft, EngineSpec, Flags, La
 from shared.models.choice import ModelChoice
 
 # The server keeps the KV of earlier prompts in main memory, up to a limit. By default that is 8 GiB: too much to set
-# aside for each launch on a small machine, or on one whose GPU shares the memory.
+# aside for each launch on a small machine, or on one whose GPU shares the memory. A notebook's own --cache-ram is not
+# counted.
 STORED_PROMPTS_GIB = 0.5
 STORED_PROMPTS_GPU_GIB = 2.0  # a token of an 8B model takes six times as much as one of the small model
 

@@ -98,7 +98,7 @@ class Native:
     command: Callable[[LaunchPlan], list[str]]  # without the notebook's flags
     env: Callable[[LaunchPlan], Mapping[str, str]]
     startup_s: int  # on two cores; printed while the engine starts
-    overhead_gib: float  # of its processes, without weights and KV cache; measured on two cores
+    overhead_gib: float  # of its processes, with prompts that they store, without weights and KV cache; on two cores
     precisions: tuple[str, ...] = ("BF16",)  # of weights that it can load; the first is the default
     on_torch: bool = False  # computes in hardware.torch_dtype(), which may be wider than the weights
     kv_bytes: Callable[[ModelChoice, Flags], int] = lambda *_: 0  # size of its KV cache
@@ -116,7 +116,7 @@ class Container:
     image: str  # its name in environment/containers/images.toml
     arguments: Callable[[LaunchPlan], list[str]]  # after the image's name; without the flags. The entrypoint stays.
     startup_s: int  # estimated for compiling kernels and loading 16 GB; printed while the engine starts
-    overhead_gib: float  # without weights and KV cache, as owners of a Spark reported
+    overhead_gib: float  # without weights and KV cache, as owners of a Spark reported, and the prompts that it stores
     kv_bytes: Callable[[ModelChoice, Flags], int | None]  # None if the flags set no limit
     bound_by: str  # the flags that `kv_bytes` needs, as the error names them
     env: Callable[[LaunchPlan], Mapping[str, str]] = lambda _: {}
